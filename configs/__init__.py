@@ -1,0 +1,1 @@
+"""Shipped architectures and workloads (data files)."""

@@ -1,0 +1,1 @@
+"""The hardware generator: every block of the accelerator, described in Amaranth."""

@@ -1,0 +1,194 @@
+"""What sizes the hardware: one frozen, validated record, the input of every generator function.
+
+What changes from layer to layer is a descriptor field (see :mod:`rowmesh.hw.descriptor`), never a parameter.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["ArchConfig", "ConfigError"]
+
+
+class ConfigError(ValueError):
+    """A parameter outside its rule; the message names the field, the value, the rule and the nearest legal value."""
+
+
+def _nearest(value: int, low: int, high: int) -> int:
+    return min(max(value, low), high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchConfig:
+    """Parameters of one generated accelerator.
+
+    Depths are usable words; a memory may be built deeper where wrapping is cheaper. A *flit* is one AXI beat
+    of data words, the unit of every link outside the PE rows.
+
+    Parameters
+    ----------
+    name : str
+        Name of the configuration, copied to the metadata beside the Verilog.
+    rows, cols : int
+        PEs of a cluster: rows along a psum chain, columns across.
+    data_width : int
+        Bits of an iact and of a weight, 8 or 16, signed.
+    acc_width : int
+        Bits of a psum; arithmetic wraps at this width.
+    iact_spad, weight_spad, psum_spad : int
+        Words of a PE's three local buffers.
+    glb_iact_flits, glb_weight_flits : int
+        Flits of the two global buffer banks that feed the array.
+    psum_bank_words : int
+        Psums of each column's accumulating bank (part of the global buffer).
+    param_words : int
+        Output channels whose bias and scale the post-processing unit holds.
+    axi_data_width, axi_addr_width : int
+        Memory port, in bits.
+    burst_beats : int
+        Longest AXI burst, in beats.
+    read_bursts : int
+        Read bursts in flight.
+    tag_width : int
+        Bits of each of the two multicast tag fields.
+    edge_flags : int
+        Edge flags carried by flits and steps: a PE that is absent at an edge skips what carries its flag.
+    uop_fifo, chain_fifo : int
+        Entries of a PE's step FIFO and of its psum FIFO.
+    nest_levels : int
+        Loops of each engine's nest.
+    link_segment : int
+        Hops between two fully registered links (registered valid and ready); hops between have a registered
+        valid only. Smaller is faster in clock and larger in area.
+
+    Raises
+    ------
+    ConfigError
+        For a value outside its rule.
+    TypeError
+        For a value of the wrong type.
+    """
+
+    name: str = "custom"
+    rows: int = 4
+    cols: int = 4
+    data_width: int = 8
+    acc_width: int = 32
+    iact_spad: int = 16
+    weight_spad: int = 224
+    psum_spad: int = 24
+    glb_iact_flits: int = 1024
+    glb_weight_flits: int = 256
+    psum_bank_words: int = 512
+    param_words: int = 256
+    axi_data_width: int = 64
+    axi_addr_width: int = 32
+    burst_beats: int = 16
+    read_bursts: int = 16
+    tag_width: int = 8
+    edge_flags: int = 4
+    uop_fifo: int = 8
+    chain_fifo: int = 8
+    nest_levels: int = 10
+    link_segment: int = 4
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if type(value) is not field.type:
+                kind = field.type.__name__ if isinstance(field.type, type) else field.type
+                raise TypeError(f"ArchConfig.{field.name} must be of type {kind}, not {value!r}")
+        self._check_in("data_width", (8, 16))
+        self._check_in("axi_data_width", (32, 64, 128, 256, 512))
+        self._check_in("acc_width", (24, 32))
+        for name, low, high in (
+            ("rows", 1, 64),
+            ("cols", 1, 64),
+            ("iact_spad", 2, 1024),
+            ("weight_spad", 2, 4096),
+            ("psum_spad", 1, 1024),
+            ("glb_iact_flits", 16, 1 << 16),
+            ("glb_weight_flits", 16, 1 << 16),
+            ("psum_bank_words", 16, 1 << 16),
+            ("param_words", 8, 4096),
+            ("axi_addr_width", 32, 64),
+            ("burst_beats", 1, 256),
+            ("read_bursts", 2, 64),
+            ("tag_width", 4, 12),
+            ("edge_flags", 1, 8),
+            ("uop_fifo", 2, 64),
+            ("chain_fifo", 2, 64),
+            ("nest_levels", 6, 16),
+            ("link_segment", 1, 16),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError(
+                    f"ArchConfig.{name} must be from {low} to {high}, not {value} "
+                    f"(nearest legal value: {_nearest(value, low, high)})"
+                )
+        if self.axi_data_width < self.acc_width:
+            raise ConfigError(
+                f"ArchConfig.axi_data_width must be at least acc_width ({self.acc_width}), "
+                f"not {self.axi_data_width} (nearest legal value: {self.acc_width})"
+            )
+        if self.burst_beats & (self.burst_beats - 1):
+            near = 1 << (self.burst_beats.bit_length() - 1)
+            raise ConfigError(
+                f"ArchConfig.burst_beats must be a power of two, not {self.burst_beats} (nearest legal value: {near})"
+            )
+        for name in ("glb_iact_flits", "glb_weight_flits"):
+            if getattr(self, name) < 2 * self.burst_beats:
+                raise ConfigError(
+                    f"ArchConfig.{name} must be at least two bursts ({2 * self.burst_beats} flits), "
+                    f"not {getattr(self, name)} (nearest legal value: {2 * self.burst_beats})"
+                )
+
+    def _check_in(self, name: str, legal: tuple[int, ...]) -> None:
+        value = getattr(self, name)
+        if value not in legal:
+            near = min(legal, key=lambda option: abs(option - value))
+            raise ConfigError(
+                f"ArchConfig.{name} must be one of {', '.join(map(str, legal))}, not {value} (nearest legal value: {near})"
+            )
+
+    @property
+    def pes(self) -> int:
+        """PEs of the array."""
+        return self.rows * self.cols
+
+    @property
+    def flit_words(self) -> int:
+        """Data words of a flit (one AXI beat)."""
+        return self.axi_data_width // self.data_width
+
+    @property
+    def beat_bytes(self) -> int:
+        """Bytes of an AXI beat."""
+        return self.axi_data_width // 8
+
+    @property
+    def lanes(self) -> int:
+        """Post-processing lanes: output words of a beat, no more than there are columns."""
+        return min(self.flit_words, self.cols)
+
+    @property
+    def bank_groups(self) -> int:
+        """Groups of ``lanes`` psum banks that are drained together."""
+        return -(-self.cols // self.lanes)
+
+    @property
+    def glb_bytes(self) -> int:
+        """Bytes of the whole global buffer: iact and weight banks and the psum banks."""
+        flits = self.glb_iact_flits + self.glb_weight_flits
+        return flits * self.beat_bytes + self.cols * self.psum_bank_words * self.acc_width // 8
+
+    def replace(self, **changes: Any) -> "ArchConfig":
+        """Return a copy with some parameters changed.
+
+        Raises
+        ------
+        ConfigError
+            For a value outside its rule.
+        """
+        return dataclasses.replace(self, **changes)

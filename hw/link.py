@@ -1,0 +1,99 @@
+"""Links between blocks: registered stream stages.
+
+A *buffer* registers both valid and ready and holds two items; a *stage* registers valid and payload only, so its
+ready is combinational from its consumer. A long chain alternates stages with a buffer every few hops.
+"""
+
+from typing import Any
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+__all__ = ["Buffer", "Stage"]
+
+
+class Buffer(wiring.Component):
+    """Two-item stream register: no combinational path between its two sides.
+
+    Contract: one item a cycle sustained; latency 1 cycle; holds up to two items.
+
+    Parameters
+    ----------
+    shape : ShapeLike
+        Payload.
+
+    Members
+    -------
+    i : In(stream.Signature(shape))
+    o : Out(stream.Signature(shape))
+    """
+
+    i: stream.Interface
+    o: stream.Interface
+
+    latency = 1
+
+    def __init__(self, shape: Any) -> None:
+        self._shape = shape
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+
+    def elaborate(self, platform: object) -> Module:  # noqa: D102
+        m = Module()
+        spare = Signal(self._shape, reset_less=True)
+        spare_valid = Signal()
+        payload = Signal(self._shape, reset_less=True)
+        valid = Signal()
+        m.d.comb += [self.i.ready.eq(~spare_valid), self.o.valid.eq(valid), self.o.payload.eq(payload)]
+        with m.If(self.o.ready | ~valid):
+            m.d.sync += [valid.eq(self.i.valid | spare_valid), spare_valid.eq(0)]
+            with m.If(spare_valid):
+                m.d.sync += payload.eq(spare)
+            with m.Else():
+                m.d.sync += payload.eq(self.i.payload)
+        with m.Elif(self.i.valid & ~spare_valid):
+            m.d.sync += spare_valid.eq(1)
+        with m.If(~spare_valid):
+            m.d.sync += spare.eq(self.i.payload)
+        return m
+
+
+class Stage(wiring.Component):
+    """One-item stream register whose ready is combinational from its output.
+
+    Contract: one item a cycle sustained; latency 1 cycle; holds one item.
+
+    Parameters
+    ----------
+    shape : ShapeLike
+        Payload.
+
+    Members
+    -------
+    i : In(stream.Signature(shape))
+    o : Out(stream.Signature(shape))
+    """
+
+    i: stream.Interface
+    o: stream.Interface
+
+    latency = 1
+
+    def __init__(self, shape: Any) -> None:
+        self._shape = shape
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+
+    def elaborate(self, platform: object) -> Module:  # noqa: D102
+        m = Module()
+        payload = Signal(self._shape, reset_less=True)
+        valid = Signal()
+        m.d.comb += [
+            self.i.ready.eq(self.o.ready | ~valid),
+            self.o.valid.eq(valid),
+            self.o.payload.eq(payload),
+        ]
+        with m.If(self.i.ready):
+            m.d.sync += valid.eq(self.i.valid)
+            with m.If(self.i.valid):
+                m.d.sync += payload.eq(self.i.payload)
+        return m

@@ -1,0 +1,1 @@
+"""Verilator builds, memory models and cocotb testbenches."""

@@ -1,0 +1,1 @@
+"""Workloads, mapper, analytical model, compiler and golden model."""
