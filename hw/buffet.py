@@ -13,6 +13,8 @@ from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
+from rowmesh.hw.block import Block
+
 __all__ = ["Buffet", "wrapped_sum"]
 
 
@@ -30,7 +32,7 @@ def wrapped_sum(m: Module, a: Any, b: Any, depth: int, name: str) -> Signal:
     return result
 
 
-class Buffet(wiring.Component):
+class Buffet(Block):
     """A buffet with one fill port and one read port.
 
     Contract: one fill and one read a cycle sustained; a word can be read in the cycle after its fill; the response
@@ -62,13 +64,16 @@ class Buffet(wiring.Component):
     available : Out(1)
         The word at ``offset`` has been filled.
     enable : In(1)
-        Read the word at ``offset`` now; only while it is available (or with ``quiet``).
+        Read the word at ``offset`` now; only while it is available and not released (or with ``quiet``).
     quiet : In(1)
         With ``enable``: release and sync only, no word is read.
     release : In(release_width)
-        With ``enable``: words to free at the head.
+        With ``enable``: words to free at the head; no more than are held, and no more than ``depth`` in all between
+        two syncs.
     sync : In(1)
         With ``enable``: after the release, the origin moves up to the head.
+    covered : Out(1)
+        At least ``release`` words are held. A read's own word is always held; a quiet release has to wait for this.
     response : Out(shape)
         The word read in the previous cycle.
     held : Out(unsigned)
@@ -83,6 +88,7 @@ class Buffet(wiring.Component):
     quiet: Signal
     release: Signal
     sync: Signal
+    covered: Signal
     response: Any
     held: Signal
 
@@ -111,6 +117,7 @@ class Buffet(wiring.Component):
                 "quiet": In(1),
                 "release": In(release_width),
                 "sync": In(1),
+                "covered": Out(1),
                 "response": Out(shape),
                 "held": Out(range(depth + 1)),
             }
@@ -131,7 +138,8 @@ class Buffet(wiring.Component):
 
         tail = Signal(range(self._physical))
         origin = Signal(range(self._physical))
-        stored = Signal(count)  # words from the origin to the tail
+        # words from the origin to the tail: up to a depth of released ones, and a depth of held ones of the next tile
+        stored = Signal(range(2 * self._depth + 1))
         held = Signal(count)  # words from the head to the tail
         lag = Signal(count)  # words from the origin to the head
         filled = Signal(count)
@@ -147,6 +155,7 @@ class Buffet(wiring.Component):
             write.data.eq(self.fill.payload),
             write.en.eq(fill),
             self.available.eq(self.offset < stored),
+            self.covered.eq(self.release <= held),
             self.held.eq(held),
             read.addr.eq(wrapped_sum(m, origin, self.offset, self._physical, "address")),
         ]

@@ -99,7 +99,7 @@ class ArchConfig:
                 kind = field.type.__name__ if isinstance(field.type, type) else field.type
                 raise TypeError(f"ArchConfig.{field.name} must be of type {kind}, not {value!r}")
         self._check_in("data_width", (8, 16))
-        self._check_in("axi_data_width", (32, 64, 128, 256, 512))
+        self._check_in("axi_data_width", (64, 128, 256, 512))
         self._check_in("acc_width", (24, 32))
         for name, low, high in (
             ("rows", 1, 64),
@@ -114,7 +114,7 @@ class ArchConfig:
             ("axi_addr_width", 32, 64),
             ("burst_beats", 1, 256),
             ("read_bursts", 2, 64),
-            ("tag_width", 4, 12),
+            ("tag_width", 4, 8),
             ("edge_flags", 1, 8),
             ("uop_fifo", 2, 64),
             ("chain_fifo", 2, 64),
@@ -127,11 +127,6 @@ class ArchConfig:
                     f"ArchConfig.{name} must be from {low} to {high}, not {value} "
                     f"(nearest legal value: {_nearest(value, low, high)})"
                 )
-        if self.axi_data_width < self.acc_width:
-            raise ConfigError(
-                f"ArchConfig.axi_data_width must be at least acc_width ({self.acc_width}), "
-                f"not {self.axi_data_width} (nearest legal value: {self.acc_width})"
-            )
         if self.burst_beats & (self.burst_beats - 1):
             near = 1 << (self.burst_beats.bit_length() - 1)
             raise ConfigError(

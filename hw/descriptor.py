@@ -30,8 +30,8 @@ class Engine(enum.IntEnum):
     STEP = 6
     DRAIN = 7
     STORE = 8
-    ARRAY = 15
-    """Subscriptions of the array: no nest, no start."""
+    ARRAY = 32
+    """Subscriptions of the array (upper half of the address space): no nest, no start."""
 
     @property
     def base(self) -> int:

@@ -6,14 +6,17 @@ ready is combinational from its consumer. A long chain alternates stages with a 
 
 from typing import Any
 
-from amaranth.hdl import Module, Signal
-from amaranth.lib import stream, wiring
+from amaranth.hdl import Module, Signal, unsigned
+from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
-__all__ = ["Buffer", "Stage"]
+from rowmesh.hw.block import Block
+
+__all__ = ["Buffer", "Fifo", "Stage"]
 
 
-class Buffer(wiring.Component):
+class Buffer(Block):
     """Two-item stream register: no combinational path between its two sides.
 
     Contract: one item a cycle sustained; latency 1 cycle; holds up to two items.
@@ -58,7 +61,7 @@ class Buffer(wiring.Component):
         return m
 
 
-class Stage(wiring.Component):
+class Stage(Block):
     """One-item stream register whose ready is combinational from its output.
 
     Contract: one item a cycle sustained; latency 1 cycle; holds one item.
@@ -96,4 +99,67 @@ class Stage(wiring.Component):
             m.d.sync += valid.eq(self.i.valid)
             with m.If(self.i.valid):
                 m.d.sync += payload.eq(self.i.payload)
+        return m
+
+
+class Fifo(Block):
+    """A first-in first-out queue in distributed RAM.
+
+    Contract: one item in and one out a cycle sustained; latency 1 cycle; holds ``depth`` items; neither side's
+    handshake depends combinationally on the other's.
+
+    Parameters
+    ----------
+    shape : ShapeLike
+        Payload.
+    depth : int
+        Items.
+
+    Members
+    -------
+    i : In(stream.Signature(shape))
+    o : Out(stream.Signature(shape))
+    level : Out(range(depth + 1))
+        Items held.
+    """
+
+    i: stream.Interface
+    o: stream.Interface
+    level: Signal
+
+    latency = 1
+
+    def __init__(self, shape: Any, depth: int) -> None:
+        self._shape, self._depth = shape, depth
+        super().__init__(
+            {
+                "i": In(stream.Signature(shape)),
+                "o": Out(stream.Signature(shape)),
+                "level": Out(range(depth + 1)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:  # noqa: D102
+        m = Module()
+        pointer = unsigned(max(1, ceil_log2(self._depth)))
+        m.submodules.store = store = memory.Memory(shape=self._shape, depth=1 << pointer.width, init=[])
+        write, read = store.write_port(), store.read_port(domain="comb")
+        head, tail = Signal(pointer), Signal(pointer)
+        push, pop = Signal(), Signal()
+        m.d.comb += [
+            push.eq(self.i.valid & self.i.ready),
+            pop.eq(self.o.valid & self.o.ready),
+            self.i.ready.eq(self.level != self._depth),
+            self.o.valid.eq(self.level != 0),
+            write.addr.eq(tail),
+            write.data.eq(self.i.payload),
+            write.en.eq(push),
+            read.addr.eq(head),
+            self.o.payload.eq(read.data),
+        ]
+        m.d.sync += [
+            head.eq(head + pop),
+            tail.eq(tail + push),
+            self.level.eq(self.level + push - pop),
+        ]
         return m

@@ -18,6 +18,7 @@ from amaranth.hdl import Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from rowmesh.hw.block import Block
 from rowmesh.hw.link import Buffer
 
 __all__ = ["BOUND_WIDTH", "ConfigBus", "LoopLevel", "LoopNest", "NestProgram", "token_layout"]
@@ -68,7 +69,7 @@ def token_layout(levels: int, outputs: Mapping[str, int]) -> data.StructLayout:
     )
 
 
-class LoopLevel(wiring.Component):
+class LoopLevel(Block):
     """One loop of a nest.
 
     Contract: one token a cycle; latency 1 cycle from an outer token to its first iteration; no bubble between the
@@ -168,7 +169,7 @@ class LoopLevel(wiring.Component):
         return m
 
 
-class LoopNest(wiring.Component):
+class LoopNest(Block):
     """A programmable nest of affine loops.
 
     Contract: one step a cycle, no bubble at any boundary, also not between descriptors; the first step comes
@@ -214,10 +215,15 @@ class LoopNest(wiring.Component):
         """Configuration words: one base an output, then the words of each level."""
         return len(outputs) + levels * (_WORDS_FIXED + len(outputs))
 
+    @staticmethod
+    def cycles_to_first(levels: int, segment: int) -> int:
+        """Cycles from the start token to the first step."""
+        return Buffer.latency * (1 + (levels - 1) // segment) + LoopLevel.latency * levels
+
     @property
     def latency(self) -> int:
         """Cycles from the start token to the first step."""
-        return 1 + self._levels + (self._levels - 1) // self._segment
+        return self.cycles_to_first(self._levels, self._segment)
 
     @staticmethod
     def program(

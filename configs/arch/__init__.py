@@ -1,0 +1,1 @@
+"""Shipped architectures: one YAML file each."""

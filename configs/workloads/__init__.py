@@ -1,0 +1,1 @@
+"""Shipped workloads: one YAML file each."""

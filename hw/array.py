@@ -1,0 +1,220 @@
+"""The PE array of a cluster: rows of PEs on row buses, columns of psum chains."""
+
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for
+
+from rowmesh.hw.block import Block
+from rowmesh.hw.config import ArchConfig
+from rowmesh.hw.descriptor import Engine
+from rowmesh.hw.layouts import flit_layout, psum_layout, step_layout, word_layout
+from rowmesh.hw.link import Buffer
+from rowmesh.hw.multicast import ROW_FIELDS, RowTap, Tap
+from rowmesh.hw.nest import ConfigBus
+from rowmesh.hw.pe import PE_EVENTS, PE_FIELDS, PE_WAITS, ProcessingElement
+
+__all__ = ["Array", "Row", "pe_words", "row_words"]
+
+_ROW_SHIFT, _COL_SHIFT, _TAP_BIT = 9, 2, 8
+
+
+def _pack(fields: tuple[tuple[str, int, int], ...], values: dict[str, int]) -> list[int]:
+    words = [0, 0]
+    for name, word, shift in fields:
+        words[word] |= values.get(name, 0) << shift
+    return words
+
+
+def pe_words(row: int, col: int, values: dict[str, int]) -> dict[int, int]:
+    """Configuration words of a PE's subscription, by address (fields: PE_FIELDS)."""
+    at = Engine.ARRAY.base | row << _ROW_SHIFT | col << _COL_SHIFT
+    return {at + k: word for k, word in enumerate(_pack(PE_FIELDS, values))}
+
+
+def row_words(row: int, operand: str, values: dict[str, int]) -> dict[int, int]:
+    """Configuration words of a row's tap for ``iact`` or ``weight``, by address (fields: ROW_FIELDS)."""
+    at = Engine.ARRAY.base | row << _ROW_SHIFT | 1 << _TAP_BIT | ("iact", "weight").index(operand) << 1
+    return {at + k: word for k, word in enumerate(_pack(ROW_FIELDS, values))}
+
+
+class Row(Block):
+    """A row of PEs with its taps of the three trunks.
+
+    Contract: one flit, one weight flit and one step a cycle past the row; one word a cycle of each operand along it.
+    Every ``link_segment`` PEs the buses have a fully registered link.
+
+    Parameters
+    ----------
+    config : ArchConfig
+
+    Members
+    -------
+    number : In(6)
+        The row's number, constant.
+    config_i, config_o : ConfigBus
+        From the previous, to the next row (one cycle later).
+    iact_i, iact_o, weight_i, weight_o : streams of flit_layout(config)
+    step_i, step_o : streams of step_layout(config)
+    psum_i, psum_o : arrays of streams of psum_layout(config), one a column
+    events : Out
+        For each of PE_EVENTS, how many PEs report it (registered).
+    waits : Out(len(PE_WAITS))
+        Some PE waits for ... (registered).
+    """
+
+    def __init__(self, config: ArchConfig) -> None:
+        self._config = config
+        flit = stream.Signature(flit_layout(config))
+        step = stream.Signature(step_layout(config))
+        psum = stream.Signature(psum_layout(config))
+        self._sum_width = bits_for(config.cols)
+        super().__init__(
+            {
+                "number": In(6),
+                "config_i": In(ConfigBus()),
+                "config_o": Out(ConfigBus()),
+                "iact_i": In(flit),
+                "iact_o": Out(flit),
+                "weight_i": In(flit),
+                "weight_o": Out(flit),
+                "step_i": In(step),
+                "step_o": Out(step),
+                "psum_i": In(psum).array(config.cols),
+                "psum_o": Out(psum).array(config.cols),
+                "events": Out(self._sum_width * len(PE_EVENTS)),
+                "waits": Out(len(PE_WAITS)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:  # noqa: D102
+        m = Module()
+        config = self._config
+        for name in ("valid", "bank", "address", "data"):
+            m.d.sync += getattr(self.config_o, name).eq(getattr(self.config_i, name))
+        address = self.config_o.address
+        mine = Signal()
+        m.d.comb += mine.eq(self.config_o.valid & address[15] & (address[_ROW_SHIFT:15] == self.number))
+
+        pes = []
+        for col in range(config.cols):
+            m.submodules[f"pe{col}"] = pe = ProcessingElement(config)
+            pes.append(pe)
+            chosen = mine & ~address[_TAP_BIT] & (address[_COL_SHIFT:_TAP_BIT] == col)
+            m.d.comb += [
+                pe.write.eq(Cat(chosen & ~address[0], chosen & address[0])),
+                pe.write_data.eq(self.config_o.data),
+            ]
+            wiring.connect(m, wiring.flipped(self.psum_i[col]), pe.psum_i)
+            wiring.connect(m, pe.psum_o, wiring.flipped(self.psum_o[col]))
+
+        buses = {}
+        for number, name in enumerate(("iact", "weight")):
+            m.submodules[f"{name}_tap"] = tap = RowTap(config)
+            chosen = mine & address[_TAP_BIT] & (address[1] == number)
+            m.d.comb += [
+                tap.write.eq(Cat(chosen & ~address[0], chosen & address[0])),
+                tap.write_data.eq(self.config_o.data),
+            ]
+            wiring.connect(m, wiring.flipped(getattr(self, f"{name}_i")), tap.i)
+            wiring.connect(m, tap.o, wiring.flipped(getattr(self, f"{name}_o")))
+            buses[name] = (tap.row, word_layout(config))
+        m.submodules.step_tap = step_tap = Tap(step_layout(config))
+        m.d.comb += step_tap.match.eq(1)
+        wiring.connect(m, wiring.flipped(self.step_i), step_tap.i)
+        wiring.connect(m, step_tap.o, wiring.flipped(self.step_o))
+        buses["step"] = (step_tap.local, step_layout(config))
+
+        for name, (upstream, layout) in buses.items():
+            for col, pe in enumerate(pes):
+                if col and col % config.link_segment == 0:
+                    m.submodules[f"{name}_link{col}"] = link = Buffer(layout)
+                    wiring.connect(m, upstream, link.i)
+                    upstream = link.o
+                wiring.connect(m, upstream, getattr(pe, f"{name}_i"))
+                upstream = getattr(pe, f"{name}_o")
+            m.d.comb += upstream.ready.eq(1)
+
+        for number in range(len(PE_EVENTS)):
+            at = number * self._sum_width
+            m.d.sync += self.events[at : at + self._sum_width].eq(sum(pe.events[number] for pe in pes))
+        for number in range(len(PE_WAITS)):
+            m.d.sync += self.waits[number].eq(Cat(pe.waits[number] for pe in pes).any())
+        return m
+
+
+class Array(Block):
+    """All rows of a cluster.
+
+    Contract: as of :class:`Row`; flits and steps reach row r after r hops; psums leave above the last row, one a
+    cycle and column.
+
+    Parameters
+    ----------
+    config : ArchConfig
+
+    Members
+    -------
+    config : In(ConfigBus())
+    iact, weight : In(stream.Signature(flit_layout(config)))
+    step : In(stream.Signature(step_layout(config)))
+    psum : Out(array of streams of psum_layout(config))
+    events : Out
+        For each of PE_EVENTS, how many PEs report it (two cycles later).
+    waits : Out(len(PE_WAITS))
+    """
+
+    def __init__(self, config: ArchConfig) -> None:
+        self._config = config
+        self._sum_width = bits_for(config.pes)
+        super().__init__(
+            {
+                "config": In(ConfigBus()),
+                "iact": In(stream.Signature(flit_layout(config))),
+                "weight": In(stream.Signature(flit_layout(config))),
+                "step": In(stream.Signature(step_layout(config))),
+                "psum": Out(stream.Signature(psum_layout(config))).array(config.cols),
+                "events": Out(self._sum_width * len(PE_EVENTS)),
+                "waits": Out(len(PE_WAITS)),
+            }
+        )
+
+    @property
+    def event_width(self) -> int:
+        """Bits of one event's count."""
+        return self._sum_width
+
+    def elaborate(self, platform: object) -> Module:  # noqa: D102
+        m = Module()
+        config = self._config
+        rows = [Row(config) for _ in range(config.rows)]
+        for number, row in enumerate(rows):
+            m.submodules[f"row{number}"] = row
+            m.d.comb += row.number.eq(number)
+            if number == 0:
+                wiring.connect(m, wiring.flipped(self.config), row.config_i)
+                for name in ("iact", "weight", "step"):
+                    wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(row, f"{name}_i"))
+                continue
+            below = rows[number - 1]
+            wiring.connect(m, below.config_o, row.config_i)
+            for name in ("iact", "weight", "step"):
+                wiring.connect(m, getattr(below, f"{name}_o"), getattr(row, f"{name}_i"))
+            for col in range(config.cols):
+                upstream = below.psum_o[col]
+                if number % config.link_segment == 0:
+                    m.submodules[f"psum_link{number}_{col}"] = link = Buffer(psum_layout(config))
+                    wiring.connect(m, upstream, link.i)
+                    upstream = link.o
+                wiring.connect(m, upstream, row.psum_i[col])
+        top = rows[-1]
+        m.d.comb += [top.iact_o.ready.eq(1), top.weight_o.ready.eq(1), top.step_o.ready.eq(1)]
+        for col in range(config.cols):
+            wiring.connect(m, top.psum_o[col], wiring.flipped(self.psum[col]))
+        width = rows[0].events.shape().width // len(PE_EVENTS)
+        for number in range(len(PE_EVENTS)):
+            total = sum(row.events[number * width : (number + 1) * width] for row in rows)
+            m.d.sync += self.events[number * self._sum_width : (number + 1) * self._sum_width].eq(total)
+        for number in range(len(PE_WAITS)):
+            m.d.sync += self.waits[number].eq(Cat(row.waits[number] for row in rows).any())
+        return m

@@ -1,0 +1,350 @@
+"""The drain: reads final psums, post-processes them and packs them into beats.
+
+``lanes`` adjacent columns are drained together, one word each a cycle; the nest gives the same offset to all of them.
+Each lane adds the bias, requantises (or passes the accumulator on) and packs its words into beats of its own, so that
+one full beat a cycle leaves the lanes together.
+"""
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for, ceil_log2
+
+from rowmesh.hw.block import Block
+from rowmesh.hw.buffet import Buffet
+from rowmesh.hw.config import ArchConfig
+from rowmesh.hw.descriptor import Descriptor, Engine, Field, field_signal
+from rowmesh.hw.flags import matches
+from rowmesh.hw.link import Stage
+from rowmesh.hw.nest import ConfigBus, LoopNest
+from rowmesh.hw.requantize import Requantizer
+
+__all__ = ["Drain", "beat_layout", "drain_descriptor", "drain_port"]
+
+
+def beat_layout(config: ArchConfig) -> data.StructLayout:
+    """A beat to be stored: data and byte strobes."""
+    return data.StructLayout({"data": config.axi_data_width, "strobe": config.axi_data_width // 8})
+
+
+def drain_descriptor(config: ArchConfig) -> Descriptor:
+    """Descriptor of the drain."""
+    levels = config.nest_levels
+    mask = levels + 1
+    outputs = {
+        "offset": ceil_log2(config.psum_bank_words) + 1,
+        "group": bits_for(config.bank_groups) + 1,
+        "param": ceil_log2(config.param_words) + 1,
+        "slot": bits_for(config.flit_words) + 1,
+    }
+    fields = (
+        Field("columns", bits_for(config.cols), "columns that produce psums"),
+        Field("columns_edge", bits_for(config.cols), "columns with outputs where edge_mask holds"),
+        Field("edge_mask", mask, "levels in their last iterations that select columns_edge"),
+        Field("release", bits_for(config.psum_bank_words), "words freed in each bank of the group"),
+        Field("release_mask", mask, "levels in their last iterations: the group's words are done"),
+        Field("flush_mask", mask, "levels in their last iterations: the beat is complete"),
+        Field("lane_param", ceil_log2(config.param_words), "distance of the parameters of neighbouring lanes"),
+        Field("param_release", bits_for(config.param_words), "parameters freed where param_mask holds"),
+        Field("param_mask", mask, "levels in their last iterations: the parameters of the tile are done"),
+        Field("use_param", 1, "add bias and scale from the parameter buffet"),
+        Field("raw", 1, "store accumulators, 32 bits each, instead of requantised words"),
+        Field("zero_point", config.data_width, "zero point of the output"),
+        Field("clamp_low", config.data_width, "smallest output"),
+        Field("clamp_high", config.data_width, "largest output"),
+    )
+    return Descriptor(Engine.DRAIN, levels, outputs, fields)
+
+
+def drain_port(config: ArchConfig) -> wiring.Signature:
+    """The drain's side of a psum bank (see PsumBank)."""
+    depth = config.psum_bank_words
+    return wiring.Signature(
+        {
+            "offset": Out(ceil_log2(depth)),
+            "available": In(1),
+            "covered": In(1),
+            "enable": Out(1),
+            "free": Out(1),
+            "release": Out(range(depth + 1)),
+            "response": In(signed(config.acc_width)),
+        }
+    )
+
+
+class Packer(Block):
+    """Packs a lane's words into beats.
+
+    Contract: one word a cycle while ``enable``; a beat is offered in the cycle after its last word.
+
+    Parameters
+    ----------
+    config : ArchConfig
+
+    Members
+    -------
+    enable : In(1)
+    valid, slot, flush : In
+        A word, its place in the beat (in data words), and whether it completes the beat.
+    raw : In(1)
+    word : In(signed(data_width))
+    accumulator : In(signed(acc_width))
+    o : Out(stream.Signature(beat_layout(config)))
+    """
+
+    def __init__(self, config: ArchConfig) -> None:
+        self._config = config
+        super().__init__(
+            {
+                "enable": In(1),
+                "valid": In(1),
+                "slot": In(ceil_log2(config.flit_words)),
+                "flush": In(1),
+                "raw": In(1),
+                "word": In(signed(config.data_width)),
+                "accumulator": In(signed(config.acc_width)),
+                "o": Out(stream.Signature(beat_layout(config))),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:  # noqa: D102
+        m = Module()
+        config = self._config
+        width, size = config.data_width, config.data_width // 8
+        gathered, merged = Signal(beat_layout(config), reset_less=True), Signal(beat_layout(config))
+        fresh = Signal(init=1)
+        wide = Signal(signed(32))
+        m.d.comb += wide.eq(self.accumulator)
+        span = 32 // width
+        m.d.comb += merged.eq(Mux(fresh, 0, gathered))
+        for k in range(config.flit_words):
+            here = self.slot == k
+            inside = self.slot == (k // span) * span
+            with m.If(Mux(self.raw, inside, here)):
+                m.d.comb += [
+                    merged.data.word_select(k, width).eq(
+                        Mux(self.raw, wide.word_select(k % span, width), self.word)
+                    ),
+                    merged.strobe.word_select(k, size).eq((1 << size) - 1),
+                ]
+        with m.If(self.o.ready):
+            m.d.sync += self.o.valid.eq(0)
+        with m.If(self.enable & self.valid):
+            m.d.sync += [gathered.eq(merged), fresh.eq(self.flush)]
+            with m.If(self.flush):
+                m.d.sync += [self.o.valid.eq(1), self.o.payload.eq(merged)]
+        return m
+
+
+class Drain(Block):
+    """The drain engine with its post-processing lanes.
+
+    Contract: ``lanes`` words a cycle while the banks' words are final; ``latency`` cycles from the start token to the
+    first completed beat of one word, if nothing waits.
+
+    Parameters
+    ----------
+    config : ArchConfig
+
+    Members
+    -------
+    config : In(ConfigBus())
+    start : In(stream.Signature(1))
+    banks : Out(array of drain_port(config), one a column)
+    fill : In(stream.Signature(64))
+        Parameters of output channels: bias in the low, scale (float32 bits) in the high half.
+    freed : Out
+        Parameters released in this cycle.
+    lanes : Out(array of streams of beat_layout(config))
+    idle : Out(1)
+        No step is left and the pipeline is empty.
+    waits : Out(3)
+        The next word waits for: a final psum, a parameter, room for its beat.
+    """
+
+    def __init__(self, config: ArchConfig) -> None:
+        self._config = config
+        self.descriptor = drain_descriptor(config)
+        super().__init__(
+            {
+                "config": In(ConfigBus()),
+                "start": In(stream.Signature(1)),
+                "banks": Out(drain_port(config)).array(config.cols),
+                "fill": In(stream.Signature(unsigned(64))),
+                "freed": Out(bits_for(config.param_words)),
+                "lanes": Out(stream.Signature(beat_layout(config))).array(config.lanes),
+                "idle": Out(1),
+                "waits": Out(3),
+            }
+        )
+
+    @property
+    def latency(self) -> int:
+        """Cycles from the start token to the first beat."""
+        nest = LoopNest(self.descriptor.levels, self.descriptor.outputs, segment=self._config.link_segment)
+        return nest.latency + 1 + 2 + Requantizer(self._config.acc_width, self._config.data_width).latency + 1
+
+    def elaborate(self, platform: object) -> Module:  # noqa: D102
+        m = Module()
+        config, descriptor = self._config, self.descriptor
+        levels, lanes, groups = descriptor.levels, config.lanes, config.bank_groups
+        m.submodules.nest = nest = LoopNest(
+            levels, descriptor.outputs, descriptor.engine.base, config.link_segment
+        )
+        wiring.connect(m, wiring.flipped(self.config), nest.config)
+        wiring.connect(m, wiring.flipped(self.start), nest.start)
+        token = nest.o.payload
+        run_fields = ("raw", "zero_point", "clamp_low", "clamp_high", "use_param", "columns", "lane_param")
+        plan_bank, pipe_bank = Signal(), Signal()
+        field, piped = {}, {}
+        for entry in descriptor.fields:
+            users = [plan_bank, pipe_bank] if entry.name in run_fields else [token.bank]
+            values = field_signal(m, self.config, descriptor.address(entry.name), entry.name, entry.width, users)
+            field[entry.name], piped[entry.name] = values[0], values[-1]
+
+        # first stage: flags
+        word_layout = data.StructLayout(
+            {
+                "bank": 1,
+                "offset": ceil_log2(config.psum_bank_words),
+                "group": bits_for(groups),
+                "param": ceil_log2(config.param_words),
+                "slot": ceil_log2(config.flit_words),
+                "columns": bits_for(config.cols),
+                "release": bits_for(config.psum_bank_words),
+                "param_release": bits_for(config.param_words),
+                "flush": 1,
+                "end": 1,
+            }
+        )
+        columns_store = field_signal(
+            m, self.config, descriptor.address("columns"), "columns_token", bits_for(config.cols), [token.bank]
+        )[0]
+        m.submodules.plan = plan = Stage(word_layout)
+        made, now = plan.i.payload, plan.o.payload
+        m.d.comb += [
+            plan.i.valid.eq(nest.o.valid),
+            nest.o.ready.eq(plan.i.ready),
+            plan_bank.eq(now.bank),
+            made.bank.eq(token.bank),
+            *[getattr(made, name).eq(token.out[name]) for name in ("offset", "group", "param", "slot")],
+            made.columns.eq(
+                Mux(matches(field["edge_mask"], token.last, levels), field["columns_edge"], columns_store)
+            ),
+            made.release.eq(Mux(matches(field["release_mask"], token.last, levels), field["release"], 0)),
+            made.param_release.eq(Mux(matches(field["param_mask"], token.last, levels), field["param_release"], 0)),
+            made.flush.eq(matches(field["flush_mask"], token.last, levels)),
+            made.end.eq(token.last.all()),
+        ]
+
+        # second stage: all lanes' psums and parameters at once
+        params = []
+        for lane in range(lanes):
+            m.submodules[f"params{lane}"] = table = Buffet(
+                unsigned(64), config.param_words, release_width=bits_for(config.param_words), block=True
+            )
+            m.d.comb += [table.fill.valid.eq(self.fill.valid), table.fill.payload.eq(self.fill.payload)]
+            params.append(table)
+        m.d.comb += self.fill.ready.eq(params[0].fill.ready)
+
+        used = [Signal(lanes, name=f"used{g}") for g in range(groups)]  # lanes that give a word
+        held = [Signal(lanes, name=f"held{g}") for g in range(groups)]  # lanes whose bank holds a slot
+        psums_ready, params_ready, advance, go = Signal(), Signal(), Signal(), Signal()
+        group_ready = Signal(groups)
+        for col, bank in enumerate(self.banks):
+            g, lane = divmod(col, lanes)
+            m.d.comb += [
+                used[g][lane].eq(col < now.columns),
+                held[g][lane].eq(col < field["columns"]),
+                bank.offset.eq(now.offset),
+                bank.enable.eq(go & (now.group == g) & used[g][lane]),
+                bank.free.eq(go & (now.group == g) & held[g][lane]),
+                bank.release.eq(now.release),
+            ]
+        for g in range(groups):
+            members = range(g * lanes, min((g + 1) * lanes, config.cols))
+            final = [
+                (~used[g][col % lanes] | self.banks[col].available)
+                & (~held[g][col % lanes] | self.banks[col].covered)
+                for col in members
+            ]
+            m.d.comb += group_ready[g].eq(Cat(final).all())
+        chosen = Signal(lanes)
+        m.d.comb += [
+            psums_ready.eq(Array(group_ready)[now.group]),
+            chosen.eq(Array(used)[now.group]),
+            params_ready.eq(
+                ~field["use_param"] | Cat((~chosen[k] | table.available) & table.covered for k, table in enumerate(params)).all()
+            ),
+            go.eq(plan.o.valid & psums_ready & params_ready & advance),
+            plan.o.ready.eq(psums_ready & params_ready & advance),
+            self.freed.eq(Mux(go, now.param_release, 0)),
+        ]
+        for lane, table in enumerate(params):
+            m.d.comb += [
+                table.offset.eq(now.param + lane * field["lane_param"]),
+                table.enable.eq(go),
+                table.release.eq(now.param_release),
+                table.sync.eq(1),
+            ]
+
+        # the pipeline: bank and parameter responses, group multiplexer, requantiser, packer; all advance together
+        depth = 2 + Requantizer(config.acc_width, config.data_width).latency
+        tag = data.StructLayout({"valid": lanes, "slot": len(now.slot), "flush": 1, "bank": 1})
+        tags = [Signal(tag, name=f"tag{k}") for k in range(depth)]
+        group = Signal.like(now.group, reset_less=True)
+        with m.If(advance):
+            m.d.sync += [
+                tags[0].valid.eq(Mux(go, chosen, 0)),
+                tags[0].slot.eq(now.slot),
+                tags[0].flush.eq(now.flush),
+                tags[0].bank.eq(now.bank),
+                group.eq(now.group),
+                *[tags[k].eq(tags[k - 1]) for k in range(1, depth)],
+            ]
+        m.d.comb += pipe_bank.eq(tags[1].bank)
+        out_tag = tags[-1]
+        packers = []
+        for lane in range(lanes):
+            m.submodules[f"requantizer{lane}"] = unit = Requantizer(config.acc_width, config.data_width)
+            m.submodules[f"packer{lane}"] = packer = Packer(config)
+            packers.append(packer)
+            psum = Signal(signed(config.acc_width), name=f"psum{lane}", reset_less=True)
+            param = Signal(64, name=f"param{lane}", reset_less=True)
+            sources = [self.banks[g * lanes + lane].response for g in range(groups) if g * lanes + lane < config.cols]
+            latched, fresh = Signal(64, name=f"latched{lane}", reset_less=True), Signal(name=f"fresh{lane}")
+            m.d.sync += fresh.eq(go)
+            with m.If(fresh):
+                m.d.sync += latched.eq(params[lane].response)
+            with m.If(advance):
+                m.d.sync += [
+                    psum.eq(Array(sources)[group]),
+                    param.eq(Mux(fresh, params[lane].response, latched)),
+                ]
+            m.d.comb += [
+                unit.enable.eq(advance),
+                unit.psum.eq(psum),
+                unit.bias.eq(Mux(piped["use_param"], param[:32], 0)),
+                unit.scale.eq(param[32:]),
+                unit.zero_point.eq(piped["zero_point"]),
+                unit.clamp_low.eq(piped["clamp_low"]),
+                unit.clamp_high.eq(piped["clamp_high"]),
+                packer.enable.eq(advance),
+                packer.valid.eq(out_tag.valid[lane]),
+                packer.slot.eq(out_tag.slot),
+                packer.flush.eq(out_tag.flush),
+                packer.raw.eq(piped["raw"]),
+                packer.word.eq(unit.word),
+                packer.accumulator.eq(unit.raw),
+            ]
+            wiring.connect(m, packer.o, wiring.flipped(self.lanes[lane]))
+        m.d.comb += advance.eq(Cat(~packer.o.valid | packer.o.ready for packer in packers).all())
+
+        running = Signal(2)
+        started = self.start.valid & self.start.ready
+        m.d.sync += running.eq(running + started - (go & now.end))
+        m.d.comb += [
+            self.idle.eq((running == 0) & ~Cat(t.valid for t in tags).any() & ~Cat(p.o.valid for p in packers).any()),
+            self.waits.eq(Cat(~psums_ready, ~params_ready, ~advance) & plan.o.valid.replicate(3)),
+        ]
+        return m

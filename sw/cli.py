@@ -1,0 +1,390 @@
+"""The command ``rowmesh``.
+
+Exit codes: 0 if everything asked for holds, 1 if an output differs or a prediction is outside its tolerance,
+2 for bad input (one line on standard error), 3 for a fault of rowmesh itself (with a traceback), 130 when
+interrupted.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import importlib.metadata
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rowmesh.sw import files, report, spec, tools
+from rowmesh.sw import workload as workloads
+from rowmesh.sw.files import InputError
+
+__all__ = ["app", "main"]
+
+Stage = Callable[[str, float | None], None]
+
+app = typer.Typer(
+    name="rowmesh",
+    add_completion=False,
+    no_args_is_help=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help="Generate DNN accelerator hardware, map layers to it, and prove on every run that outputs, "
+    "cycles and access counts are what the model said.",
+    epilog="ARCH and WORKLOAD are names (see `rowmesh list`) or paths of your own YAML files. "
+    "Exit code: 0 everything holds, 1 a mismatch or a prediction out of tolerance, 2 bad input.",
+)
+
+
+class Memory(StrEnum):
+    """Memory models of the simulation."""
+
+    FAST = "fast"
+    AXI_RANDOM = "axi-random"
+
+
+class Dataflow(StrEnum):
+    """Dataflows of the mapper."""
+
+    RS = "rs"
+
+
+Arch = Annotated[
+    str,
+    typer.Argument(metavar="ARCH", help="Shipped architecture or path of a YAML file.", show_default=False),
+]
+WorkloadName = Annotated[
+    str,
+    typer.Argument(metavar="WORKLOAD", help="Shipped workload or path of a YAML file.", show_default=False),
+]
+LayerNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layer",
+        metavar="NAME",
+        help="Only this layer; may be repeated and hold wildcards ('CONV*').",
+        show_default=False,
+    ),
+]
+Batch = Annotated[
+    int | None,
+    typer.Option(
+        "--batch",
+        metavar="N",
+        min=1,
+        max=workloads.LARGEST,
+        help="Images a layer, instead of the workload's N.",
+    ),
+]
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"rowmesh {importlib.metadata.version('rowmesh')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    ctx: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> int:
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+    return 0
+
+
+@app.command()
+def generate(
+    arch: Arch,
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="DIR", help="Folder for the files; made if it is not there."),
+    ],
+) -> int:
+    """Write an accelerator's Verilog, JSON description and C header."""
+    config = spec.load_arch(arch)
+    with _new_files(out) as folder:
+        from rowmesh.sw import flow
+
+        written = [path.relative_to(folder) for path in flow.generate(config, folder)]
+    for path in written:
+        print(out / path)
+    return 0
+
+
+@app.command("map")
+def map_(arch: Arch, workload: WorkloadName, layer: LayerNames = None, batch: Batch = None) -> int:
+    """Find a mapping; print its loop nest and its prediction.
+
+    The prediction is cycles by part, MACs per PE and cycle, and words moved at each level.
+    """
+    config = spec.load_arch(arch)
+    layers = _select(workload, layer, batch)
+    from rowmesh.sw import flow
+
+    screen = report.console()
+    for index, chosen in enumerate(layers):
+        mapped = flow.map_layer(config, chosen)
+        nest = mapped.mapping.loop_nest().rstrip("\n").split("\n")
+        lines = [*nest, *report.prediction_lines(chosen, config, mapped.predicted)]
+        screen.print("\n" * bool(index) + chosen.describe(), style="bold", soft_wrap=True)
+        screen.print("\n".join(f"  {line}" for line in lines), soft_wrap=True)
+    return 0
+
+
+@app.command()
+def run(
+    arch: Arch,
+    workload: WorkloadName,
+    layer: LayerNames = None,
+    batch: Batch = None,
+    seed: Annotated[int, typer.Option(metavar="S", min=0, help="Seed of weights and random inputs.")] = 0,
+    memory: Annotated[
+        Memory,
+        typer.Option(
+            help="fast: fixed latency, cycles are compared; axi-random: random stalls, they are not."
+        ),
+    ] = Memory.FAST,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write the results to this file.", show_default=False),
+    ] = None,
+    dataflow: Annotated[Dataflow, typer.Option(help="Dataflow of the mapping.")] = Dataflow.RS,
+) -> int:
+    """Map, simulate the Verilog, compare outputs, cycles and words.
+
+    Every output word is compared with the golden model, the RTL's cycles (in total and by part) and access
+    counts with the analytical model's.
+    """
+    del dataflow  # there is one so far
+    config = spec.load_arch(arch)
+    layers = _select(workload, layer, batch)
+    tools.require_tools()
+    from rowmesh.sw import flow
+
+    results = []
+    with _new_text(json_file) as write:
+        with _Progress() as progress:
+            # all are mapped first: what cannot run is refused before anything long begins
+            for index, chosen in enumerate(layers):
+                progress.layer(chosen.name, index, len(layers))("map", None)
+                flow.map_layer(config, chosen)
+            progress.start()
+            for index, chosen in enumerate(layers):
+                stage = progress.layer(chosen.name, index, len(layers))
+                result = flow.run_layer(config, chosen, seed=seed, memory=memory.value, progress=stage)
+                results.append(dataclasses.replace(result, memory=memory.value))
+        write(json.dumps([result.to_json() for result in results], indent=2) + "\n")
+
+    screen = report.console()
+    title = f"{config.name} ({config.rows} x {config.cols} PEs, {config.data_width}-bit)"
+    title += f", seed {seed}, memory {memory.value}"
+    screen.print(report.result_table(title, layers, results))
+    failures = [
+        f"{chosen.name}: {reason}"
+        for chosen, result in zip(layers, results, strict=True)
+        for reason in [*result.failures(), *report.missing_outputs(chosen, result)]
+    ]
+    for failure in failures:
+        screen.print(failure, style="red", soft_wrap=True)
+    speed = sum(result.cycles_per_second * result.rtl.cycles for result in results)
+    cycles = sum(result.rtl.cycles for result in results)
+    if cycles:
+        screen.print(
+            f"simulated {report.short(cycles)} cycles at {report.short(round(speed / cycles))} cycles/s"
+        )
+    return 1 if failures else 0
+
+
+@app.command("list")
+def list_() -> int:
+    """List the shipped architectures and workloads."""
+    screen = report.console()
+    names = files.shipped_names("arch")
+    screen.print(report.arch_table((spec.load_arch(name), spec.describe_arch(name)) for name in names))
+    names = files.shipped_names("workloads")
+    screen.print(report.workload_table(workloads.load_workload(name) for name in names))
+    return 0
+
+
+def _select(name_or_path: str, patterns: Sequence[str] | None, batch: int | None) -> list[workloads.Layer]:
+    """Return the layers that are asked for, in the workload's order."""
+    layers = workloads.load_workload(name_or_path).layers
+    names = [layer.name for layer in layers]
+    for pattern in patterns or ():
+        if not any(fnmatchcase(name, pattern) for name in names):
+            near = files.suggest(pattern, names)
+            raise InputError(
+                f"--layer: no layer of {name_or_path} is named {files.show_value(pattern)}, "
+                + (f"did you mean {near}? " if near else "")
+                + f"Its layers are {', '.join(names)}"
+            )
+    chosen = [
+        layer
+        for layer in layers
+        if not patterns or any(fnmatchcase(layer.name, pattern) for pattern in patterns)
+    ]
+    return [layer.with_batch(batch) for layer in chosen] if batch is not None else chosen
+
+
+class _Progress:
+    """Progress on standard error: bars on a terminal, a line a stage elsewhere."""
+
+    def __init__(self) -> None:
+        screen = report.console(sys.stderr)
+        self._bars = (
+            Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TimeElapsedColumn(),
+                console=screen,
+                transient=True,
+            )
+            if screen.is_terminal
+            else None
+        )
+        self._task = self._bars.add_task("", total=None) if self._bars else None
+        self._said: str | None = None
+        self._started = False
+
+    def __enter__(self) -> "_Progress":
+        if self._bars:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def start(self) -> None:
+        """Say from now on, off a terminal too, what is going on: the input has been accepted."""
+        self._started = True
+
+    def layer(self, name: str, index: int, count: int) -> Stage:
+        """Return the callback that shows one layer's stages."""
+        prefix = f"[{index + 1}/{count}] {name}"
+
+        def stage(title: str, fraction: float | None) -> None:
+            text = files.one_line(f"{prefix}: {title}")
+            if self._bars and self._task is not None:
+                total, done = (None, 0.0) if fraction is None else (1.0, min(max(fraction, 0.0), 1.0))
+                if text != self._said:
+                    self._bars.reset(self._task)
+                self._bars.update(self._task, description=text, total=total, completed=done)
+            elif text != self._said and self._started:
+                print(text, file=sys.stderr, flush=True)
+            self._said = text
+
+        return stage
+
+
+@contextlib.contextmanager
+def _new_text(path: Path | None) -> Iterator[Callable[[str], None]]:
+    """Yield a function that writes a file whole or not at all; that it can be written is checked first."""
+    if path is None:
+        yield lambda text: None
+        return
+    with _writing(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a directory")
+        if path.exists() and not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, "is not writable")
+        device = path.exists() and not path.is_file()  # /dev/null, a pipe: cannot be replaced
+        target = path if device else path.resolve()
+        part = target if device else target.with_name(f".{target.name[:200]}.{os.getpid()}.part")
+        part.open("w" if device else "x").close()
+
+    def write(text: str) -> None:
+        with _writing(path):
+            part.write_text(text, encoding="utf-8")
+            if not device:
+                part.replace(target)
+
+    try:
+        yield write
+    finally:
+        if not device:
+            part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _new_files(out: Path) -> Iterator[Path]:
+    """Yield an empty folder whose files are moved to ``out`` if all goes well."""
+    with _writing(out):
+        if out.exists() and not out.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "is not a folder")
+        there = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
+        folder = tempfile.TemporaryDirectory(prefix=".rowmesh-", dir=there)
+    with folder:
+        root = Path(folder.name)
+        yield root
+        with _writing(out):
+            for path in sorted(path for path in root.rglob("*") if path.is_file()):
+                target = out / path.relative_to(root)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(target)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{files.show_value(str(path))}: cannot be written: {reason}") from None
+
+
+_SURROUNDINGS = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMFILE)
+
+
+def _usage(error: Any) -> str:
+    """Return a usage error of the command line library as one line with a hint."""
+    command = getattr(getattr(error, "ctx", None), "command_path", None) or "rowmesh"
+    return f"{error.format_message().rstrip('.')} (see `{command} --help`)"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments; those of the process by default.
+
+    Returns
+    -------
+    int
+        Exit code.
+    """
+    command = typer.main.get_command(app)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = command.main(arguments, prog_name="rowmesh", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except InputError as error:
+        message = str(error)
+    except (KeyboardInterrupt, typer.Abort):
+        print("rowmesh: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if hasattr(error, "format_message"):
+            message = _usage(error)
+        elif isinstance(error, OSError) and error.errno in _SURROUNDINGS:
+            message = str(error)
+        else:
+            traceback.print_exc()
+            print("rowmesh: this is a fault of rowmesh, not of its input", file=sys.stderr)
+            return 3
+    print(f"rowmesh: {files.one_line(message)}", file=sys.stderr)
+    return 2

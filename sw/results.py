@@ -1,0 +1,235 @@
+"""What a run found: prediction and RTL side by side, and the verdict.
+
+The JSON of ``rowmesh run`` is a list of :meth:`LayerResult.to_json`; its names are stable.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = [
+    "ACCESSES",
+    "PARTS",
+    "LayerResult",
+    "Measurement",
+    "Outputs",
+    "Prediction",
+    "tolerance",
+]
+
+#: Where a cycle can go; each cycle is in exactly one.
+PARTS = ("config", "fill", "compute", "noc", "dma", "psum", "drain")
+
+#: What is counted, in data words of the type's width.
+ACCESSES = (
+    "dram.iact.read",
+    "dram.weight.read",
+    "dram.param.read",
+    "dram.ofmap.write",
+    "glb.iact.write",
+    "glb.iact.read",
+    "glb.weight.write",
+    "glb.weight.read",
+    "glb.psum.write",
+    "glb.psum.read",
+    "glb.psum.drain",
+    "noc.iact.injected",
+    "noc.iact.delivered",
+    "noc.weight.injected",
+    "noc.weight.delivered",
+    "noc.psum.delivered",
+    "spad.iact.read",
+    "spad.weight.read",
+    "spad.psum.read",
+    "spad.psum.write",
+    "pe.mac",
+)
+
+_SHORT_RUN = 50_000
+_SHORT_TOLERANCE = 200
+_DIVISOR = 50  # 2 %
+
+
+def tolerance(cycles: int) -> int:
+    """Return by how many cycles a prediction may be off.
+
+    Parameters
+    ----------
+    cycles : int
+        The RTL's total; the same tolerance holds for the total and for each part.
+
+    Returns
+    -------
+    int
+        2 % of the total, or 200 cycles below 50 000.
+    """
+    return cycles // _DIVISOR if cycles >= _SHORT_RUN else _SHORT_TOLERANCE
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Performance:
+    """Cycles, where they went, and words moved.
+
+    Parameters
+    ----------
+    cycles : int
+        From the start write to the interrupt.
+    parts : Mapping
+        Cycles by cause; the keys are exactly :data:`PARTS`.
+    accesses : Mapping
+        Words; the keys are exactly :data:`ACCESSES`.
+
+    Raises
+    ------
+    ValueError
+        For missing or unknown keys.
+    """
+
+    cycles: int
+    parts: Mapping[str, int]
+    accesses: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        for field, names in (("parts", PARTS), ("accesses", ACCESSES)):
+            given = getattr(self, field)
+            if set(given) != set(names):
+                wrong = ", ".join(sorted(set(given) ^ set(names)))
+                raise ValueError(
+                    f"{type(self).__name__}.{field} must have exactly its named keys; wrong: {wrong}"
+                )
+            # one order everywhere, and no alias of the caller's dictionary
+            object.__setattr__(self, field, {name: int(given[name]) for name in names})
+
+    def words(self, level: str) -> int:
+        """Return the words of all counters of a level (``dram``, ``glb``, ``noc``, ``spad``, ``pe``)."""
+        return sum(count for name, count in self.accesses.items() if name.startswith(f"{level}."))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return cycles, parts and accesses as plain values."""
+        return {"cycles": self.cycles, "parts": dict(self.parts), "accesses": dict(self.accesses)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction(_Performance):
+    """What the analytical model says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement(_Performance):
+    """What the RTL's counters say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """The comparison with the golden model.
+
+    Parameters
+    ----------
+    checked : int
+        Output words compared.
+    mismatches : int
+        Words that differ.
+    """
+
+    checked: int
+    mismatches: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the two counts."""
+        return {"checked": self.checked, "mismatches": self.mismatches}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerResult:
+    """One layer's run.
+
+    Parameters
+    ----------
+    layer, dataflow : str
+        Names.
+    mapping : Mapping
+        The mapping, as values that JSON can hold.
+    predicted : Prediction
+    rtl : Measurement
+    outputs : Outputs
+    macs : int
+        Useful multiply-accumulates of the layer.
+    pes : int
+        PEs of the array.
+    cycles_per_second : float
+        Speed of the simulation.
+    memory : str
+        Memory of the simulation. Cycles are predicted for ``fast`` only; with another one they are reported
+        and not judged.
+    """
+
+    layer: str
+    dataflow: str
+    mapping: Mapping[str, Any]
+    predicted: Prediction
+    rtl: Measurement
+    outputs: Outputs
+    macs: int
+    pes: int
+    cycles_per_second: float
+    memory: str = "fast"
+
+    @property
+    def utilization(self) -> float:
+        """Useful MACs per PE and cycle of the RTL."""
+        slots = self.rtl.cycles * self.pes
+        return self.macs / slots if slots else 0.0
+
+    @property
+    def judges_cycles(self) -> bool:
+        """Whether the memory is the one that the model predicts."""
+        return self.memory == "fast"
+
+    @property
+    def passed(self) -> bool:
+        """Whether every output word matches and every prediction holds."""
+        return not self.failures()
+
+    def failures(self) -> list[str]:
+        """Return what is wrong, a line each; nothing if the layer passes."""
+        reasons = []
+        if self.outputs.checked <= 0:
+            reasons.append("outputs: none was compared")
+        if self.outputs.mismatches:
+            reasons.append(f"outputs: {self.outputs.mismatches:,} of {self.outputs.checked:,} words differ")
+        allowed = tolerance(self.rtl.cycles)
+        pairs = [("cycles", self.predicted.cycles, self.rtl.cycles)]
+        pairs += [(f"part {name}", self.predicted.parts[name], self.rtl.parts[name]) for name in PARTS]
+        for name, predicted, counted in pairs if self.judges_cycles else []:
+            if abs(predicted - counted) > allowed:
+                reasons.append(
+                    f"{name}: predicted {predicted:,}, RTL {counted:,} cycles, "
+                    f"off by {abs(predicted - counted):,} (tolerance {allowed:,})"
+                )
+        for name, performance in (("predicted", self.predicted), ("RTL", self.rtl)):
+            total = sum(performance.parts.values())
+            if total != performance.cycles:
+                reasons.append(
+                    f"parts: the {name} parts add up to {total:,}, not to {performance.cycles:,} cycles"
+                )
+        for name in ACCESSES:
+            predicted, counted = self.predicted.accesses[name], self.rtl.accesses[name]
+            if predicted != counted:
+                reasons.append(f"{name}: predicted {predicted:,}, counted {counted:,} words")
+        return reasons
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {
+            "layer": self.layer,
+            "dataflow": self.dataflow,
+            "mapping": dict(self.mapping),
+            "predicted": self.predicted.to_json(),
+            "rtl": self.rtl.to_json(),
+            "outputs": self.outputs.to_json(),
+            "macs": self.macs,
+            "pes": self.pes,
+            "utilization": self.utilization,
+            "cycles_per_second": self.cycles_per_second,
+            "memory": self.memory,
+        }

@@ -1,0 +1,127 @@
+"""Architecture files: YAML to :class:`~rowmesh.hw.config.ArchConfig`.
+
+A file is one mapping ``architecture:`` with a name, a description, and the generator's parameters in groups::
+
+    architecture:
+      description: four by four PEs for int8 networks
+      array: {rows: 4, cols: 4}
+      spads: {iact: 16, weight: 224, psum: 24}
+
+Only ``array.rows`` and ``array.cols`` are required; whatever is left out has ArchConfig's default.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from rowmesh.hw.config import ArchConfig, ConfigError
+from rowmesh.sw import files
+
+__all__ = ["PARAMETERS", "describe_arch", "load_arch"]
+
+# The one table: group and key in the file, field of ArchConfig.
+PARAMETERS: Mapping[tuple[str, str], str] = {
+    ("array", "rows"): "rows",
+    ("array", "cols"): "cols",
+    ("data", "data_width"): "data_width",
+    ("data", "acc_width"): "acc_width",
+    ("spads", "iact"): "iact_spad",
+    ("spads", "weight"): "weight_spad",
+    ("spads", "psum"): "psum_spad",
+    ("glb", "iact_flits"): "glb_iact_flits",
+    ("glb", "weight_flits"): "glb_weight_flits",
+    ("glb", "psum_bank_words"): "psum_bank_words",
+    ("output", "param_words"): "param_words",
+    ("memory", "data_width"): "axi_data_width",
+    ("memory", "addr_width"): "axi_addr_width",
+    ("memory", "burst_beats"): "burst_beats",
+    ("memory", "read_bursts"): "read_bursts",
+    ("noc", "tag_width"): "tag_width",
+    ("noc", "edge_flags"): "edge_flags",
+    ("noc", "link_segment"): "link_segment",
+    ("pe", "uop_fifo"): "uop_fifo",
+    ("pe", "chain_fifo"): "chain_fifo",
+    ("control", "nest_levels"): "nest_levels",
+}
+
+_REQUIRED = (("array", "rows"), ("array", "cols"))
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+_TOP = "architecture"
+
+
+def load_arch(name_or_path: str | os.PathLike[str]) -> ArchConfig:
+    """Load an architecture.
+
+    Parameters
+    ----------
+    name_or_path : str or path
+        Name of a shipped architecture, or path of a YAML file.
+
+    Raises
+    ------
+    InputError
+        For anything wrong with it, as ``file:line: field: message``.
+    """
+    stem, document = files.read("arch", name_or_path)
+    top = document.section(_TOP)
+    groups = dict.fromkeys(group for group, _ in PARAMETERS)
+    document.known_keys((_TOP,), top, ["name", "description", *groups])
+    _text(document, top, "description")
+
+    changes: dict[str, Any] = {}
+    for group in groups:
+        if group not in top:
+            continue
+        path = (_TOP, group)
+        section = document.mapping(path, top[group])
+        document.known_keys(path, section, [key for of, key in PARAMETERS if of == group])
+        changes |= {PARAMETERS[group, key]: value for key, value in section.items()}
+    for group, key in _REQUIRED:
+        if PARAMETERS[group, key] not in changes:
+            raise document.error((_TOP, group, key), "is required, for example 4")
+
+    name = _text(document, top, "name") or stem
+    if not _NAME.fullmatch(name):
+        raise document.error(
+            (_TOP, "name"),
+            f"must be a letter, then letters, digits, _ or -, not {files.show_value(name)} "
+            f"(nearest legal value: {_legal_name(name)})",
+        )
+    try:
+        return ArchConfig(name=name, **changes)
+    except (ConfigError, TypeError) as error:
+        raise _located(document, error) from None
+
+
+def describe_arch(name_or_path: str | os.PathLike[str]) -> str:
+    """Return the description in an architecture's file, or "" if there is none.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    """
+    _, document = files.read("arch", name_or_path)
+    return _text(document, document.section(_TOP), "description") or ""
+
+
+def _text(document: files.Document, top: Mapping[str, Any], key: str) -> str | None:
+    value = top.get(key)
+    if value is not None and not isinstance(value, str):
+        raise document.error((_TOP, key), f"must be a string, not {files.show_value(value)}")
+    return value
+
+
+def _legal_name(name: str) -> str:
+    legal = re.sub(r"[^A-Za-z0-9_-]+", "_", name).lstrip("0123456789_-")[:64]
+    return legal or "custom"
+
+
+def _located(document: files.Document, error: Exception) -> files.InputError:
+    """Give a complaint of ArchConfig the file's line and the file's names of fields."""
+    paths = {field: (_TOP, *place) for place, field in PARAMETERS.items()}
+    match = re.match(r"ArchConfig\.(\w+) (.*)", files.one_line(str(error)))
+    if match is None or match[1] not in paths:
+        return document.error((_TOP,), str(error))
+    return document.error(paths[match[1]], match[2])

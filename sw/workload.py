@@ -1,0 +1,390 @@
+"""Workloads: the layers of a network, checked.
+
+A file is one mapping ``workload:`` with a name, a description and a list of layers, each with the field's own
+letters (N images, M filters, C channels, H x W input, R x S filter)::
+
+    workload:
+      description: one layer
+      layers:
+        - {name: CONV1, kind: conv, N: 1, M: 96, C: 3, H: 227, W: 227, R: 11, S: 11, stride: 4}
+
+In Python the same names are the constructor's; the attributes are in lower case (``layer.m``), as are the
+derived ``layer.p`` and ``layer.q``.
+"""
+
+import math
+import os
+from typing import Annotated, Any, Literal, NoReturn, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+from rowmesh.sw import files
+
+__all__ = ["LARGEST", "Layer", "Workload", "describe_workload", "load_workload"]
+
+#: Largest size, stride, dilation and padding.
+LARGEST = 65536
+
+_TOP = "workload"
+_MISSING = "is required"
+_REASONS = {
+    "depthwise": "write a conv with groups = C",
+    "dwconv": "write a conv with groups = C",
+    "pointwise": "write a conv with R = S = 1",
+    "linear": "write fc",
+    "dense": "write fc",
+    "gemm": "write fc",
+    "matmul": "write fc",
+}
+
+
+def _refuse(field: str, value: object, rule: str, nearest: object) -> NoReturn:
+    """Raise the error that names field, value, rule and the nearest legal value."""
+    near = nearest if isinstance(nearest, str) else files.show_value(nearest)
+    raise PydanticCustomError(
+        "rule",
+        "{field} must be {rule}, not {value} (nearest legal value: {near})",
+        {"field": field, "rule": rule, "value": files.show_value(value), "near": near},
+    )
+
+
+def _is_int(value: object, low: int) -> bool:
+    return type(value) is int and low <= value <= LARGEST
+
+
+def _clamp(value: object, low: int) -> int:
+    if not isinstance(value, int | float) or value != value:
+        return low
+    return min(max(low, LARGEST if value > LARGEST else round(max(value, 0))), LARGEST)
+
+
+def _listed(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _size(field: str) -> BeforeValidator:
+    def check(value: object) -> object:
+        if not _is_int(value, 1):
+            _refuse(field, value, f"an integer from 1 to {LARGEST}", _clamp(value, 1))
+        return value
+
+    return BeforeValidator(check)
+
+
+def _pair(field: str) -> BeforeValidator:
+    def check(value: object) -> object:
+        parts = _listed(value) if isinstance(value, list | tuple) else [value, value]
+        assert isinstance(parts, list)
+        if len(parts) != 2 or not all(_is_int(part, 1) for part in parts):
+            near = [_clamp(part, 1) for part in (*parts, 1, 1)[:2]]
+            rule = f"an integer from 1 to {LARGEST} or a pair [y, x] of them"
+            _refuse(field, _listed(value), rule, near if isinstance(value, list | tuple) else near[0])
+        return tuple(parts)
+
+    return BeforeValidator(check)
+
+
+def _check_padding(value: object) -> object:
+    parts = _listed(value) if isinstance(value, list | tuple) else [value, value]
+    assert isinstance(parts, list)
+    if len(parts) not in (2, 4) or not all(_is_int(part, 0) for part in parts):
+        size = 4 if len(parts) > 2 else 2
+        near = [_clamp(part, 0) for part in (*parts, 0, 0, 0, 0)[:size]]
+        rule = f"an integer from 0 to {LARGEST}, a pair [y, x] or [top, left, bottom, right]"
+        _refuse("padding", _listed(value), rule, near if isinstance(value, list | tuple) else near[0])
+    return (*parts, *parts) if len(parts) == 2 else tuple(parts)
+
+
+def _choice(field: str, *legal: str) -> BeforeValidator:
+    def check(value: object) -> object:
+        if value not in legal or not isinstance(value, str):
+            hint = _REASONS.get(str(value).lower()) if field == "kind" else None
+            rule = " or ".join(legal) + (" (other kinds are not built yet)" if field == "kind" else "")
+            _refuse(field, value, rule, hint or files.suggest(value, legal) or legal[0])
+        return value
+
+    return BeforeValidator(check)
+
+
+def _check_name(value: object) -> object:
+    if (
+        not isinstance(value, str)
+        or not value
+        or not value.isprintable()
+        or value != value.strip()
+        or len(value) > 64
+    ):
+        near = files.one_line(str(value))[:64].strip() if isinstance(value, str | int) else ""
+        _refuse("name", value, "a string of 1 to 64 printable characters", near or "CONV1")
+    return value
+
+
+def _check_description(value: object) -> object:
+    if not isinstance(value, str):
+        _refuse("description", value, "a string", files.show_value(str(value)))
+    return value
+
+
+Name = Annotated[str, BeforeValidator(_check_name)]
+
+
+class Layer(BaseModel):
+    """One layer. Frozen, hashable and checked.
+
+    C and M are totals over all groups. Strides and dilations are kept as ``(y, x)``, padding as ``(top, left,
+    bottom, right)``; they may be given as a scalar or a pair. A fully connected layer (``fc``) is a
+    convolution whose filter covers its input: H, W, R and S are 1 unless given.
+
+    Parameters
+    ----------
+    name : str
+        Unique in its workload.
+    kind : {"conv", "fc"}
+    N, M, C, H, W, R, S : int
+        Images, filters, channels, input height and width, filter height and width.
+    stride, dilation : int or (int, int)
+    padding : int, (int, int) or (int, int, int, int)
+        Zeros around the input.
+    groups : int
+        Divides C and M.
+    output : {"raw", "requant"}
+        Accumulators, or words of the data width after requantisation.
+    input : {"random", "photo"}
+        Seeded random words, or a photograph scaled to H x W.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        With field, value, rule and the nearest legal value of everything that is wrong.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, title="layer")
+
+    name: Name
+    kind: Annotated[Literal["conv", "fc"], _choice("kind", "conv", "fc")] = "conv"
+    n: Annotated[int, _size("N")] = Field(alias="N", default=1)
+    m: Annotated[int, _size("M")] = Field(alias="M")
+    c: Annotated[int, _size("C")] = Field(alias="C")
+    h: Annotated[int, _size("H")] = Field(alias="H")
+    w: Annotated[int, _size("W")] = Field(alias="W")
+    r: Annotated[int, _size("R")] = Field(alias="R")
+    s: Annotated[int, _size("S")] = Field(alias="S")
+    stride: Annotated[tuple[int, int], _pair("stride")] = (1, 1)
+    padding: Annotated[tuple[int, int, int, int], BeforeValidator(_check_padding)] = (0, 0, 0, 0)
+    dilation: Annotated[tuple[int, int], _pair("dilation")] = (1, 1)
+    groups: Annotated[int, _size("groups")] = 1
+    output: Annotated[Literal["raw", "requant"], _choice("output", "raw", "requant")] = "raw"
+    input: Annotated[Literal["random", "photo"], _choice("input", "random", "photo")] = "random"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fc_sizes(cls, data: Any) -> Any:
+        """Fill in the sizes that a fully connected layer may leave out."""
+        if isinstance(data, dict) and data.get("kind") == "fc":
+            data = dict(data)
+            for size, filter_size in (("H", "R"), ("W", "S")):
+                given = [
+                    data[key] for key in (size, filter_size, size.lower(), filter_size.lower()) if key in data
+                ]
+                for key in (size, filter_size):
+                    if key not in data and key.lower() not in data:
+                        data[key] = given[0] if given else 1
+        return data
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        """Check what concerns several fields."""
+        if self.kind == "fc":
+            for field, value, size, legal in (("R", self.r, "H", self.h), ("S", self.s, "W", self.w)):
+                if value != legal:
+                    _refuse(field, value, f"equal to {size} ({legal}) in an fc layer", legal)
+            if self.stride != (1, 1):
+                _refuse("stride", list(self.stride), "1 in an fc layer", 1)
+            if self.dilation != (1, 1):
+                _refuse("dilation", list(self.dilation), "1 in an fc layer", 1)
+            if any(self.padding):
+                _refuse("padding", list(self.padding), "0 in an fc layer", 0)
+        top, left, bottom, right = self.padding
+        for field, taps, step, padded, axis in (
+            ("R", self.r, self.dilation[0], self.h + top + bottom, "rows"),
+            ("S", self.s, self.dilation[1], self.w + left + right, "columns"),
+        ):
+            if (taps - 1) * step + 1 > padded:
+                near = (padded - 1) // step + 1
+                rule = (
+                    f"at most {near}: with dilation {step} it has to fit the padded input's {padded} {axis}"
+                )
+                _refuse(field, taps, rule, near)
+        common = math.gcd(self.c, self.m)
+        if common % self.groups:
+            legal_groups = (
+                d
+                for low in range(1, math.isqrt(common) + 1)
+                if common % low == 0
+                for d in (low, common // low)
+            )
+            near = min(legal_groups, key=lambda d: (abs(d - self.groups), d))
+            _refuse("groups", self.groups, f"a divisor of C ({self.c}) and M ({self.m})", near)
+        if self.input == "photo" and self.c not in (1, 3):
+            _refuse("C", self.c, "1 or 3 where the input is a photo", 1 if self.c == 2 else 3)
+        return self
+
+    @property
+    def p(self) -> int:
+        """Output height."""
+        top, _, bottom, _ = self.padding
+        return (self.h + top + bottom - (self.r - 1) * self.dilation[0] - 1) // self.stride[0] + 1
+
+    @property
+    def q(self) -> int:
+        """Output width."""
+        _, left, _, right = self.padding
+        return (self.w + left + right - (self.s - 1) * self.dilation[1] - 1) // self.stride[1] + 1
+
+    @property
+    def outputs(self) -> int:
+        """Output words, N M P Q."""
+        return self.n * self.m * self.p * self.q
+
+    @property
+    def macs(self) -> int:
+        """Useful multiply-accumulates, N M (C/G) R S P Q; those on padding count."""
+        return self.outputs * (self.c // self.groups) * self.r * self.s
+
+    def describe(self) -> str:
+        """Return the layer in one line."""
+        parts = [
+            f"{self.name}: {self.kind}",
+            f"N={self.n} M={self.m} C={self.c} H={self.h} W={self.w} R={self.r} S={self.s}",
+        ]
+        for field, value, plain in (
+            ("stride", self.stride, (1, 1)),
+            ("padding", self.padding, (0, 0, 0, 0)),
+            ("dilation", self.dilation, (1, 1)),
+        ):
+            if value != plain:
+                parts.append(f"{field} {value[0] if len(set(value)) == 1 else list(value)}")
+        if self.groups > 1:
+            parts.append(f"groups {self.groups}")
+        parts.append(f"P={self.p} Q={self.q}, {self.macs:,} MACs, {self.input} input, {self.output} output")
+        return " ".join(parts[:2]) + "".join(f", {part}" for part in parts[2:])
+
+    def with_batch(self, n: int) -> "Layer":
+        """Return the same layer for ``n`` images."""
+        return Layer.model_validate({**self.model_dump(by_alias=True), "N": n})
+
+
+class Workload(BaseModel):
+    """A named list of layers.
+
+    Parameters
+    ----------
+    name : str
+    description : str
+        One line.
+    layers : sequence of Layer
+        At least one; names are unique.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        For anything wrong with it or its layers.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", title="workload")
+
+    name: Name
+    description: Annotated[str, BeforeValidator(_check_description)] = ""
+    layers: tuple[Layer, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unique(cls, data: Any) -> Any:
+        """Refuse a list that is not one, and names used twice."""
+        layers = data.get("layers") if isinstance(data, dict) else None
+        if layers is None:
+            return data
+        if not isinstance(layers, list | tuple) or not layers:
+            _refuse("layers", _listed(layers), "a list of at least one layer", "a list with one layer")
+        seen: dict[str, int] = {}
+        for index, layer in enumerate(layers):
+            name = layer.get("name") if isinstance(layer, dict) else getattr(layer, "name", None)
+            if not isinstance(name, str):
+                continue
+            if name in seen:
+                _refuse(
+                    f"layers[{index}].name", name, f"unique (layers[{seen[name]}] has it)", f"{name}_{index}"
+                )
+            seen[name] = index
+        return data
+
+    @property
+    def macs(self) -> int:
+        """Useful multiply-accumulates of all layers."""
+        return sum(layer.macs for layer in self.layers)
+
+
+def load_workload(name_or_path: str | os.PathLike[str]) -> Workload:
+    """Load a workload.
+
+    Parameters
+    ----------
+    name_or_path : str or path
+        Name of a shipped workload, or path of a YAML file.
+
+    Raises
+    ------
+    InputError
+        For anything wrong with it, as ``file:line: field: message``.
+    """
+    stem, document = files.read("workloads", name_or_path)
+    data = document.section(_TOP)
+    try:
+        return Workload.model_validate({"name": stem, **data})
+    except ValidationError as error:
+        raise _located(document, error) from None
+
+
+def describe_workload(name_or_path: str | os.PathLike[str]) -> str:
+    """Return the description in a workload's file, or "" if there is none.
+
+    Raises
+    ------
+    InputError
+        If the file is wrong.
+    """
+    return load_workload(name_or_path).description
+
+
+def _located(document: files.Document, error: ValidationError) -> files.InputError:
+    """Return the first complaint, in the order of the file, with its line."""
+    complaints = sorted(
+        (_complaint(details) for details in error.errors(include_url=False)),
+        # a misspelt key is why another is missing, so what is missing comes last
+        key=lambda complaint: (complaint[1] == _MISSING, document.line(complaint[0])),
+    )
+    path, message = complaints[0]
+    more = f"; {len(complaints) - 1} more after it" if len(complaints) > 1 else ""
+    return document.error(path, message + more)
+
+
+def _complaint(details: ErrorDetails) -> tuple[files.Place, str]:
+    path: files.Place = (_TOP, *details["loc"])
+    kind = details["type"]
+    if kind == "rule":
+        field = str(details["ctx"]["field"])
+        if field.startswith("layers["):  # the one rule about several layers
+            path = (*path, "layers", int(field[7 : field.index("]")]), "name")
+        elif path[-1] != field:
+            path = (*path, field)
+        return path, details["msg"].removeprefix(f"{field} ")
+    if kind == "extra_forbidden":
+        model = Layer if "layers" in path else Workload
+        return path, files.unknown_key(
+            path[-1], [info.alias or name for name, info in model.model_fields.items()]
+        )
+    if kind == "missing":
+        return path, _MISSING
+    if kind in ("model_type", "dict_type", "model_attributes_type"):
+        return path, f"must be a mapping, not {files.show_value(details['input'])}"
+    return path, f"{details['msg']}, not {files.show_value(details['input'])}"
