@@ -22,6 +22,9 @@ from rowmesh.hw.requantize import Requantizer
 __all__ = ["Drain", "beat_layout", "drain_descriptor", "drain_port"]
 
 
+_GATHER = 2  # cycles: bank and parameter read, multiplexer over the groups
+
+
 def beat_layout(config: ArchConfig) -> data.StructLayout:
     """A beat to be stored: data and byte strobes."""
     return data.StructLayout({"data": config.axi_data_width, "strobe": config.axi_data_width // 8})
@@ -41,11 +44,17 @@ def drain_descriptor(config: ArchConfig) -> Descriptor:
         Field("columns", bits_for(config.cols), "columns that produce psums"),
         Field("columns_edge", bits_for(config.cols), "columns with outputs where edge_mask holds"),
         Field("edge_mask", mask, "levels in their last iterations that select columns_edge"),
-        Field("release", bits_for(config.psum_bank_words), "words freed in each bank of the group"),
         Field("release_mask", mask, "levels in their last iterations: the group's words are done"),
+        *(
+            Field(f"release{k}", bits_for(config.psum_bank_words), f"words freed in each bank of the group{text}")
+            for k, text in enumerate(("", " if only short_mask holds", " if only thin_mask holds", " if both hold"))
+        ),
+        Field("short_mask", mask, "levels in their last iterations: the tile has fewer positions"),
+        Field("thin_mask", mask, "levels in their last iterations: the tile has fewer channels"),
         Field("flush_mask", mask, "levels in their last iterations: the beat is complete"),
         Field("lane_param", ceil_log2(config.param_words), "distance of the parameters of neighbouring lanes"),
         Field("param_release", bits_for(config.param_words), "parameters freed where param_mask holds"),
+        Field("param_thin", bits_for(config.param_words), "parameters freed if thin_mask holds too"),
         Field("param_mask", mask, "levels in their last iterations: the parameters of the tile are done"),
         Field("use_param", 1, "add bias and scale from the parameter buffet"),
         Field("raw", 1, "store accumulators, 32 bits each, instead of requantised words"),
@@ -91,6 +100,8 @@ class Packer(Block):
     accumulator : In(signed(acc_width))
     o : Out(stream.Signature(beat_layout(config)))
     """
+
+    latency = 1
 
     def __init__(self, config: ArchConfig) -> None:
         self._config = config
@@ -181,8 +192,8 @@ class Drain(Block):
     @property
     def latency(self) -> int:
         """Cycles from the start token to the first beat."""
-        nest = LoopNest(self.descriptor.levels, self.descriptor.outputs, segment=self._config.link_segment)
-        return nest.latency + 1 + 2 + Requantizer(self._config.acc_width, self._config.data_width).latency + 1
+        nest = LoopNest.cycles_to_first(self.descriptor.levels, self._config.link_segment)
+        return nest + Stage.latency + _GATHER + len(Requantizer.STAGES) + Packer.latency
 
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
@@ -221,6 +232,7 @@ class Drain(Block):
             m, self.config, descriptor.address("columns"), "columns_token", bits_for(config.cols), [token.bank]
         )[0]
         m.submodules.plan = plan = Stage(word_layout)
+        short, thin = Signal(), Signal()
         made, now = plan.i.payload, plan.o.payload
         m.d.comb += [
             plan.i.valid.eq(nest.o.valid),
@@ -231,8 +243,22 @@ class Drain(Block):
             made.columns.eq(
                 Mux(matches(field["edge_mask"], token.last, levels), field["columns_edge"], columns_store)
             ),
-            made.release.eq(Mux(matches(field["release_mask"], token.last, levels), field["release"], 0)),
-            made.param_release.eq(Mux(matches(field["param_mask"], token.last, levels), field["param_release"], 0)),
+            short.eq(matches(field["short_mask"], token.last, levels)),
+            thin.eq(matches(field["thin_mask"], token.last, levels)),
+            made.release.eq(
+                Mux(
+                    matches(field["release_mask"], token.last, levels),
+                    Array(field[f"release{k}"] for k in range(4))[Cat(short, thin)],
+                    0,
+                )
+            ),
+            made.param_release.eq(
+                Mux(
+                    matches(field["param_mask"], token.last, levels),
+                    Mux(thin, field["param_thin"], field["param_release"]),
+                    0,
+                )
+            ),
             made.flush.eq(matches(field["flush_mask"], token.last, levels)),
             made.end.eq(token.last.all()),
         ]
@@ -250,6 +276,7 @@ class Drain(Block):
         used = [Signal(lanes, name=f"used{g}") for g in range(groups)]  # lanes that give a word
         held = [Signal(lanes, name=f"held{g}") for g in range(groups)]  # lanes whose bank holds a slot
         psums_ready, params_ready, advance, go = Signal(), Signal(), Signal(), Signal()
+        settled = Signal()  # the words in the pipeline belong to the same descriptor
         group_ready = Signal(groups)
         for col, bank in enumerate(self.banks):
             g, lane = divmod(col, lanes)
@@ -276,8 +303,8 @@ class Drain(Block):
             params_ready.eq(
                 ~field["use_param"] | Cat((~chosen[k] | table.available) & table.covered for k, table in enumerate(params)).all()
             ),
-            go.eq(plan.o.valid & psums_ready & params_ready & advance),
-            plan.o.ready.eq(psums_ready & params_ready & advance),
+            go.eq(plan.o.valid & psums_ready & params_ready & advance & settled),
+            plan.o.ready.eq(psums_ready & params_ready & advance & settled),
             self.freed.eq(Mux(go, now.param_release, 0)),
         ]
         for lane, table in enumerate(params):
@@ -289,8 +316,8 @@ class Drain(Block):
             ]
 
         # the pipeline: bank and parameter responses, group multiplexer, requantiser, packer; all advance together
-        depth = 2 + Requantizer(config.acc_width, config.data_width).latency
-        tag = data.StructLayout({"valid": lanes, "slot": len(now.slot), "flush": 1, "bank": 1})
+        depth = _GATHER + len(Requantizer.STAGES)
+        tag = data.StructLayout({"valid": lanes, "slot": len(now.slot), "flush": 1})
         tags = [Signal(tag, name=f"tag{k}") for k in range(depth)]
         group = Signal.like(now.group, reset_less=True)
         with m.If(advance):
@@ -298,11 +325,13 @@ class Drain(Block):
                 tags[0].valid.eq(Mux(go, chosen, 0)),
                 tags[0].slot.eq(now.slot),
                 tags[0].flush.eq(now.flush),
-                tags[0].bank.eq(now.bank),
                 group.eq(now.group),
                 *[tags[k].eq(tags[k - 1]) for k in range(1, depth)],
             ]
-        m.d.comb += pipe_bank.eq(tags[1].bank)
+        # one descriptor's constants serve the whole pipeline, so the next descriptor's first word waits until it is empty
+        with m.If(go):
+            m.d.sync += pipe_bank.eq(now.bank)
+        m.d.comb += settled.eq((now.bank == pipe_bank) | ~Cat(t.valid for t in tags).any())
         out_tag = tags[-1]
         packers = []
         for lane in range(lanes):

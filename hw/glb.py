@@ -44,6 +44,8 @@ def reader_descriptor(config: ArchConfig, engine: Engine) -> Descriptor:
         Field("high", lanes, "last valid lane"),
         Field("high_last", lanes, "last valid lane where last_mask holds"),
         Field("last_mask", mask, "levels in their last iterations that select high_last"),
+        Field("high_edge", lanes, "last valid lane where last_mask and edge_mask hold"),
+        Field("edge_mask", mask, "levels in their last iterations that, with last_mask, select high_edge"),
     ]
     fields += [
         Field(f"edge{k}_mask", mask, f"levels whose last iterations set edge flag {k}")
@@ -162,10 +164,12 @@ class GlobalBank(Block):
         )
         m.submodules.plan = plan = Stage(plan_layout)
         low, high = Signal(lane_width(config)), Signal(lane_width(config))
-        first, last = matches(field["first_mask"], token.first, levels), matches(field["last_mask"], token.last, levels)
+        first = matches(field["first_mask"], token.first, levels)
+        last = matches(field["last_mask"], token.last, levels)
+        edge = matches(field["edge_mask"], token.last, levels)
         m.d.comb += [
             low.eq(Mux(first, field["low_first"], field["low"])),
-            high.eq(Mux(last, field["high_last"], field["high"])),
+            high.eq(Mux(last, Mux(edge, field["high_edge"], field["high_last"]), field["high"])),
         ]
         inside = Signal(words)
         valid_lanes = Signal(words)

@@ -60,6 +60,7 @@ def step_layout(config: ArchConfig) -> data.StructLayout:
     clear : the psum starts from zero
     emit : the result leaves for the psum chain instead of the spad
     iact_release : words of the iact buffet that this step uses last
+    iact_sync : the window ends with this step: offsets start again at the head
     weight_release : the step uses its weight last
     weight_sync : the weight tile ends with this step
     first, last, start : flags of an emitted psum (see PSUM_FLAGS)
@@ -73,6 +74,7 @@ def step_layout(config: ArchConfig) -> data.StructLayout:
             "clear": unsigned(1),
             "emit": unsigned(1),
             "iact_release": unsigned(ceil_log2(config.iact_spad + 1)),
+            "iact_sync": unsigned(1),
             "weight_release": unsigned(1),
             "weight_sync": unsigned(1),
             **{flag: unsigned(1) for flag in PSUM_FLAGS},

@@ -165,7 +165,7 @@ class ProcessingElement(Block):
             iact.offset.eq(step.iact),
             iact.enable.eq(go & ~absent),
             iact.release.eq(step.iact_release),
-            iact.sync.eq(1),
+            iact.sync.eq(step.iact_sync),
             weight.offset.eq(step.weight),
             weight.enable.eq(go & ~absent),
             weight.release.eq(step.weight_release),

@@ -17,7 +17,7 @@ _MANTISSA = 24  # bits of a float32 significand, the hidden one included
 _HALF = _MANTISSA // 2
 _BIAS = 127  # of a float32 exponent
 _FRAME = 32  # widest accumulator, and the width in which all are normalised
-_EXPONENT = 10  # bits of the signed exponent arithmetic: -158 to 171 occurs
+_EXPONENT = 10  # bits of the signed exponent arithmetic: -159 to 170 occurs
 
 
 class DelayLine(Block):
@@ -186,8 +186,8 @@ class Requantizer(Block):
         m = Module()
         width, acc = self._data_width, self._acc_width
         # Integer bits of a magnitude before it certainly saturates: the clamp limits less the zero point
-        # reach 2**width - 1, so 2**(width + 1) and above are all alike.
-        whole = width + 1
+        # reach 2**width - 1, so 2**width and above are all alike.
+        whole = width
 
         def register(name: str, shape: int | Shape, value: Value) -> Signal:
             """Pipeline register: advances with ``enable``, is never reset."""
@@ -228,8 +228,8 @@ class Requantizer(Block):
 
         normal = register("normalise_value", _FRAME, unshifted << count)
         # The right shift that aligns the product, in parts: at the end,
-        # 127 + width - exponent(|total|) - exponent field of the scale - carries.
-        shift = register("normalise_shift", signed(_EXPONENT), _BIAS + width - (acc - 1) + count)
+        # 126 + whole - exponent(|total|) - exponent field of the scale - carries.
+        shift = register("normalise_shift", signed(_EXPONENT), _BIAS - 1 + whole - (acc - 1) + count)
         negative, zero = carry("normalise", negative, zero)
 
         # int32 to float32: the top 24 bits, rounded half to even. A carry out leaves zeros below a one, and
@@ -303,7 +303,7 @@ class Requantizer(Block):
         (negative,) = carry("align", negative)
 
         # zero_point + value and zero_point - value are one addition: the rounding increment is its carry in.
-        step = guard & (sticky | magnitude[0]) & ~vanish & ~saturate
+        step = guard & (sticky | magnitude[0]) & ~vanish
         largest = Cat(magnitude & ~vanish.replicate(whole) & ~saturate.replicate(whole), saturate)
         addend = Cat(largest ^ negative.replicate(whole + 1), negative).as_signed()
         result = register("add_result", signed(whole + 2), self.zero_point + addend + (step ^ negative))

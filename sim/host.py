@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cocotb.triggers import FallingEdge, RisingEdge, SimTimeoutError, ValueChange, with_timeout
+from cocotb.triggers import FallingEdge, RisingEdge, SimTimeoutError, Timer, ValueChange, with_timeout
 from cocotbext.axi import AxiBus
 from cocotbext.axi.axi_ram import AxiRamRead, AxiRamWrite
 
@@ -52,6 +52,7 @@ class Host:
 
     async def ready(self) -> None:
         """Wait until the design is out of reset."""
+        await Timer(1, "ns")  # before that, no initial value holds
         if self._dut.host_in_reset.value:
             await FallingEdge(self._dut.host_in_reset)
 

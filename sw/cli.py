@@ -190,7 +190,7 @@ def run(
     screen = report.console()
     title = f"{config.name} ({config.rows} x {config.cols} PEs, {config.data_width}-bit)"
     title += f", seed {seed}, memory {memory.value}"
-    screen.print(report.result_table(title, layers, results))
+    screen.print(report.result_table(title, layers, results), soft_wrap=True)
     failures = [
         f"{chosen.name}: {reason}"
         for chosen, result in zip(layers, results, strict=True)

@@ -13,7 +13,15 @@ from rowmesh.hw.config import ArchConfig
 from rowmesh.sw.results import ACCESSES, PARTS, LayerResult, Prediction
 from rowmesh.sw.workload import Layer, Workload
 
-__all__ = ["console", "missing_outputs", "prediction_lines", "result_table", "short"]
+__all__ = [
+    "arch_table",
+    "console",
+    "missing_outputs",
+    "prediction_lines",
+    "result_table",
+    "short",
+    "workload_table",
+]
 
 _LEVELS = (("dram", "DRAM"), ("glb", "GLB"), ("noc", "NoC"), ("spad", "spad"))
 _PIPE_WIDTH = 120
@@ -46,7 +54,10 @@ def missing_outputs(layer: Layer, result: LayerResult) -> list[str]:
     return []
 
 
-def _words(results: Sequence[LayerResult], level: str) -> Text:
+Cell = tuple[list[str], str]  # lines and style
+
+
+def _words(results: Sequence[LayerResult], level: str) -> Cell:
     """Return one number where all counters of a level agree, both sums in red where not."""
     predicted = sum(result.predicted.words(level) for result in results)
     counted = sum(result.rtl.words(level) for result in results)
@@ -57,13 +68,17 @@ def _words(results: Sequence[LayerResult], level: str) -> Text:
         if name.startswith(f"{level}.")
     )
     if agree:
-        return Text(short(counted))
+        return [short(counted)], ""
     if predicted == counted:
-        return Text(f"{short(counted)} split differs", style="red")
-    return Text(f"{predicted:,} != {counted:,}", style="red")
+        return [short(counted), "but split", "otherwise"], "red"
+    both = (short(predicted), short(counted))
+    if both[0] == both[1]:
+        return [f"{predicted:,}", f"!= {counted:,}"], "red"
+    line = " != ".join(both)
+    return ([line] if len(line) <= 11 else [both[0], f"!= {both[1]}"]), "red"
 
 
-def _row(name: str, results: Sequence[LayerResult], *, passed: bool, style: str = "") -> list[Text]:
+def _row(name: str, results: Sequence[LayerResult], *, passed: bool, style: str = "") -> list[Cell]:
     predicted = sum(result.predicted.cycles for result in results)
     cycles = sum(result.rtl.cycles for result in results)
     slots = sum(result.rtl.cycles * result.pes for result in results)
@@ -71,22 +86,59 @@ def _row(name: str, results: Sequence[LayerResult], *, passed: bool, style: str 
     flows = {result.dataflow for result in results}
     judged = all(result.judges_cycles for result in results)
     off = f"{100 * (predicted - cycles) / cycles:+.2f}%" if cycles else "-"
-    late = judged and any(reason.startswith(("cycles", "part ")) for r in results for reason in r.failures())
+    late = judged and any(
+        reason.startswith(("cycles", "part ")) for result in results for reason in result.failures()
+    )
     return [
-        Text(name, style=style),
-        Text(flows.pop() if len(flows) == 1 else "mixed"),
-        Text(f"{predicted:,}"),
-        Text(f"{cycles:,}"),
-        Text(off, style="red" if late else "" if judged else "dim"),
-        Text(f"{sum(result.macs for result in results) / slots:.3f}" if slots else "-"),
+        ([name], style),
+        ([flows.pop() if len(flows) == 1 else "mixed"], ""),
+        ([f"{predicted:,}"], ""),
+        ([f"{cycles:,}"], ""),
+        ([off], "red" if late else "" if judged else "dim"),
+        ([f"{sum(result.macs for result in results) / slots:.3f}" if slots else "-"], ""),
         *(_words(results, level) for level, _ in _LEVELS),
-        Text(short(sum(result.outputs.checked for result in results))),
-        Text(f"{mismatches:,}", style="red" if mismatches else ""),
-        Text("pass", style="green") if passed else Text("FAIL", style="bold red"),
+        ([short(sum(result.outputs.checked for result in results))], ""),
+        ([f"{mismatches:,}"], "red" if mismatches else ""),
+        (["pass"], "green") if passed else (["FAIL"], "bold red"),
     ]
 
 
-def result_table(title: str, layers: Sequence[Layer], results: Sequence[LayerResult]) -> Table:
+_HEADER: tuple[list[str], ...] = (
+    ["", "layer"],
+    ["data", "flow"],
+    ["predicted", "cycles"],
+    ["RTL", "cycles"],
+    ["", "error"],
+    ["MACs/PE", "/cycle"],
+    *([title, "words"] for _, title in _LEVELS),
+    ["outputs", "checked"],
+    ["mis-", "matched"],
+    ["", ""],
+)
+_LEFT = (0, 1, len(_HEADER) - 1)  # columns of words; the others are numbers
+
+
+def _aligned(rows: Sequence[Sequence[Cell]]) -> Text:
+    """Return rows of cells as aligned lines; nothing is ever cut off."""
+    widths = [max(len(part) for row in rows for part in row[column][0]) for column in range(len(_HEADER))]
+    lines = []
+    for row in rows:
+        for number in range(max(len(parts) for parts, _ in row)):
+            line = Text()
+            for column, (parts, style) in enumerate(row):
+                part = parts[number] if number < len(parts) else ""
+                pad = " " * (widths[column] - len(part))
+                line.append("  " if column else "")
+                if column in _LEFT:
+                    line.append(part, style).append(pad)
+                else:
+                    line.append(pad).append(part, style)
+            line.rstrip()
+            lines.append(line)
+    return Text("\n").join(lines)
+
+
+def result_table(title: str, layers: Sequence[Layer], results: Sequence[LayerResult]) -> Text:
     """Return the table of a run: a layer a row, then the convolutions' subtotal and the total.
 
     Parameters
@@ -96,31 +148,21 @@ def result_table(title: str, layers: Sequence[Layer], results: Sequence[LayerRes
     layers, results : sequence
         Layer by layer, in the same order.
     """
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("layer", no_wrap=True)
-    table.add_column("flow", no_wrap=True)
-    for header in ("cycles\npredicted", "cycles\nRTL", "error", "MACs/PE\n/cycle"):
-        table.add_column(header, justify="right", no_wrap=True)
-    for _, header in _LEVELS:
-        table.add_column(f"{header}\nwords", justify="right", min_width=6)
-    table.add_column("outputs\nchecked", justify="right", no_wrap=True)
-    table.add_column("mis-\nmatched", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-
     passed = [
         result.passed and not missing_outputs(layer, result)
         for layer, result in zip(layers, results, strict=True)
     ]
-    for layer, result, good in zip(layers, results, passed, strict=True):
-        table.add_row(*_row(layer.name, [result], passed=good))
+    rows = [
+        _row(layer.name, [result], passed=good)
+        for layer, result, good in zip(layers, results, passed, strict=True)
+    ]
     if len(results) > 1:
-        table.add_section()
         conv = [index for index, layer in enumerate(layers) if layer.kind == "conv"]
         if conv and len(conv) < len(layers):
             good = all(passed[index] for index in conv)
-            table.add_row(*_row("conv layers", [results[index] for index in conv], passed=good, style="bold"))
-        table.add_row(*_row("total", results, passed=all(passed), style="bold"))
-    return table
+            rows.append(_row("all conv", [results[index] for index in conv], passed=good, style="bold"))
+        rows.append(_row("total", results, passed=all(passed), style="bold"))
+    return Text(f"{title}\n", "bold") + _aligned([[(lines, "bold") for lines in _HEADER], *rows])
 
 
 def prediction_lines(layer: Layer, arch: ArchConfig, predicted: Prediction) -> list[str]:

@@ -158,7 +158,7 @@ class Layer(BaseModel):
         With field, value, rule and the nearest legal value of everything that is wrong.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, title="layer")
+    model_config = ConfigDict(frozen=True, extra="forbid", title="layer")
 
     name: Name
     kind: Annotated[Literal["conv", "fc"], _choice("kind", "conv", "fc")] = "conv"
@@ -183,12 +183,9 @@ class Layer(BaseModel):
         if isinstance(data, dict) and data.get("kind") == "fc":
             data = dict(data)
             for size, filter_size in (("H", "R"), ("W", "S")):
-                given = [
-                    data[key] for key in (size, filter_size, size.lower(), filter_size.lower()) if key in data
-                ]
+                given = [data[key] for key in (size, filter_size) if key in data]
                 for key in (size, filter_size):
-                    if key not in data and key.lower() not in data:
-                        data[key] = given[0] if given else 1
+                    data.setdefault(key, given[0] if given else 1)
         return data
 
     @model_validator(mode="after")

@@ -44,7 +44,8 @@ class Verdict:
     ----------
     status : str
         ``proved`` (every reachable state), ``bounded`` (no violation within ``frames``), ``violated``,
-        ``covered`` (see ``missed``), ``unknown`` (out of time).
+        ``covered`` (see ``missed``), ``constant`` (the checks do not depend on the design: most likely a mistake),
+        ``unknown`` (out of time).
     frames : int
         Cycles explored, or the cycle of the violation.
     trace : list of dict
@@ -230,7 +231,7 @@ opt -full
 dffunmap
 aigmap
 opt_clean
-write_aiger {flags} -zinit -symbols -map {name}.aim {name}.aig
+write_aiger {flags} -zinit -map {name}.aim {name}.aig
 """
 
 
@@ -324,6 +325,16 @@ def _replay(folder: str, targets: tuple[str, ...]) -> tuple[tuple[str, ...], lis
     return failed, trace
 
 
+def _select(folder: str, output: int) -> None:
+    """Write ``one.aig``: ``logic.aig`` with one output only (abc's search for several at once is not reliable)."""
+    lines = Path(folder, "logic.aig").read_bytes().split(b"\n")
+    kind, size, inputs, latches, outputs, *rest = lines[0].split()
+    at = 1 + int(latches)
+    lines[at : at + int(outputs)] = [lines[at + output]]
+    lines[0] = b" ".join((kind, size, inputs, latches, b"1", *rest))
+    Path(folder, "one.aig").write_bytes(b"\n".join(lines))
+
+
 def _cached(proof: Proof, targets: tuple[str, ...], cover: bool, command: str, timeout: float) -> Verdict:
     """Look the verdict up by the hash of all that goes into it, or find it."""
     text = proof.rtlil(targets, cover)
@@ -349,9 +360,12 @@ def _cached(proof: Proof, targets: tuple[str, ...], cover: bool, command: str, t
 def _solve(folder: str, targets: tuple[str, ...], cover: bool, command: str, timeout: float) -> Verdict:
     """Run abc: on all checks together, as each helps the others, or on each cover alone."""
     if cover:
-        log = _abc(f"read_aiger logic.aig; strash; {command}", folder, timeout)
-        hits = {int(at) for at in re.findall(r"Output (\d+) was asserted in frame", log)}
-        return Verdict("covered", missed=tuple(name for at, name in enumerate(targets) if at not in hits))
+        missed = []
+        for at, name in enumerate(targets):
+            _select(folder, at)
+            if "was asserted in frame" not in _abc(f"read_aiger one.aig; strash; {command}", folder, timeout):
+                missed.append(name)
+        return Verdict("covered", missed=tuple(missed))
     log = _abc(f"read_aiger logic.aig; strash; orpos; {command}; write_cex -a -t trace.aiw", folder, timeout)
     if hit := re.search(r"was asserted in frame (\d+)", log):
         failed, trace = _replay(folder, targets)
@@ -362,6 +376,8 @@ def _solve(folder: str, targets: tuple[str, ...], cover: bool, command: str, tim
         return Verdict("proved")
     if hit := re.search(r"No output asserted in (\d+) frames", log):
         return Verdict("bounded", int(hit[1]))
+    if "combinational networks" in log or "Property UNDECIDED" in log:
+        return Verdict("constant")
     raise RuntimeError(f"abc gave no verdict:\n{log}")
 
 
@@ -393,6 +409,6 @@ def assert_refuted(proof: Proof, check: str, *, depth: int = 30, timeout: float 
 
 def assert_covered(proof: Proof, *, depth: int = 30, timeout: float = 120) -> None:
     """Fail unless every cover is reached within ``depth`` cycles under the assumptions."""
-    verdict = _cached(proof, proof.covers, True, f"bmc3 -a -F {depth}", timeout)
+    verdict = _cached(proof, proof.covers, True, f"bmc3 -F {depth}", timeout)
     assert verdict.status == "covered", verdict.status
     assert not verdict.missed, f"not reached in {depth} cycles: {', '.join(verdict.missed)}"

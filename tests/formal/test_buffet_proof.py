@@ -35,8 +35,8 @@ class Case:
 def buffet_proof(case: Case, module: ModuleType = buffet) -> Proof:
     """One buffet between an arbitrary producer and an arbitrary reader that keeps to the contract.
 
-    The reader reads only what is available and not released, releases only words that are held, and lets the head
-    run at most one depth ahead of the origin. The producer skips only into room, and not while it fills.
+    The reader reads only what is available and not released, with offsets below the memory's depth, releases only
+    words that are held, and lets the head run at most one depth ahead of the origin. The producer skips only into room, and not while it fills.
     """
     dut = module.Buffet(
         WIDTH,
@@ -79,6 +79,8 @@ def buffet_proof(case: Case, module: ModuleType = buffet) -> Proof:
         skip = p.free(case.skip_width, "skip")
         m.d.comb += [dut.skip.eq(skip), arrived.eq(fill + skip)]
         p.assume((skip == 0) | (~fill_valid & (skip + held <= depth)))
+    span = 1 << (depth - 1).bit_length() if case.round_up else depth
+    p.assume(offset < span)
     p.assume(~enable | quiet | ((offset < stored) & (offset >= lag)))
     p.assume(~enable | ((release <= held) & (lag + release <= depth)))
     with m.If(enable):
@@ -108,6 +110,7 @@ def buffet_proof(case: Case, module: ModuleType = buffet) -> Proof:
         m.d.sync += [asked.eq(watching & (place == offset)), expected.eq(data)]
 
     p.check("occupancy", dut.held == held)
+    p.check("covered", dut.covered == (release <= held))
     p.check("room", dut.fill.ready == (held < depth))
     p.check("available", dut.available == (offset < stored))
     p.check("data", ~asked | (dut.response == expected))
@@ -130,8 +133,8 @@ CASES = [
     Case(3),
     Case(3, round_up=False),
     Case(4, block=True),
-    Case(5, round_up=False, block=True, skip_width=2),
-    Case(3, block=True, skip_width=2),
+    Case(3, round_up=False, block=True, skip_width=2),
+    Case(3, skip_width=2),
 ]
 
 
@@ -140,3 +143,32 @@ def test_buffet(case: Case) -> None:
     proof = buffet_proof(case)
     assert_covered(proof)
     assert_proved(proof)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [Case(5), Case(5, round_up=False, block=True, skip_width=2)], ids=str)
+def test_buffet_larger(case: Case) -> None:
+    assert_proved(buffet_proof(case), timeout=300)
+
+
+@pytest.mark.parametrize(
+    ("check", "case", "old", "new"),
+    [
+        ("occupancy", Case(3), "held + filled - freed", "held + filled - moved"),
+        ("occupancy", Case(3), "held = Signal(count)  #", "held = Signal(count, reset_less=True)  #"),
+        ("room", Case(3), "ready.eq(held != self._depth)", "ready.eq(stored != self._depth)"),
+        ("room", Case(3), "ready.eq(held != self._depth)", "ready.eq(held <= self._depth)"),
+        ("covered", Case(3), "self.release <= held", "self.release < held"),
+        ("available", Case(3), "self.offset < stored", "self.offset <= stored"),
+        ("available", Case(3), "stored = Signal(range(2 * self._depth + 1))", "stored = Signal(count)"),
+        ("available", Case(3), "moved.eq(lag + self.release)", "moved.eq(self.release)"),
+        ("data", Case(3), "wrapped_sum(m, origin, moved,", "wrapped_sum(m, origin, freed,"),
+        ("data", Case(3, round_up=False), "with m.If(total >= depth)", "with m.If(total > depth)"),
+        ("data", Case(3), "with m.If(self.enable & ~self.quiet)", "with m.If(self.enable)"),
+        ("data", Case(4, block=True), "read.en.eq(self.enable & ~self.quiet)", "read.en.eq(1)"),
+        ("data", Case(4, block=True), "write.en.eq(fill)", "write.en.eq(self.fill.valid)"),
+        ("data", Case(3, skip_width=2), "step = 1 if not self._skip_width else filled", "step = 1"),
+    ],
+)
+def test_buffet_control(check: str, case: Case, old: str, new: str) -> None:
+    assert_refuted(buffet_proof(case, mutant(buffet, old, new)), check)

@@ -17,10 +17,10 @@ def stream_proof(module: ModuleType = link, kind: str = "Buffer") -> Proof:
     The reference is a count of the items inside and one *watched* item, any one, with the number of items ahead of
     it. As the choice is free, what holds for the watched item holds for all.
     """
-    dut = getattr(module, kind)(WIDTH)
+    room = {"Buffer": 2, "Stage": 1, "Fifo": 3}[kind]
+    dut = module.Fifo(WIDTH, room) if kind == "Fifo" else getattr(module, kind)(WIDTH)
     p = Proof(dut)
     m = p.m
-    room = {"Buffer": 2, "Stage": 1}[kind]
 
     m.d.comb += [
         dut.i.valid.eq(p.free(1, "i_valid")),
@@ -29,8 +29,8 @@ def stream_proof(module: ModuleType = link, kind: str = "Buffer") -> Proof:
     ]
     push = Signal()
     pop = Signal()
-    inside = Signal(2)
-    ahead = Signal(2)
+    inside = Signal(4)
+    ahead = Signal(4)
     watching = Signal()
     data = Signal(WIDTH)
     watch = p.free(1, "watch")
@@ -44,7 +44,9 @@ def stream_proof(module: ModuleType = link, kind: str = "Buffer") -> Proof:
     p.check("order", ~(watching & pop & (ahead == 0)) | (dut.o.payload == data))
     p.check("nothing_lost", dut.o.valid == (inside != 0))
     p.check("room", inside <= room)
-    if kind == "Buffer":
+    if kind == "Fifo":
+        p.check("level", dut.level == inside)
+    if kind != "Stage":
         # equal to a function of the past alone: so independent of o.ready in the same cycle
         p.check("ready", dut.i.ready == (inside != room))
     else:
@@ -57,12 +59,12 @@ def stream_proof(module: ModuleType = link, kind: str = "Buffer") -> Proof:
     streak = Signal(2)
     m.d.sync += streak.eq(Mux(push & pop, streak + 1, 0))
     p.cover("one_a_cycle", streak == 3)
-    if kind == "Buffer":
+    if kind != "Stage":
         p.cover("behind_another", watching & (ahead == 1))
     return p
 
 
-@pytest.mark.parametrize("kind", ["Buffer", "Stage"])
+@pytest.mark.parametrize("kind", ["Buffer", "Stage", "Fifo"])
 def test_link(kind: str) -> None:
     proof = stream_proof(kind=kind)
     assert_covered(proof)
@@ -78,6 +80,12 @@ def test_link(kind: str) -> None:
         ("Buffer", "ready", "self.i.ready.eq(~spare_valid)", "self.i.ready.eq(~spare_valid & self.o.ready)"),
         ("Buffer", "stable", "with m.If(self.o.ready | ~valid):", "with m.If(1):"),
         ("Buffer", "nothing_lost", "valid = Signal()\n        m.d.comb += [self", "valid = Signal(reset_less=True)\n        m.d.comb += [self"),
+        ("Fifo", "order", "tail.eq(tail + push)", "tail.eq(tail + self.i.valid)"),
+        ("Fifo", "nothing_lost", "self.level.eq(self.level + push - pop)", "self.level.eq(self.level - pop)"),
+        ("Fifo", "level", "self.o.valid.eq(self.level != 0)", "self.o.valid.eq(1)"),
+        ("Fifo", "room", "self.level != self._depth", "self.level <= self._depth"),
+        ("Fifo", "ready", "self.level != self._depth", "(self.level != self._depth) | self.o.ready"),
+        ("Fifo", "stable", "head.eq(head + pop)", "head.eq(head + self.o.valid)"),
         ("Stage", "order", "m.d.sync += payload.eq(self.i.payload)\n        return", "pass\n        return"),
         ("Stage", "nothing_lost", "m.d.sync += valid.eq(self.i.valid)\n", "m.d.sync += valid.eq(self.i.valid | valid)\n"),
         ("Stage", "room", "self.o.ready | ~valid),\n            self.o", "1),\n            self.o"),

@@ -1,4 +1,5 @@
 import gc
+import math
 import random
 import warnings
 from collections.abc import Iterator
@@ -116,6 +117,25 @@ def rounding_cases(rng: random.Random, count: int) -> Iterator[Case]:
         yield total, 0, bits(abs(np.float32(goal) / np.float32(total))) + rng.randint(-1, 1)
 
 
+def tie_cases(goals: list[float]) -> Iterator[Case]:
+    """Products whose rounding to float32 decides between a goal and its neighbour: ties, and one bit beside.
+
+    The exact product is an integer of 25 to 27 bits near the goal, split into two factors that are exact.
+    """
+    for goal in goals:
+        fraction, exponent = math.frexp(goal)
+        nearest = int(fraction * 2**24)
+        for extra in (1, 2, 3):
+            for delta in range(1 - (1 << extra), 1 << extra, 1 if extra < 3 else 2):
+                number = (nearest << extra) + delta
+                for total in range(15, 3000):
+                    if number % total == 0 and number // total < 2**24:
+                        scale = (number // total) * 2.0 ** (exponent - 24 - extra)
+                        yield total, 0, bits(scale)
+                        yield -total, 0, bits(scale)
+                        break
+
+
 CORNER_SCALES = [
     bits(v) for v in (1.0, 0.5, 0.25, 2.0**-31, 2.0**-32, 2.0**-33, 1 - 2**-24, 1 + 2**-23, 0.1, 1e-3, 1e-10)
 ] + [0x00800000, 0x00800001, 0x00000001, 0x7F7FFFFF, 0x7F000000]  # least normal, a subnormal, greatest
@@ -149,13 +169,13 @@ def corner_cases(acc_width: int) -> list[Case]:
 @pytest.mark.parametrize(("acc_width", "data_width"), [(32, 8), (24, 8), (32, 16), (24, 16)])
 def test_random_values_match_golden(acc_width, data_width):
     rng = random.Random(acc_width * 100 + data_width)
-    words = check(acc_width, data_width, list(random_cases(rng, acc_width, data_width, 600)))
+    words = check(acc_width, data_width, list(random_cases(rng, acc_width, data_width, 400)))
     limit = (1 << (data_width - 1)) - 1
     inside = [word for word in words if -limit <= word < limit]
-    assert len(set(inside)) > 100, "the stimulus must not saturate everywhere"
+    assert len(set(inside)) > 60, "the stimulus must not saturate everywhere"
 
 
-@pytest.mark.parametrize(("acc_width", "data_width"), [(32, 8), (24, 8), (32, 16)])
+@pytest.mark.parametrize(("acc_width", "data_width"), [(32, 8), (24, 16)])
 def test_corners_match_golden(acc_width, data_width):
     check(acc_width, data_width, corner_cases(acc_width))
 
@@ -163,13 +183,22 @@ def test_corners_match_golden(acc_width, data_width):
 @pytest.mark.parametrize("data_width", [8, 16])
 def test_halves_round_to_even(data_width):
     rng = random.Random(data_width)
-    check(32, data_width, list(half_cases(rng, 32, data_width, 400)))
+    check(32, data_width, list(half_cases(rng, 32, data_width, 200)))
     exact = [(total, 0, bits(0.5)) for total in (1, 3, 5, 7, -1, -3, -5, -7)]
     assert check(32, data_width, exact) == [0, 2, 2, 4, 0, -2, -2, -4]
 
 
+@pytest.mark.parametrize("data_width", [8, 16])
+def test_product_rounds_half_to_even(data_width):
+    goals = [k + 0.5 for k in range(0, 60, 4)] + [2.0**k for k in range(data_width)]
+    cases = list(tie_cases(goals))
+    words = check(32, data_width, cases)
+    exact = [int(np.rint(total * float(np.uint32(scale).view(np.float32)))) for total, _, scale in cases]
+    assert sum(word != other for word, other in zip(words, exact, strict=True)) > 20
+
+
 def test_conversion_to_float32_rounds_before_the_product():
-    cases = list(rounding_cases(random.Random(5), 600))
+    cases = list(rounding_cases(random.Random(5), 300))
     check(32, 8, cases)
     single = expected(32, cases, 0, -128, 127)
     exact = [

@@ -1,0 +1,579 @@
+"""The compiler: a mapping becomes a program for each engine, subscriptions for the array, and a memory image.
+
+docs/architecture.md derives every stride below; the engines' descriptors are those of :mod:`rowmesh.hw`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rowmesh.hw.array import pe_words, row_words
+from rowmesh.hw.config import ArchConfig
+from rowmesh.hw.descriptor import Descriptor, Engine
+from rowmesh.hw.dma import loader_descriptor, storer_descriptor
+from rowmesh.hw.drain import drain_descriptor
+from rowmesh.hw.glb import reader_descriptor
+from rowmesh.hw.issuer import step_descriptor
+from rowmesh.hw.program import Program
+from rowmesh.sw.mapping import Mapping, ceil_div
+from rowmesh.sw.nestprogram import Loop, Nest
+from rowmesh.sw.tensors import BASE_ALIGNMENT
+
+__all__ = ["MemoryMap", "compile_layer", "descriptors", "nests", "pack_params", "pack_weights", "subscriptions"]
+
+_EDGE_M, _EDGE_C, _EDGE_P = range(3)
+
+
+def descriptors(config: ArchConfig) -> dict[Engine, Descriptor]:
+    """Return the descriptor layout of every engine."""
+    return {
+        Engine.LOAD_IACT: loader_descriptor(config, Engine.LOAD_IACT, True),
+        Engine.LOAD_WEIGHT: loader_descriptor(config, Engine.LOAD_WEIGHT, False),
+        Engine.LOAD_PARAM: loader_descriptor(config, Engine.LOAD_PARAM, False),
+        Engine.READ_IACT: reader_descriptor(config, Engine.READ_IACT),
+        Engine.READ_WEIGHT: reader_descriptor(config, Engine.READ_WEIGHT),
+        Engine.STEP: step_descriptor(config),
+        Engine.DRAIN: drain_descriptor(config),
+        Engine.STORE: storer_descriptor(config),
+    }
+
+
+@dataclass(frozen=True)
+class MemoryMap:
+    """Byte addresses of a run's regions."""
+
+    program: int
+    iact: int
+    weight: int
+    param: int
+    ofmap: int
+    size: int
+
+    @classmethod
+    def of(cls, mapping: Mapping, program_bytes: int = 1 << 16) -> "MemoryMap":
+        """Lay out the memory of a layer: program, iacts, weights, parameters, ofmap."""
+        sizes = {
+            "program": program_bytes,
+            "iact": mapping.iact_layout.nbytes,
+            "weight": weight_beats(mapping) * mapping.layer.groups * mapping.config.beat_bytes,
+            "param": mapping.layer.m * mapping.config.beat_bytes,
+            "ofmap": mapping.ofmap_layout.nbytes,
+        }
+        at, places = 0, {}
+        for name, size in sizes.items():
+            places[name] = at
+            at += ceil_div(size, 4096) * 4096
+        assert all(place % BASE_ALIGNMENT == 0 for place in places.values())
+        return cls(**places, size=at)
+
+
+def _edges(mapping: Mapping, rows: tuple[str, ...]) -> dict[str, tuple[str, ...] | None]:
+    """Conditions of the edge flags; ``rows`` are the loops that end in the last row step."""
+    conditions: dict[str, tuple[str, ...] | None] = {
+        f"edge{k}_mask": None for k in range(mapping.config.edge_flags)
+    }
+    if mapping.m_x_rest != mapping.m_x:
+        conditions[f"edge{_EDGE_M}_mask"] = ("mt",)
+    if mapping.c_s_rest != mapping.c_s:
+        conditions[f"edge{_EDGE_C}_mask"] = ("ct",)
+    if mapping.p_rest != mapping.p_x:
+        conditions[f"edge{_EDGE_P}_mask"] = rows
+    return conditions
+
+
+def weight_beats(mapping: Mapping) -> int:
+    """Beats of the packed weights of one group."""
+    flits = ceil_div(mapping.weights, mapping.lanes)
+    filters = (mapping.mt - 1) * mapping.m_x + mapping.m_x_rest
+    channels = (mapping.ct - 1) * mapping.c_s + mapping.c_s_rest
+    return filters * channels * mapping.layer.r * flits
+
+
+def _tiles(m: Mapping, strides: dict[str, dict[str, int]]) -> list[Loop]:
+    x = m.layer
+    bounds = {"n": x.n, "g": x.groups, "pt": m.pt, "qt": m.qt, "mt": m.mt}
+    return [Loop(name, bound, strides.get(name, {})) for name, bound in bounds.items()]
+
+
+def _read_iact(m: Mapping) -> Nest:
+    x = m.layer
+    (uy, ux), beats, lanes = x.stride, m.tile_beats, m.lanes
+    group_blocks = m.c if m.planar else ceil_div(m.c, lanes)
+    loops = _tiles(m, {"pt": {"y": m.p0 * m.p_x * uy}, "qt": {"x": m.q0 * ux}})
+    tile_blocks = m.c_s * m.c0 if m.planar else m.c_s * m.c0 // lanes
+    loops.append(Loop("ct", m.ct, {"address": m.slice_flits if m.resident else 0, "block": tile_blocks}))
+    dy = x.dilation[0]
+    loops.append(Loop("rt", m.r_t, {"y": dy, "address": dy * beats}))
+    step = m.p_x * uy
+    loops.append(Loop("pj", m.p0, {"y": step, "address": step * beats}, m.p0_rest, ("pt",)))
+    inner = ["rt", "pj"]
+    values = {
+        "release": m.slice_flits,
+        "low": 0,
+        "high": lanes - 1,
+        "width": x.w,
+        "height": x.h,
+        "blocks": group_blocks,
+        "lanes_along_x": int(m.planar),
+    }
+    conditions: dict[str, tuple[str, ...] | None] = {"first_mask": None, "last_mask": None, "edge_mask": None}
+    rest_columns = (m.q_rest - 1) * ux + m.window
+    base_x = -x.padding[1] - m.x_offset
+    if m.planar:
+        loops.append(
+            Loop("x", beats, {"address": 1, "x": lanes}, ceil_div(m.x_offset + rest_columns, lanes), ("qt",))
+        )
+        values |= {
+            "low_first": m.x_offset,
+            "high_last": (m.x_offset + m.tile_columns - 1) % lanes,
+            "high_edge": (m.x_offset + rest_columns - 1) % lanes,
+        }
+        conditions |= {"first_mask": ("x",), "last_mask": ("x",), "edge_mask": ("qt",)}
+        inner.append("x")
+    else:
+        if ux <= m.window:
+            loops.append(Loop("x", m.tile_columns, {"address": 1, "x": 1}, rest_columns, ("qt",)))
+            inner.append("x")
+        else:
+            loops.append(Loop("q", min(m.q0, x.q), {"address": ux, "x": ux}, m.q_rest, ("qt",)))
+            loops.append(Loop("x", m.window, {"address": 1, "x": 1}))
+            inner += ["q", "x"]
+        values["high_last"] = (m.c - 1) % lanes
+        conditions["last_mask"] = ("ct", "cb")
+    row = beats
+    if m.diagonal:
+        need, need_rest = ((p - 1) * uy + m.height for p in (m.p_x, m.p_rest))
+        loops.append(
+            Loop(
+                "index",
+                ceil_div(need, uy),
+                {"address": uy * row, "y": uy, "index": 1},
+                ceil_div(need_rest, uy),
+                ("pt", "pj"),
+            )
+        )
+        loops.append(
+            Loop(
+                "phase",
+                uy,
+                {"address": row, "y": 1, "phase": m.blocks},
+                need - (ceil_div(need, uy) - 1) * uy,
+                ("index",),
+            )
+        )
+    else:
+        loops.append(Loop("index", m.p_x, {"address": uy * row, "y": uy, "index": 1}, m.p_rest, ("pt", "pj")))
+        loops.append(Loop("phase", m.r_s, {"address": dy * row, "y": dy, "phase": m.blocks}))
+    loops.append(
+        Loop("cb", m.blocks, {"address": m.tile_rows * row, "block": 1, "phase": 1}, m.blocks_rest, ("ct",))
+    )
+    inner += ["index", "phase", "cb"]
+    conditions |= {
+        "release_mask": ("mt", *inner) if m.resident else tuple(inner),
+        "sync_mask": ("mt", "ct", *inner) if m.resident else tuple(inner),
+        **_edges(m, ("pt", "pj")),
+    }
+    return Nest(loops, {"x": base_x, "y": -x.padding[0]}, conditions, values)
+
+
+def _load_iact(m: Mapping, memory: MemoryMap) -> Nest:
+    x, layout, lanes = m.layer, m.iact_layout, m.lanes
+    uy, ux = x.stride
+    beat = m.config.beat_bytes
+    unit = lanes if m.planar else 1  # columns of a beat
+    base_x = (-x.padding[1] - m.x_offset) // unit
+    group_blocks = m.c if m.planar else ceil_div(m.c, lanes)
+    tile_blocks = m.c_s * m.c0 if m.planar else m.c_s * m.c0 // lanes
+    rows = m.p0 * m.p_x * uy
+    columns = m.q0 * ux // unit
+    strides = {
+        "n": {"address": layout.stride_n},
+        "g": {"address": group_blocks * layout.stride_block},
+        "pt": {"address": rows * layout.stride_row, "y": rows},
+        "qt": {"address": columns * beat, "x": columns},
+    }
+    loops = [loop for loop in _tiles(m, strides) if not (m.resident and loop.name == "mt")]
+    loops += [
+        Loop("ct", m.ct, {"address": tile_blocks * layout.stride_block, "block": tile_blocks}),
+        Loop("cb", m.blocks, {"address": layout.stride_block, "block": 1}),
+        Loop("y", m.tile_rows, {"address": layout.stride_row, "y": 1}),
+    ]
+    used_columns = min(x.w, (x.q - 1) * ux + m.window - x.padding[1])
+    return Nest(
+        loops,
+        {
+            "address": memory.iact - x.padding[0] * layout.stride_row + base_x * beat & 0xFFFFFFFF,
+            "x": base_x,
+            "y": -x.padding[0],
+        },
+        {"length_mask": None},
+        {
+            "length": m.tile_beats,
+            "width": ceil_div(used_columns, unit),
+            "height": min(x.h, (x.p - 1) * uy + m.height - x.padding[0]),
+            "blocks": group_blocks,
+        },
+    )
+
+
+def _linear(m: Mapping, base: int, beats: int, segment: int) -> Nest:
+    """Load ``beats`` beats of each group in order, once for each tile of n, pt and qt."""
+    beat = m.config.beat_bytes
+    loops = [loop for loop in _tiles(m, {"g": {"address": beats * beat}}) if loop.name != "mt"]
+    count = ceil_div(beats, segment)
+    loops.append(Loop("segment", count, {"address": segment * beat}))
+    return Nest(
+        loops,
+        {"address": base},
+        {"length_mask": ("segment",)},
+        {"length": segment, "length_last": beats - (count - 1) * segment},
+    )
+
+
+def _read_weight(m: Mapping) -> Nest:
+    flits = ceil_div(m.weights, m.lanes)
+    loops = _tiles(m, {})
+    loops += [
+        Loop("ct", m.ct),
+        Loop("rt", m.r_t),
+        Loop("flit", flits),
+        Loop("mi", m.m_x, {"index": 1}, m.m_x_rest, ("mt",)),
+        Loop("ci", m.c_s, {"phase": m.r_s}, m.c_s_rest, ("ct",)),
+        Loop("r", m.r_s, {"phase": 1}),
+    ]
+    return Nest(
+        loops,
+        {},
+        {
+            "release_mask": (),
+            "sync_mask": (),
+            "first_mask": None,
+            "last_mask": ("flit",),
+            "edge_mask": None,
+            **_edges(m, ("pt",)),
+        },
+        {"release": 1, "low": 0, "high": m.lanes - 1, "high_last": (m.weights - 1) % m.lanes},
+    )
+
+
+def _step(m: Mapping) -> Nest:
+    x = m.layer
+    loops = _tiles(m, {})
+    loops += [
+        Loop("ct", m.ct),
+        Loop("rt", m.r_t),
+        Loop("pj", m.p0, {}, m.p0_rest, ("pt",)),
+        Loop("q", min(m.q0, x.q), {}, m.q_rest, ("qt",)),
+        Loop("s", x.s, {"weight": m.c0 * m.m0, "iact": x.dilation[1] * m.c0}),
+        Loop("c", m.c0, {"weight": m.m0, "iact": 1}),
+        Loop("m", m.m0, {"weight": 1, "psum": 1}),
+    ]
+    # a row's last window is released tap by tap while it is used, so that the next row's words come in behind it
+    tap = x.dilation[1] == 1
+    return Nest(
+        loops,
+        {},
+        {
+            "clear_mask": ("s", "c"),
+            "emit_mask": ("s", "c"),
+            "slide_mask": ("s", "c", "m"),
+            "restart_mask": ("q", "c", "m") if tap else ("q", "s", "c", "m"),
+            "iact_sync_mask": ("s", "c", "m"),
+            "weight_release_mask": ("pj", "q"),
+            "weight_sync_mask": ("pj", "q", "s", "c", "m"),
+            "first_mask": ("ct", "rt"),
+            "last_mask": ("ct", "rt"),
+            "start_mask": ("pj", "q", "m"),
+            **_edges(m, ("pt", "pj")),
+        },
+        {"slide": m.stride[1] * m.c0, "restart": m.c0 if tap else m.window * m.c0},
+    )
+
+
+def _column_loops(m: Mapping, by_p: dict[str, int], by_m: dict[str, int], whole: dict[str, int]) -> list[Loop]:
+    """Loops over the groups of columns that are drained together.
+
+    Strides: ``by_p`` for one output row, ``by_m`` for one filter group, ``whole`` for one lane.
+    """
+    lanes = m.config.lanes
+
+    def scaled(values: dict[str, int], factor: int) -> dict[str, int]:
+        return {name: value * factor for name, value in values.items()}
+
+    if m.p_x == 1:
+        inner = {name: by_m.get(name, 0) + whole.get(name, 0) for name in {*by_m, *whole}}
+        return [Loop("group", ceil_div(m.m_x, lanes), scaled(inner, lanes))]
+    inner = {name: by_p.get(name, 0) + whole.get(name, 0) for name in {*by_p, *whole}}
+    outer = {name: by_m.get(name, 0) + m.p_x * whole.get(name, 0) for name in {*by_m, *whole}}
+    return [Loop("mi", m.m_x, outer), Loop("group", ceil_div(m.p_x, lanes), scaled(inner, lanes))]
+
+
+def _columns(m: Mapping) -> tuple[dict[str, int], tuple[str, ...] | None]:
+    values = {"columns": m.columns, "columns_edge": m.columns}
+    if m.m_x_rest != m.m_x:
+        return values | {"columns_edge": m.m_x_rest * m.p_x}, ("mt",)
+    if m.p_rest != m.p_x:
+        return values | {"columns_edge": m.p_rest}, ("pt", "pj")
+    return values, None
+
+
+def _drain(m: Mapping, zero_point: int, clamp: tuple[int, int]) -> Nest:
+    x, k = m.layer, m.out_lanes
+    q0 = min(m.q0, x.q)
+    raw = x.output == "raw"
+    span = 32 // m.config.data_width if raw else 1
+    groups_of_lanes = _column_loops(m, {}, {"param": m.m0}, {})
+    # the group output counts groups of lanes: a filter group is p_x / lanes of them
+    per_filter = ceil_div(m.p_x, m.config.lanes)
+    groups_of_lanes = [
+        Loop(g.name, g.bound, {**g.strides, "group": per_filter if g.name == "mi" else 1}) for g in groups_of_lanes
+    ]
+    loops = [*_tiles(m, {}), Loop("pj", m.p0, {}, m.p0_rest, ("pt",)), *groups_of_lanes]
+    if m.ofmap_layout.planar:
+        beats, beats_rest = ceil_div(q0, k), ceil_div(m.q_rest, k)
+        rest = m.q_rest - (beats_rest - 1) * k
+        loops += [
+            Loop("m", m.m0, {"offset": 1, "param": 1}),
+            Loop("q", beats, {"offset": k * m.m0}, beats_rest, ("qt",)),
+            Loop("slot", k, {"offset": m.m0, "slot": span}, rest, ("qt", "q")),
+        ]
+        tile = ("m", "q", "slot")
+    else:
+        blocks = ceil_div(m.m0, k)
+        rest = m.m0 - (blocks - 1) * k
+        loops += [
+            Loop("mb", blocks, {"offset": k, "param": k}),
+            Loop("q", q0, {"offset": m.m0}, m.q_rest, ("qt",)),
+            Loop("slot", k, {"offset": 1, "param": 1, "slot": span}, rest, ("mb",)),
+        ]
+        tile = ("mb", "q", "slot")
+    columns, edge = _columns(m)
+    groups = tuple(g.name for g in groups_of_lanes)
+    return Nest(
+        loops,
+        {},
+        {
+            "edge_mask": edge,
+            "release_mask": tile,
+            "short_mask": ("qt",),
+            "thin_mask": ("mt",),
+            "flush_mask": ("slot",),
+            "param_mask": None if raw else ("pj", *groups, *tile),
+        },
+        {
+            **columns,
+            **{f"release{n}": (m.q_rest if n & 1 else q0) * m.m0 for n in range(4)},
+            "lane_param": m.m0 if m.p_x == 1 else 0,
+            "param_release": m.m_x * m.m0,
+            "param_thin": m.m_x_rest * m.m0,
+            "use_param": int(not raw),
+            "raw": int(raw),
+            "zero_point": zero_point,
+            "clamp_low": clamp[0],
+            "clamp_high": clamp[1],
+        },
+    )
+
+
+def chunk_beats(m: Mapping) -> int:
+    """Beats of a store segment: neighbouring positions of one row, within a burst."""
+    beats = min(m.q0, m.layer.q)
+    if m.ofmap_layout.planar:
+        beats = ceil_div(beats, m.out_lanes)
+    limit = m.config.burst_beats
+    if m.qt == 1:
+        return min(beats, limit)
+    return max(d for d in range(1, min(beats, limit) + 1) if beats % d == 0)
+
+
+def _store(m: Mapping, memory: MemoryMap) -> Nest:
+    x, layout, k = m.layer, m.ofmap_layout, m.out_lanes
+    beat, lanes = m.config.beat_bytes, m.config.lanes
+    planar = layout.planar
+    filters = m.m0 if planar else m.m0 // k  # blocks of one PE's filters
+    columns = m.q0 // k if planar else m.q0
+    strides = {
+        "n": {"address": layout.stride_n},
+        "g": {"address": m.m // (1 if planar else k) * layout.stride_block},
+        "pt": {"address": m.p0 * m.p_x * layout.stride_row},
+        "qt": {"address": columns * beat},
+        "mt": {"address": m.m_x * filters * layout.stride_block},
+    }
+    q0 = min(m.q0, x.q)
+    beats, beats_rest = (ceil_div(q, k) if planar else q for q in (q0, m.q_rest))
+    chunk = chunk_beats(m)
+    chunks, chunks_rest = ceil_div(beats, chunk), ceil_div(beats_rest, chunk)
+    by_p, by_m = {"address": layout.stride_row}, {"address": filters * layout.stride_block}
+    loops = [
+        *_tiles(m, strides),
+        Loop("pj", m.p0, {"address": m.p_x * layout.stride_row}, m.p0_rest, ("pt",)),
+        *_column_loops(m, by_p, by_m, {"column": 1}),
+        Loop("mb", m.m0 if planar else ceil_div(m.m0, k), {"address": layout.stride_block}),
+        Loop("chunk", chunks, {"address": chunk * beat}, chunks_rest, ("qt",)),
+        Loop("lane", lanes, {"column": 1, "lane": 1, **(by_m if m.p_x == 1 else by_p)}),
+    ]
+    columns_values, edge = _columns(m)
+    return Nest(
+        loops,
+        {"address": memory.ofmap},
+        {"edge_mask": edge, "length_mask": ("qt", "chunk")},
+        {**columns_values, "length": chunk, "length_last": beats_rest - (chunks_rest - 1) * chunk},
+    )
+
+
+def nests(
+    m: Mapping, memory: MemoryMap, zero_point: int = 0, clamp: tuple[int, int] | None = None
+) -> dict[Engine, Nest]:
+    """Return the nest of every engine that the layer uses.
+
+    Parameters
+    ----------
+    m : Mapping
+    memory : MemoryMap
+    zero_point : int
+        Zero point of a requantised ofmap.
+    clamp : (int, int) or None
+        Smallest and largest output; None: the data width's range.
+    """
+    width = m.config.data_width
+    clamp = clamp or (-(1 << (width - 1)), (1 << (width - 1)) - 1)
+    engines = {
+        Engine.LOAD_IACT: _load_iact(m, memory),
+        Engine.LOAD_WEIGHT: _linear(m, memory.weight, weight_beats(m), min(weight_beats(m), 1024)),
+        Engine.READ_IACT: _read_iact(m),
+        Engine.READ_WEIGHT: _read_weight(m),
+        Engine.STEP: _step(m),
+        Engine.DRAIN: _drain(m, zero_point, clamp),
+        Engine.STORE: _store(m, memory),
+    }
+    if m.layer.output == "requant":
+        engines[Engine.LOAD_PARAM] = _linear(m, memory.param, m.m, min(m.m, 1024))
+    return engines
+
+
+def subscriptions(m: Mapping) -> dict[int, int]:
+    """Return the configuration words of all PEs and row taps, idle ones included."""
+    words: dict[int, int] = {}
+    uy, dy = m.layer.stride[0], m.layer.dilation[0]
+    config = m.config
+    for row in range(config.rows):
+        used = row < m.chain
+        ci, r = divmod(row, m.r_s)
+        kind, shift = (r * dy % uy, r * dy // uy) if m.diagonal else (r, 0)
+        if m.planar:
+            block, last_block, low, high = ci, ci, 0, m.lanes - 1
+        else:
+            block, low = divmod(ci * m.c0, m.lanes)
+            last_block, high = block + ceil_div(m.c0, m.lanes) - 1, min(low + m.c0, m.lanes) - 1
+        if used:
+            words |= row_words(
+                row,
+                "iact",
+                {
+                    "phase_low": kind * m.blocks + block,
+                    "phase_high": kind * m.blocks + last_block,
+                    "index_low": shift,
+                    "index_high": shift + m.p_x - 1,
+                    "lane_low": low,
+                    "lane_high": high,
+                    "enable": 1,
+                },
+            )
+            words |= row_words(
+                row,
+                "weight",
+                {
+                    "phase_low": row,
+                    "phase_high": row,
+                    "index_low": 0,
+                    "index_high": m.m_x - 1,
+                    "lane_low": 0,
+                    "lane_high": m.lanes - 1,
+                    "enable": 1,
+                },
+            )
+        else:
+            words |= row_words(row, "iact", {}) | row_words(row, "weight", {})
+        for col in range(config.cols):
+            mi, pi = divmod(col, m.p_x)
+            if not used or col >= m.columns:
+                words |= pe_words(row, col, {})
+                continue
+            skip = 0
+            if mi >= m.m_x_rest:
+                skip |= 1 << _EDGE_M
+            if ci >= m.c_s_rest:
+                skip |= 1 << _EDGE_C
+            if pi >= m.p_rest:
+                skip |= 1 << _EDGE_P
+            words |= pe_words(
+                row,
+                col,
+                {
+                    "iact_low": shift + pi,
+                    "iact_high": shift + pi,
+                    "weight_low": mi,
+                    "weight_high": mi,
+                    "skip": skip,
+                    "passes": 0,
+                    "chain_start": int(row == 0),
+                    "active": 1,
+                },
+            )
+    return words
+
+
+def pack_weights(m: Mapping, weights: npt.NDArray[np.int64]) -> bytes:
+    """Pack weights [M, C / G, R, S] in the order of use, a flit for each PE in turn.
+
+    Source: the order of :func:`_read_weight`'s loops; within a PE filter columns, channels, filters.
+    """
+    lanes, s = m.lanes, m.layer.s
+    flits = ceil_div(m.weights, lanes)
+    pieces = []
+    for g in range(m.layer.groups):
+        group = weights[g * m.m : (g + 1) * m.m]
+        for mt in range(m.mt):
+            mx = m.m_x if mt < m.mt - 1 else m.m_x_rest
+            filters = group[mt * m.m_x * m.m0 :][: mx * m.m0]
+            for ct in range(m.ct):
+                cs = m.c_s if ct < m.ct - 1 else m.c_s_rest
+                tile = filters[:, ct * m.c_s * m.c0 :][:, : cs * m.c0]
+                tile = tile.reshape(mx, m.m0, cs, m.c0, m.r_t, m.r_s, s)
+                tile = tile.transpose(4, 0, 2, 5, 6, 3, 1)  # rt, mi, ci, r, s, c, m
+                words = np.zeros((m.r_t, mx, cs, m.r_s, flits * lanes), np.int64)
+                words[..., : m.weights] = tile.reshape(m.r_t, mx, cs, m.r_s, m.weights)
+                words = words.reshape(m.r_t, mx, cs, m.r_s, flits, lanes).transpose(0, 4, 1, 2, 3, 5)
+                pieces.append(words.astype(f"<i{m.config.data_width // 8}").tobytes())
+    return b"".join(pieces)
+
+
+def pack_params(m: Mapping, bias: npt.NDArray[np.int64], scale: npt.NDArray[np.float32]) -> bytes:
+    """Pack bias [M] and scale [M] as one beat a channel: bias in the low, float32 scale in the next 32 bits."""
+    beats = np.zeros((m.layer.m, m.config.beat_bytes // 4), "<u4")
+    beats[:, 0] = bias.astype("<i4").view("<u4")
+    beats[:, 1] = scale.astype("<f4").view("<u4")
+    return beats.tobytes()
+
+
+def compile_layer(
+    m: Mapping, memory: MemoryMap, zero_point: int = 0, clamp: tuple[int, int] | None = None
+) -> Program:
+    """Compile a mapping to the program of one layer.
+
+    Raises
+    ------
+    ValueError
+        If a nest has more loops than its engine, or a value does not fit its field.
+    """
+    layouts = descriptors(m.config)
+    program = Program()
+    engines = nests(m, memory, zero_point, clamp)
+    program.write(0, subscriptions(m))
+    for engine, nest in engines.items():
+        program.write(0, nest.encode(layouts[engine]))
+    program.start(0, *engines)
+    program.wait(*engines)
+    program.end()
+    return program

@@ -1,0 +1,152 @@
+"""Loop nests by name: what the compiler writes, encoded as the descriptors that the engines read."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rowmesh.hw.descriptor import Descriptor
+from rowmesh.hw.flags import mask_word
+from rowmesh.hw.nest import BOUND_WIDTH
+
+__all__ = ["Loop", "Nest"]
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One loop.
+
+    Parameters
+    ----------
+    name : str
+        Unique in its nest.
+    bound : int
+        Iterations.
+    strides : Mapping[str, int]
+        What an iteration adds to each affine output.
+    last : int or None
+        Iterations where all loops of ``when`` are in their last iteration.
+    when : collection of str
+        Names of loops further out.
+    """
+
+    name: str
+    bound: int
+    strides: Mapping[str, int] = field(default_factory=dict)
+    last: int | None = None
+    when: Collection[str] = ()
+
+
+@dataclass(frozen=True)
+class Nest:
+    """A nest and the conditions and values that go with it.
+
+    Parameters
+    ----------
+    loops : sequence of Loop
+        From the outermost inwards.
+    bases : Mapping[str, int]
+        Initial values of the affine outputs.
+    conditions : Mapping[str, collection of str or None]
+        Mask fields of the descriptor: the loops that have to be in their last (or first) iteration; None: never.
+    values : Mapping[str, int]
+        Other scalar fields.
+    """
+
+    loops: Sequence[Loop]
+    bases: Mapping[str, int] = field(default_factory=dict)
+    conditions: Mapping[str, Collection[str] | None] = field(default_factory=dict)
+    values: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the nest, edges included."""
+        total = 0
+        stack: list[tuple[int, frozenset[str], int]] = [(0, frozenset(), 1)]
+        while stack:
+            depth, last, count = stack.pop()
+            if depth == len(self.loops):
+                total += count
+                continue
+            loop = self.loops[depth]
+            bound = self._bound(loop, last)
+            stack.append((depth + 1, last | {loop.name}, count))
+            if bound > 1:
+                stack.append((depth + 1, last, count * (bound - 1)))
+        return total
+
+    @staticmethod
+    def _bound(loop: Loop, last: Collection[str]) -> int:
+        if loop.last is not None and loop.when and set(loop.when) <= set(last):
+            return loop.last
+        return loop.bound
+
+    def simplified(self) -> "Nest":
+        """Return the same nest without loops of one iteration and with loops merged where that changes nothing."""
+        unit: set[str] = set()
+        kept: list[Loop] = []
+        for loop in self.loops:
+            when = frozenset(loop.when) - unit
+            bound, last = loop.bound, loop.last
+            if last is not None and loop.when and not when:  # all its conditions always hold
+                bound, last = last, None
+            if last is None or last == bound or not when:
+                last, when = None, frozenset()
+            if bound == 1 and last is None:
+                unit.add(loop.name)
+                continue
+            kept.append(Loop(loop.name, bound, loop.strides, last, when))
+        conditions = {
+            name: None if chosen is None else frozenset(chosen) - unit for name, chosen in self.conditions.items()
+        }
+        merged = True
+        while merged:
+            merged = False
+            for at in range(len(kept) - 1):
+                outer, inner = kept[at], kept[at + 1]
+                pair = {outer.name, inner.name}
+                uses = [frozenset(loop.when) for loop in kept] + [c for c in conditions.values() if c is not None]
+                names = set(outer.strides) | set(inner.strides)
+                if (
+                    outer.last is None
+                    and inner.last is None
+                    and outer.bound * inner.bound <= 1 << BOUND_WIDTH
+                    and all(outer.strides.get(n, 0) == inner.strides.get(n, 0) * inner.bound for n in names)
+                    and all(len(pair & use) != 1 for use in uses)
+                ):
+                    kept[at : at + 2] = [Loop(inner.name, outer.bound * inner.bound, inner.strides)]
+                    kept = [
+                        Loop(k.name, k.bound, k.strides, k.last, frozenset(k.when) - {outer.name}) for k in kept
+                    ]
+                    conditions = {
+                        n: None if c is None else frozenset(c) - {outer.name} for n, c in conditions.items()
+                    }
+                    merged = True
+                    break
+        return Nest(kept, self.bases, conditions, self.values)
+
+    def encode(self, descriptor: Descriptor) -> dict[int, int]:
+        """Encode as configuration words by address.
+
+        Raises
+        ------
+        ValueError
+            If the nest has too many loops, or a field does not fit.
+        """
+        nest = self.simplified()
+        count = len(nest.loops)
+        level = {loop.name: count - 1 - at for at, loop in enumerate(nest.loops)}
+        loops = [
+            (
+                loop.bound,
+                loop.bound if loop.last is None else loop.last,
+                sum(1 << level[name] for name in loop.when),
+                {name: stride for name, stride in loop.strides.items() if name in descriptor.outputs},
+            )
+            for loop in reversed(nest.loops)
+        ]
+        values = dict(nest.values)
+        for name, chosen in nest.conditions.items():
+            values[name] = mask_word(
+                descriptor.levels, None if chosen is None else [level[loop] for loop in chosen]
+            )
+        bases = {name: value for name, value in nest.bases.items() if name in descriptor.outputs}
+        return descriptor.encode(loops, bases, values)

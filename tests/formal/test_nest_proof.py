@@ -1,0 +1,205 @@
+"""Proofs of the loop nest.
+
+A single level is proved without a bound against a counter and a product, for arbitrary programs that may be rewritten
+while they do not run. Whole nests are checked to a depth that covers small programs, against nested counters; that
+every level composes is what the single level's proof gives.
+"""
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from prove import Proof, assert_covered, assert_proved, assert_refuted, mutant
+
+from rowmesh.hw import nest
+
+BOUND = 2
+"""Bits of a loop bound in the proofs; in the hardware there are more."""
+
+
+def small(old: str = "", new: str = "", bound: int = BOUND) -> ModuleType:
+    """Return the nest's module with narrow bounds, and perhaps with a fault."""
+    source = mutant(nest, "BOUND_WIDTH = 16", f"BOUND_WIDTH = {bound}")
+    return mutant(source, old, new) if old else source
+
+
+def level_proof(levels: int, level: int, module: ModuleType, bound: int = BOUND, width: int = 2) -> Proof:
+    """One level between an arbitrary outer level and an arbitrary consumer."""
+    outputs = {"a": width}
+    base = 1
+    dut = module.LoopLevel(levels, level, outputs, base)
+    p = Proof(dut)
+    m = p.m
+    token, bus = dut.i.payload, dut.config
+
+    m.d.comb += [
+        dut.i.valid.eq(p.free(1, "i_valid")),
+        token.bank.eq(p.free(1, "i_bank")),
+        token.first.eq(p.free(levels, "i_first")),
+        token.last.eq(p.free(levels, "i_last")),
+        token.out.a.eq(p.free(signed(width), "i_out")),
+        dut.o.ready.eq(p.free(1, "o_ready")),
+        bus.valid.eq(p.free(1, "c_valid")),
+        bus.bank.eq(p.free(1, "c_bank")),
+        bus.address.eq(p.free(3, "c_address")),
+        bus.data.eq(p.free(max(2 * bound, levels, width), "c_data")),
+    ]
+
+    # the program as written, for the two banks
+    def written(offset: int, size: int, name: str) -> tuple[Array, Array]:
+        value = Array(Signal(size, name=f"{name}{bank}") for bank in range(2))
+        known = Array(Signal(name=f"{name}{bank}_known") for bank in range(2))
+        with m.If(bus.valid & (bus.address == base + offset)):
+            m.d.sync += [value[bus.bank].eq(bus.data), known[bus.bank].eq(1)]
+        return value, known
+
+    bounds, bounds_known = written(0, 2 * bound, "bounds")
+    mask, mask_known = written(1, levels, "mask")
+    stride, stride_known = written(2, width, "stride")
+
+    busy = Signal()
+    bank = Signal()
+    first = Signal(levels)
+    last = Signal(levels)
+    start = Signal(signed(width))
+    step = Signal(width)
+    count = Signal(bound)
+    end = Signal(bound)
+    accept = Signal()
+    p.assume(~bus.valid | ~busy | (bus.bank != bank))
+    p.assume(~bus.valid | ~dut.i.valid | (bus.bank != token.bank))
+    p.assume(~dut.i.valid | (bounds_known[token.bank] & mask_known[token.bank] & stride_known[token.bank]))
+
+    m.d.comb += accept.eq(dut.i.valid & dut.i.ready)
+    masked = (mask[token.bank] != 0) & ((mask[token.bank] & ~token.last) == 0)
+    with m.If(accept):
+        m.d.sync += [
+            busy.eq(1),
+            bank.eq(token.bank),
+            first.eq(token.first),
+            last.eq(token.last),
+            start.eq(token.out.a),
+            step.eq(stride[token.bank]),
+            count.eq(0),
+            end.eq(Mux(masked, bounds[token.bank][bound:], bounds[token.bank][:bound])),
+        ]
+    with m.Elif(dut.o.ready & busy):
+        m.d.sync += [count.eq(count + 1), busy.eq(count != end)]
+
+    def flags(outer: Signal, own: Any) -> Any:
+        return Cat(own if k == level else outer[k] for k in range(levels))
+
+    value = Signal(width)
+    m.d.comb += value.eq(start + count * step)
+    p.check("valid", dut.o.valid == busy)
+    p.check("no_bubble", dut.i.ready == (~busy | ((count == end) & dut.o.ready)))
+    p.check("first", ~busy | (dut.o.payload.first == flags(first, count == 0)))
+    p.check("last", ~busy | (dut.o.payload.last == flags(last, count == end)))
+    p.check("bank", ~busy | (dut.o.payload.bank == bank))
+    p.check("value", ~busy | (dut.o.payload.out.a.as_unsigned() == value))
+    p.cover("longest", busy & (count == (1 << bound) - 1) & (step == 1) & accept)
+    p.cover("masked", accept & masked & (bounds[token.bank][bound:] != bounds[token.bank][:bound]))
+    p.cover("other_bank_next", busy & accept & (token.bank != bank) & (count == 1))
+    return p
+
+
+def nest_proof(levels: int, segment: int, module: ModuleType, *, queued: bool, runs: int = 2) -> Proof:
+    """A whole nest runs ``runs`` descriptors of arbitrary banks and programs.
+
+    ``queued``: both banks are written first, the starts are offered without a pause, and no bubble is allowed.
+    Otherwise the other bank is written, and the next start comes, at arbitrary times while the first one runs.
+    """
+    width = 4
+    outputs = {"a": width}
+    dut = module.LoopNest(levels, outputs, base=0, segment=segment)
+    words = module.LoopNest.words(levels, outputs)
+    p = Proof(dut)
+    m = p.m
+
+    base = Array(p.constant(width, f"base{b}") for b in range(2))
+    bound = [Array(p.constant(BOUND, f"bound{b}_{k}") for b in range(2)) for k in range(levels)]
+    final = [Array(p.constant(BOUND, f"final{b}_{k}") for b in range(2)) for k in range(levels)]
+    mask = [Array(p.constant(levels, f"mask{b}_{k}") for b in range(2)) for k in range(levels)]
+    stride = [Array(p.constant(width, f"stride{b}_{k}") for b in range(2)) for k in range(levels)]
+    for k in range(levels):
+        for b in range(2):
+            p.assume(mask[k][b][: k + 1] == 0)  # only outer levels can be named
+
+    # the descriptor writer: bank by bank, in any order of the banks
+    order = Array(p.constant(1, f"order{n}") for n in range(runs))
+    cursor = Signal(range(words + 1))
+    ready_banks = Signal(2)
+    bank = Signal()
+    m.d.comb += bank.eq(order[0] ^ ready_banks.any())
+    contents = [base[bank]]
+    for k in range(levels):
+        contents += [Cat(bound[k][bank], final[k][bank]), mask[k][bank], stride[k][bank]]
+    write = Signal()
+    m.d.comb += [
+        write.eq(~ready_banks.all() & (1 if queued else p.free(1, "write"))),
+        dut.config.valid.eq(write),
+        dut.config.bank.eq(bank),
+        dut.config.address.eq(cursor),
+        dut.config.data.eq(Array(contents)[cursor]),
+    ]
+    with m.If(write):
+        m.d.sync += cursor.eq(cursor + 1)
+        with m.If(cursor == words - 1):
+            m.d.sync += [cursor.eq(0), ready_banks.eq(ready_banks | (1 << bank))]
+
+    started = Signal(range(runs + 1))
+    done = Signal(range(runs + 1))
+    allowed = ready_banks.all() if queued else (ready_banks.bit_select(order[started], 1) & p.free(1, "start"))
+    m.d.comb += [
+        dut.start.valid.eq((started != runs) & allowed),
+        dut.start.payload.eq(order[started]),
+        dut.o.ready.eq(p.free(1, "o_ready")),
+    ]
+    m.d.sync += started.eq(started + (dut.start.valid & dut.start.ready))
+
+    # nested counters
+    current = order[done]
+    count = [Signal(BOUND, name=f"count{k}") for k in range(levels)]
+    last = Signal(levels)
+    first = Signal(levels)
+    value: Any = base[current]
+    for k in reversed(range(levels)):
+        masked = (mask[k][current] != 0) & ((mask[k][current][k + 1 :] & ~last[k + 1 :]) == 0)
+        m.d.comb += [
+            first[k].eq(count[k] == 0),
+            last[k].eq(count[k] == Mux(masked, final[k][current], bound[k][current])),
+        ]
+        value = value + count[k] * stride[k][current]
+    expected = Signal(width)
+    m.d.comb += expected.eq(value)
+    fire = Signal()
+    m.d.comb += fire.eq(dut.o.valid & dut.o.ready)
+    for k in range(levels):
+        with m.If(fire & last[:k].all()):
+            m.d.sync += count[k].eq(Mux(last[k], 0, count[k] + 1))
+    m.d.sync += done.eq(done + (fire & last.all()))
+
+    step = dut.o.payload
+    p.check("nothing_extra", ~dut.o.valid | (done < started))
+    p.check("value", ~dut.o.valid | (step.out.a.as_unsigned() == expected))
+    p.check("first", ~dut.o.valid | (step.first == first))
+    p.check("last", ~dut.o.valid | (step.last == last))
+    p.check("bank", ~dut.o.valid | (step.bank == current))
+    age = Signal(range(dut.latency + 1))
+    with m.If((started != 0) & (age != dut.latency)):
+        m.d.sync += age.eq(age + 1)
+    if queued:
+        p.check("no_bubble", (started == 0) | (done == runs) | (dut.o.valid == (age >= dut.latency - 1)))
+    p.cover("all_done", done == runs)
+    p.cover("one_step_each", (done == runs) & (age == dut.latency) & last.any() & p.past(fire, "fired"))
+    p.cover("imperfect", fire & last.all() & (count[0] == 1) & (bound[0][current] == 2) & (done == runs - 1))
+    p.cover("long", fire & (count[0] == 2) & (count[1] == 2) & (expected == 5))
+    return p
+
+
+@pytest.mark.parametrize(("levels", "level"), [(2, 0), (3, 1)])
+def test_level(levels: int, level: int) -> None:
+    proof = level_proof(levels, level, small())
+    assert_covered(proof)
+    assert_proved(proof)
