@@ -326,8 +326,8 @@ class Loader(Block):
     @property
     def latency(self) -> int:
         """Cycles from the start token to the first request."""
-        nest = LoopNest(self.descriptor.levels, self.descriptor.outputs, segment=self._config.link_segment)
-        return nest.latency + (3 if self._clip else 1) + Buffer.latency + Splitter.latency + 1
+        nest = LoopNest.cycles_to_first(self.descriptor.levels, self._config.link_segment)
+        return nest + (3 if self._clip else 1) + Buffer.latency + Splitter.latency + 1
 
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
@@ -451,7 +451,7 @@ class Loader(Block):
         credits = Signal(range(self._depth + 1), init=self._depth)
         freed = Signal.like(self.freed)
         enough, small, flushing, issue, take = Signal(), Signal(), Signal(), Signal(), Signal()
-        spent = Signal.like(credits)
+        spent = Signal(credits.shape())
         m.d.comb += [
             enough.eq(need <= credits),
             small.eq(skip <= chunk),
@@ -730,8 +730,8 @@ class Storer(Block):
     @property
     def latency(self) -> int:
         """Cycles from the start token to AWVALID."""
-        nest = LoopNest(self.descriptor.levels, self.descriptor.outputs, segment=self._config.link_segment)
-        return nest.latency + Buffer.latency + Splitter.latency + Stage.latency + Buffer.latency
+        nest = LoopNest.cycles_to_first(self.descriptor.levels, self._config.link_segment)
+        return nest + Buffer.latency + Splitter.latency + Stage.latency + Buffer.latency
 
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()

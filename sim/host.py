@@ -179,7 +179,7 @@ def stalls(generator: random.Random) -> Iterator[bool]:
         Source of the choices.
     """
     while True:
-        rate, longest = generator.choice(((0.0, 200), (0.1, 200), (0.5, 200), (0.9, 100), (1.0, 60)))
+        rate, longest = generator.choice(((0.0, 60), (0.1, 60), (0.5, 60), (0.9, 40), (1.0, 30)))
         for _ in range(generator.randint(1, longest)):
             yield generator.random() < rate
 

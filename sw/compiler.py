@@ -16,6 +16,7 @@ from rowmesh.hw.drain import drain_descriptor
 from rowmesh.hw.glb import reader_descriptor
 from rowmesh.hw.issuer import step_descriptor
 from rowmesh.hw.program import Program
+from rowmesh.sw.counts import weight_beats
 from rowmesh.sw.mapping import Mapping, ceil_div
 from rowmesh.sw.nestprogram import Loop, Nest
 from rowmesh.sw.tensors import BASE_ALIGNMENT
@@ -80,14 +81,6 @@ def _edges(mapping: Mapping, rows: tuple[str, ...]) -> dict[str, tuple[str, ...]
     if mapping.p_rest != mapping.p_x:
         conditions[f"edge{_EDGE_P}_mask"] = rows
     return conditions
-
-
-def weight_beats(mapping: Mapping) -> int:
-    """Beats of the packed weights of one group."""
-    flits = ceil_div(mapping.weights, mapping.lanes)
-    filters = (mapping.mt - 1) * mapping.m_x + mapping.m_x_rest
-    channels = (mapping.ct - 1) * mapping.c_s + mapping.c_s_rest
-    return filters * channels * mapping.layer.r * flits
 
 
 def _tiles(m: Mapping, strides: dict[str, dict[str, int]]) -> list[Loop]:

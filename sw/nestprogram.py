@@ -3,6 +3,9 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
 from rowmesh.hw.descriptor import Descriptor
 from rowmesh.hw.flags import mask_word
 from rowmesh.hw.nest import BOUND_WIDTH
@@ -78,6 +81,59 @@ class Nest:
         if loop.last is not None and loop.when and set(loop.when) <= set(last):
             return loop.last
         return loop.bound
+
+    def tokens(self, fixed: Mapping[str, int]) -> dict[str, npt.NDArray[np.int64]]:
+        """Return the steps with some loops held at one iteration, in order.
+
+        Parameters
+        ----------
+        fixed : Mapping[str, int]
+            Iteration of each loop that is held (bounds of edges are honoured).
+
+        Returns
+        -------
+        dict
+            One array of the number of steps for each affine output, plus ``first.NAME`` and ``last.NAME`` (0 or 1)
+            for each loop.
+
+        Raises
+        ------
+        IndexError
+            If a loop has no such iteration.
+        """
+        names = sorted({name for loop in self.loops for name in loop.strides} | set(self.bases))
+        state = {name: np.array([self.bases.get(name, 0)], np.int64) for name in names}
+        for loop in self.loops:
+            count = len(next(iter(state.values()))) if state else 1
+            bound = np.full(count, loop.bound)
+            if loop.last is not None and loop.when:
+                edge = np.all([state[f"last.{name}"] == 1 for name in loop.when], axis=0)
+                bound = np.where(edge, loop.last, loop.bound)
+            if loop.name in fixed:
+                at = fixed[loop.name]
+                if not np.all((0 <= at) & (at < bound)):
+                    raise IndexError(f"loop {loop.name} has no iteration {at}")
+                repeat, index = np.ones(count, np.int64), np.full(count, at)
+            else:
+                repeat = bound
+                index = np.arange(repeat.sum()) - np.repeat(np.cumsum(repeat) - repeat, repeat)
+            state = {name: np.repeat(values, repeat) for name, values in state.items()}
+            for name, stride in loop.strides.items():
+                state[name] = state[name] + index * stride
+            state[f"first.{loop.name}"] = (index == 0).astype(np.int64)
+            state[f"last.{loop.name}"] = (index == np.repeat(bound, repeat) - 1).astype(np.int64)
+        return state
+
+    def holds(self, name: str, tokens: Mapping[str, npt.NDArray[np.int64]], flag: str) -> npt.NDArray[np.bool_]:
+        """Where a condition holds for tokens, with ``flag`` "first" or "last"."""
+        count = len(next(iter(tokens.values())))
+        chosen = self.conditions.get(name)
+        if chosen is None:
+            return np.zeros(count, bool)
+        result = np.ones(count, bool)
+        for loop in chosen:
+            result &= tokens[f"{flag}.{loop}"] == 1
+        return result
 
     def simplified(self) -> "Nest":
         """Return the same nest without loops of one iteration and with loops merged where that changes nothing."""

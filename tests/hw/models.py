@@ -1,5 +1,6 @@
 """Golden models of the blocks, in plain Python: loop nests, steps, processing elements, chains."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +31,7 @@ def nest(levels: int, loops: Sequence[Loop], bases: Mapping[str, int]) -> Iterat
 
     def level(number: int, out: dict[str, int], first: int, last: int) -> Iterator[Token]:
         if number < 0:
-            yield Token(dict(out), first, last)
+            yield Token(defaultdict(int, out), first, last)
             return
         bound, last_bound, mask, strides = loops[number] if number < len(loops) else (1, 1, 0, {})
         if mask and mask & ~last == 0:

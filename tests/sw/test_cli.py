@@ -351,7 +351,7 @@ def test_a_missing_tool_is_named_with_its_package(monkeypatch, bad, flow, tmp_pa
 word = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=12)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(
     command=st.sampled_from(["generate", "map", "run", "list"]),
     argv=st.lists(
@@ -370,7 +370,7 @@ def test_random_arguments_never_end_in_a_traceback(flow, capsys, tmp_path, monke
         assert flow.calls == []
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(
     key=st.sampled_from(
         ["N", "M", "C", "H", "W", "R", "S", "stride", "padding", "dilation", "groups", "kind", "name"]

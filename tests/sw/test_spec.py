@@ -123,7 +123,7 @@ def test_numbers_keep_their_yaml_spelling(tmp_path):
     assert (arch.rows, arch.cols, arch.glb_iact_flits) == (4, 4, 1024)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.sampled_from(list(spec.PARAMETERS)), value=st.integers(-(10**9), 10**9))
 def test_following_the_advice_ends_in_a_legal_architecture(tmp_path, place, value):
     values = {("array", "rows"): 4, ("array", "cols"): 4, place: value}
@@ -155,6 +155,7 @@ def refused_or_read(text):
     return "f.yaml: accepted"
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_is_an_architecture_or_one_line(text):
     message = refused_or_read(text)
@@ -165,7 +166,7 @@ def test_any_text_is_an_architecture_or_one_line(text):
 PIECES = [*"ab01:-,[]{}#&*!|>'\"%@?~<\n   ", "architecture: ", "&a", "*a", "<<: ", "- ", "? "]
 
 
-@settings(max_examples=300)
+@settings(deadline=None, max_examples=300)
 @given(st.lists(st.sampled_from(PIECES), max_size=20).map("".join))
 def test_anything_like_yaml_is_read_or_refused_in_one_line(text):
     message = refused_or_read(text)

@@ -1,0 +1,322 @@
+"""From a configuration and a layer to Verilog, a mapping, a run and its comparison."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from platformdirs import user_cache_path
+
+from rowmesh.hw.config import ArchConfig
+from rowmesh.hw.top import Top, metadata
+from rowmesh.sim.run import SimJob, SimResult, simulate
+from rowmesh.sw import golden
+from rowmesh.sw.compiler import MemoryMap, compile_layer, pack_params, pack_weights
+from rowmesh.sw.mapper import UnmappableError, find_mapping
+from rowmesh.sw.mapping import Mapping
+from rowmesh.sw.model import predict
+from rowmesh.sw.results import PARTS, LayerResult, Measurement, Outputs, Prediction
+from rowmesh.sw.workload import Layer
+
+__all__ = [
+    "LayerData",
+    "MappedLayer",
+    "RunError",
+    "UnmappableError",
+    "generate",
+    "make_data",
+    "map_layer",
+    "run_layer",
+    "run_mapping",
+]
+
+Progress = Callable[[str, float | None], None]
+
+
+class RunError(RuntimeError):
+    """The hardware reported an error or never finished; the message says what its status registers hold."""
+
+
+@dataclass(frozen=True)
+class MappedLayer:
+    """A layer's mapping and what the model predicts for it."""
+
+    mapping: Mapping
+    predicted: Prediction
+
+
+@dataclass(frozen=True)
+class LayerData:
+    """Tensors of a run.
+
+    Parameters
+    ----------
+    iacts : array [N, C, H, W]
+    weights : array [M, C / G, R, S]
+    bias : array [M]
+    scale : array [M], float32
+    expected : array [N, M, P, Q]
+        The golden model's output.
+    """
+
+    iacts: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.int64]
+    bias: npt.NDArray[np.int64]
+    scale: npt.NDArray[np.float32]
+    expected: npt.NDArray[np.int64]
+
+
+def generate(config: ArchConfig, out_dir: Path) -> list[Path]:
+    """Write Verilog, metadata (JSON) and a C header of an accelerator.
+
+    Parameters
+    ----------
+    config : ArchConfig
+    out_dir : Path
+        Created if missing; nothing is left half written.
+
+    Returns
+    -------
+    list of Path
+        rowmesh.v, rowmesh.json, rowmesh.h.
+    """
+    top = Top(config)
+    verilog, modules = top.verilog()
+    texts = {
+        "rowmesh.v": verilog,
+        "rowmesh.json": json.dumps(metadata(config, modules), indent=2) + "\n",
+        "rowmesh.h": top.c_header(),
+    }
+    out_dir.mkdir(parents=True, exist_ok=True)
+    paths = []
+    with tempfile.TemporaryDirectory(dir=out_dir, prefix=".new-") as scratch:
+        for name, text in texts.items():
+            Path(scratch, name).write_text(text)
+        for name in texts:
+            os.replace(Path(scratch, name), out_dir / name)
+            paths.append(out_dir / name)
+    return paths
+
+
+def map_layer(config: ArchConfig, layer: Layer) -> MappedLayer:
+    """Find a mapping and predict it.
+
+    Raises
+    ------
+    UnmappableError
+        If the layer cannot run on this architecture; with the reason.
+    """
+    mapping = find_mapping(config, layer)
+    return MappedLayer(mapping, predict(mapping))
+
+
+def _photo(layer: Layer, width: int) -> npt.NDArray[np.int64]:
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    images = load_sample_images().images
+    stack = []
+    for n in range(layer.n):
+        picture = Image.fromarray(images[n % len(images)]).resize((layer.w, layer.h), Image.Resampling.BILINEAR)
+        if layer.c == 1:
+            picture = picture.convert("L")
+        pixels = np.asarray(picture, dtype=np.int64).reshape(layer.h, layer.w, -1)
+        stack.append(pixels.transpose(2, 0, 1)[: layer.c])
+    return (np.stack(stack) - 128) << (width - 8)
+
+
+def make_data(config: ArchConfig, layer: Layer, seed: int) -> LayerData:
+    """Make a layer's tensors: seeded random words of the full range, or a photograph as input."""
+    rng = np.random.default_rng([seed, *layer.name.encode()])
+    width = config.data_width
+    low, high = -(1 << (width - 1)), 1 << (width - 1)
+    if layer.input == "photo":
+        iacts = _photo(layer, width)
+    else:
+        iacts = rng.integers(low, high, (layer.n, layer.c, layer.h, layer.w))
+    weights = rng.integers(low, high, (layer.m, layer.c // layer.groups, layer.r, layer.s))
+    requant = layer.output == "requant"
+    bias = rng.integers(-(1 << 12), 1 << 12, layer.m) if requant else np.zeros(layer.m, np.int64)
+    accumulated = golden.conv2d(
+        iacts,
+        weights,
+        stride=layer.stride,
+        padding=layer.padding,
+        dilation=layer.dilation,
+        groups=layer.groups,
+        acc_width=config.acc_width,
+        bias=bias if requant else None,
+    )
+    scale = np.ones(layer.m, np.float32)
+    expected = accumulated
+    if requant:
+        spread = np.maximum(accumulated.std(axis=(0, 2, 3)), 1.0)
+        scale = ((high / 3) / spread * rng.uniform(0.5, 1.5, layer.m)).astype(np.float32)
+        expected = golden.requantize(accumulated, scale, 0, low, high - 1)
+    return LayerData(iacts, weights, bias, scale, expected)
+
+
+def _verilog_folder(config: ArchConfig) -> Path:
+    """Generate into the cache, once for each configuration and version of the generator."""
+    import hashlib
+
+    from rowmesh import hw
+
+    digest = hashlib.sha256(repr(asdict(config)).encode())
+    for source in sorted(Path(hw.__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    root = Path(os.environ["ROWMESH_CACHE"]) if "ROWMESH_CACHE" in os.environ else user_cache_path("rowmesh")
+    folder = root / "verilog" / digest.hexdigest()[:32]
+    if not (folder / "rowmesh.json").exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix="new-"))
+        generate(config, scratch)
+        try:
+            scratch.rename(folder)
+        except OSError:  # somebody else was faster
+            shutil.rmtree(scratch)
+    return folder
+
+
+def _accesses(mapping: Mapping, r: dict[str, int]) -> dict[str, int]:
+    """Counters of the hardware under the model's names, in data words."""
+    words = mapping.config.flit_words
+    span = 32 // mapping.config.data_width if mapping.layer.output == "raw" else 1
+    return {
+        "dram.iact.read": r["beats_load_iact"] * words,
+        "dram.weight.read": r["beats_load_weight"] * words,
+        "dram.param.read": r["beats_load_param"] * words,
+        "dram.ofmap.write": r["words_store"] // span,
+        "glb.iact.write": r["glb_iact_fill"] * words,
+        "glb.iact.read": r["glb_iact_read"],
+        "glb.weight.write": r["glb_weight_fill"] * words,
+        "glb.weight.read": r["glb_weight_read"],
+        "glb.psum.write": r["bank_write"],
+        "glb.psum.read": r["bank_read"],
+        "glb.psum.drain": r["bank_drain"],
+        "noc.iact.injected": r["noc_iact_injected"],
+        "noc.iact.delivered": r["pe_iact_delivered"],
+        "noc.weight.injected": r["noc_weight_injected"],
+        "noc.weight.delivered": r["pe_weight_delivered"],
+        "noc.psum.delivered": r["bank_write"],
+        "spad.iact.read": r["pe_mac"],
+        "spad.weight.read": r["pe_mac"],
+        "spad.psum.read": r["pe_psum_read"],
+        "spad.psum.write": r["pe_psum_write"],
+        "pe.mac": r["pe_mac"],
+    }
+
+
+def simulate_mapping(
+    mapping: Mapping, data: LayerData, *, seed: int, memory: str, progress: Progress, expected_cycles: int
+) -> tuple[SimResult, npt.NDArray[np.int64]]:
+    """Compile a mapping, run it on the generated hardware, and return what came back and the ofmap.
+
+    Raises
+    ------
+    RunError
+        If the hardware reports an error or does not finish.
+    """
+    config = mapping.config
+    program = compile_layer(mapping, MemoryMap.of(mapping))
+    image_bytes = program.to_bytes(config.beat_bytes, config.burst_beats)
+    place = MemoryMap.of(mapping, len(image_bytes))
+    program = compile_layer(mapping, place)
+    image = [
+        (place.program, program.to_bytes(config.beat_bytes, config.burst_beats)),
+        (place.iact, mapping.iact_layout.pack(data.iacts)),
+        (place.weight, pack_weights(mapping, data.weights)),
+        (place.param, pack_params(mapping, data.bias, data.scale)),
+    ]
+    job = SimJob(
+        verilog_dir=_verilog_folder(config),
+        image=image,
+        memory_size=place.size,
+        program_address=place.program,
+        dumps=[(place.ofmap, mapping.ofmap_layout.nbytes)],
+        memory=memory,  # type: ignore[arg-type]
+        seed=seed,
+        max_cycles=4 * expected_cycles + 2_000_000,
+        register_writes={"WATCHDOG": 200_000},
+    )
+
+    def ran(cycles: int) -> None:
+        progress("simulate", min(0.99, cycles / max(1, expected_cycles)))
+
+    def built(*_: object) -> None:
+        progress("build", None)
+
+    result = simulate(job, progress=ran, build_progress=built)
+    status = result.registers
+    if result.timed_out or status["ERROR"]:
+        shown = {name: status[name] for name in ("STATUS", "ERROR", "ERROR_DETAIL", "WAITS")}
+        raise RunError(f"layer {mapping.layer.name}: the accelerator did not finish ({result.cycles} cycles): {shown}")
+    return result, mapping.ofmap_layout.unpack(result.dumps[0])
+
+
+def run_mapping(
+    mapping: Mapping,
+    *,
+    seed: int = 0,
+    memory: str = "fast",
+    progress: Progress = lambda stage, fraction: None,
+) -> LayerResult:
+    """Run a mapping on the generated hardware and compare outputs, cycles and counts.
+
+    Raises
+    ------
+    RunError
+        If the hardware reports an error or does not finish.
+    """
+    config, layer = mapping.config, mapping.layer
+    predicted = predict(mapping)
+    progress("golden", None)
+    data = make_data(config, layer, seed)
+    progress("build", None)
+    result, ofmap = simulate_mapping(
+        mapping, data, seed=seed, memory=memory, progress=progress, expected_cycles=predicted.cycles
+    )
+    counters = {name.lower(): value for name, value in result.registers.items()}
+    measured = Measurement(
+        cycles=sum(counters[f"part_{part}"] for part in PARTS),
+        parts={part: counters[f"part_{part}"] for part in PARTS},
+        accesses=_accesses(mapping, counters),
+    )
+    return LayerResult(
+        layer=layer.name,
+        dataflow=mapping.dataflow,
+        mapping={**mapping.to_json(), "loop_nest": mapping.loop_nest()},
+        predicted=predicted,
+        rtl=measured,
+        outputs=Outputs(checked=int(ofmap.size), mismatches=int((ofmap != data.expected).sum())),
+        macs=layer.macs,
+        pes=config.pes,
+        cycles_per_second=result.cycles_per_second,
+        memory=memory,
+    )
+
+
+def run_layer(
+    config: ArchConfig,
+    layer: Layer,
+    *,
+    seed: int = 0,
+    memory: str = "fast",
+    progress: Progress = lambda stage, fraction: None,
+) -> LayerResult:
+    """Map a layer and run it; see :func:`run_mapping`.
+
+    Raises
+    ------
+    UnmappableError
+        If the layer cannot run on this architecture.
+    RunError
+        If the hardware reports an error or does not finish.
+    """
+    progress("map", None)
+    return run_mapping(find_mapping(config, layer), seed=seed, memory=memory, progress=progress)
