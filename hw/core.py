@@ -19,6 +19,7 @@ from rowmesh.hw.issuer import Issuer
 from rowmesh.hw.nest import ConfigBus
 from rowmesh.hw.observer import PARTS, Observer
 from rowmesh.hw.pe import PE_EVENTS, PE_WAITS
+from rowmesh.hw.program import STARTABLE
 from rowmesh.hw.psum_bank import BANK_EVENTS, PsumBank
 
 __all__ = ["ENGINES", "LOADERS", "WAITS", "Core", "counter_widths"]
@@ -26,7 +27,7 @@ __all__ = ["ENGINES", "LOADERS", "WAITS", "Core", "counter_widths"]
 LOADERS = (Engine.LOAD_PARAM, Engine.LOAD_WEIGHT, Engine.LOAD_IACT)
 """Load engines in the order of their read ports: the first one has the highest priority."""
 
-ENGINES = (*LOADERS, Engine.READ_IACT, Engine.READ_WEIGHT, Engine.STEP, Engine.DRAIN, Engine.STORE)
+ENGINES = STARTABLE
 """Engines in the order of the core's start streams and idle bits."""
 
 WAITS = (

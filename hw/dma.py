@@ -1,8 +1,9 @@
 """DMA: load engines, the arbiter of the read channels, and the store engine.
 
 Every engine is a loop nest whose token is a *segment*, a run of consecutive beats in memory. A splitter makes
-bursts of it. A read is requested only when the destination has room for the whole burst, and a write only when all
-of its beats are held: neither channel of the memory port is ever occupied by a transfer that cannot go on.
+bursts of it. A read is requested only when the destination has room for the whole burst, and a write only
+when all of its beats are held: neither channel of the memory port is ever occupied by a transfer that cannot
+go on.
 """
 
 from typing import Any
@@ -205,9 +206,13 @@ def storer_descriptor(config: ArchConfig) -> Descriptor:
     outputs = {"address": _address_width(config), "lane": _LANE_WIDTH, "column": _LANE_WIDTH}
     fields = [
         *_segment_fields(config),
-        Field("columns", bits_for(config.cols), "columns with outputs; segments of columns beyond are dropped"),
+        Field(
+            "columns", bits_for(config.cols), "columns with outputs; segments of columns beyond are dropped"
+        ),
         Field("columns_edge", bits_for(config.cols), "columns with outputs where edge_mask holds"),
-        Field("edge_mask", config.nest_levels + 1, "levels in their last iterations that select columns_edge"),
+        Field(
+            "edge_mask", config.nest_levels + 1, "levels in their last iterations that select columns_edge"
+        ),
     ]
     return Descriptor(Engine.STORE, config.nest_levels, outputs, tuple(fields))
 
@@ -248,13 +253,14 @@ class _Segments:
 class Loader(Block):
     """A load engine: segments of memory to a buffet, with slots skipped where a tensor ends.
 
-    Contract: one beat a cycle sustained; the first request comes ``latency`` cycles after the start token, a beat
-    leaves ``data_latency`` cycles after it came in. A request is made only if the destination has room for the burst.
+    Contract: one beat a cycle sustained; the first request comes ``latency`` cycles after the start token, a
+    beat leaves ``data_latency`` cycles after it came in. A request is made only if the destination has room
+    for the burst.
 
-    With ``clip``, beats x to x + length - 1 of row y of a block are wanted; what lies outside the tensor costs no
-    traffic but takes its slots: left skip, data, right skip. Skips of neighbouring segments are merged, and a skip
-    goes along with the beat before it where there is one, so a border costs no cycle. ``skip`` may therefore
-    come together with a fill, and then stands for slots *behind* the filled word.
+    With ``clip``, beats x to x + length - 1 of row y of a block are wanted; what lies outside the tensor
+    costs no traffic but takes its slots: left skip, data, right skip. Skips of neighbouring segments are
+    merged, and a skip goes along with the beat before it where there is one, so a border costs no cycle.
+    ``skip`` may therefore come together with a fill, and then stands for slots *behind* the filled word.
 
     Parameters
     ----------
@@ -432,9 +438,9 @@ class Loader(Block):
     def _issue(self, m: Module, bursts: Any) -> Any:
         """Request bursts, deliver their beats and the skips in order; return whether anything is under way.
 
-        A skip without a burst (more than one cycle can skip, or no burst follows) takes a cycle in which a beat may
-        arrive, which then waits in the FIFO. _DEBT bounds how many: each such skip under way and each beat held
-        counts as one.
+        A skip without a burst (more than one cycle can skip, or no burst follows) takes a cycle in which a
+        beat may arrive, which then waits in the FIFO. _DEBT bounds how many: each such skip under way and
+        each beat held counts as one.
         """
         config, clip = self._config, self._clip
         chunk = min((1 << SKIP_WIDTH) - 1, self._depth)
@@ -550,8 +556,8 @@ class Loader(Block):
 class ReadArbiter(Block):
     """Shares the read channels: static priority among requests, beats back in order.
 
-    Contract: one burst a cycle; ``latency`` cycles from a request to ARVALID, ``data_latency`` from a beat of the
-    R channel to a port. RREADY is always 1. At most ``read_bursts`` bursts are in flight.
+    Contract: one burst a cycle; ``latency`` cycles from a request to ARVALID, ``data_latency`` from a beat of
+    the R channel to a port. RREADY is always 1. At most ``read_bursts`` bursts are in flight.
 
     Parameters
     ----------
@@ -655,9 +661,10 @@ class ReadArbiter(Block):
 class Storer(Block):
     """The store engine: segments of memory from the beats of one lane each.
 
-    Contract: one beat a cycle sustained, bursts back to back; a burst is started only when all of its beats are in
-    the lane's FIFO, so WVALID stays 1 from a burst's first beat to its last. With all beats there, AWVALID comes
-    ``latency`` cycles after the start token, and the first WVALID ``data_latency`` cycles after AWVALID.
+    Contract: one beat a cycle sustained, bursts back to back; a burst is started only when all of its beats
+    are in the lane's FIFO, so WVALID stays 1 from a burst's first beat to its last. With all beats there,
+    AWVALID comes ``latency`` cycles after the start token, and the first WVALID ``data_latency`` cycles after
+    AWVALID.
 
     Parameters
     ----------
@@ -748,7 +755,9 @@ class Storer(Block):
             segments.ready.eq(link.i.ready),
             link.i.payload.address.eq(segments.address),
             columns.eq(Mux(edge, segments.field["columns_edge"], segments.field["columns"])),
-            link.i.payload.beats.eq(Mux(segments.token.out.column.as_unsigned() < columns, segments.length, 0)),
+            link.i.payload.beats.eq(
+                Mux(segments.token.out.column.as_unsigned() < columns, segments.length, 0)
+            ),
             link.i.payload.carried.eq(segments.token.out.lane),
         ]
         wiring.connect(m, link.o, splitter.i)

@@ -1,7 +1,7 @@
 """Speed of a simulation under cocotb against a C++ loop over the same design and memory.
 
-``python -m rowmesh.sim.bench DIR`` measures idle cycles of any generated design: a start with a program of zeros, or an
-error at once, is not needed; the clock runs to a limit.
+``python -m rowmesh.sim.bench DIR`` measures any generated design for a fixed number of cycles after a start; a real
+job is measured by calling :func:`bench`.
 """
 
 import dataclasses
@@ -113,13 +113,17 @@ def bench(job: SimJob, repeats: int = 1) -> BenchResult:
     cocotb = max((pair[0] for pair in pairs), key=lambda result: result.cycles_per_second)
     loop = max((pair[1] for pair in pairs), key=lambda result: result.cycles_per_second)
     if cocotb.cycles != loop.cycles or cocotb.dumps != loop.dumps:
-        raise SimulationError(f"cocotb took {cocotb.cycles} cycles and the C++ loop {loop.cycles}, or outputs differ")
+        raise SimulationError(
+            f"cocotb took {cocotb.cycles} cycles and the C++ loop {loop.cycles}, or outputs differ"
+        )
     return BenchResult(cocotb=cocotb, loop=loop)
 
 
 def main() -> None:
     """Measure a design for 300,000 cycles after a start whose program is all zeros."""
-    job = SimJob(verilog_dir=Path(sys.argv[1]), image=(), memory_size=1 << 20, program_address=0, max_cycles=300_000)
+    job = SimJob(
+        verilog_dir=Path(sys.argv[1]), image=(), memory_size=1 << 20, program_address=0, max_cycles=300_000
+    )
     result = bench(job, repeats=2)
     for label, run in (("cocotb", result.cocotb), ("C++ loop", result.loop)):
         print(f"{label:9}{run.cycles_per_second / 1000:10.1f} kcycle/s  ({run.cycles} cycles)")

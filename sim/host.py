@@ -1,7 +1,7 @@
 """The host's side of the wrapper, for cocotb tests: registers, start and finish, the memory.
 
-Nothing here wakes once a cycle: a register access and a whole run each end with one event. The exception is the memory
-with random stalls, which is cocotbext-axi's and runs in Python.
+Nothing here wakes once a cycle: a register access and a whole run each end with one event. The exception is the
+memory with random stalls, which is cocotbext-axi's and runs in Python.
 """
 
 import json
@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from cocotb.triggers import FallingEdge, RisingEdge, SimTimeoutError, Timer, ValueChange, with_timeout
-from cocotbext.axi import AxiBus
-from cocotbext.axi.axi_ram import AxiRamRead, AxiRamWrite
-
+from cocotbext.axi import AxiBus  # type: ignore[import-untyped]
+from cocotbext.axi.axi_ram import AxiRamRead, AxiRamWrite  # type: ignore[import-untyped]
 from rowmesh.sim.build import Register
 
 __all__ = ["CYCLE_NS", "Host", "RandomMemory", "RegisterError", "Session", "stalls"]
@@ -92,7 +91,9 @@ class Host:
             await with_timeout(ValueChange(dut.host_acknowledge), _ACCESS_LIMIT * CYCLE_NS, "ns")
         except SimTimeoutError:
             verb = "read" if value is None else "write"
-            raise RegisterError(f"a {verb} of register 0x{offset:03x} had no answer for {_ACCESS_LIMIT} cycles") from None
+            raise RegisterError(
+                f"a {verb} of register 0x{offset:03x} had no answer for {_ACCESS_LIMIT} cycles"
+            ) from None
         return int(dut.host_rdata.value), int(dut.host_response.value)
 
     async def write(self, name: str, value: int, *, start: bool = False) -> None:
@@ -109,7 +110,9 @@ class Host:
         words = register.width // 32
         for index in range(words):
             word = value >> (32 * index) & 0xFFFFFFFF
-            _, response = await self.access(register.offset + 4 * index, word, start=start and index == words - 1)
+            _, response = await self.access(
+                register.offset + 4 * index, word, start=start and index == words - 1
+            )
             if response:
                 raise RegisterError(f"the write of {name} was answered with response {response}")
 
@@ -167,7 +170,9 @@ class Host:
         try:
             return self._registers[name]
         except KeyError:
-            raise RegisterError(f"the design has no register {name}; it has {', '.join(self._registers)}") from None
+            raise RegisterError(
+                f"the design has no register {name}; it has {', '.join(self._registers)}"
+            ) from None
 
 
 def stalls(generator: random.Random) -> Iterator[bool]:
@@ -243,7 +248,9 @@ class RandomMemory:
         Number of the burst that fails, from 1; 0 for none.
     """
 
-    def __init__(self, dut: Any, contents: mmap.mmap, *, seed: int, fail_read: int = 0, fail_write: int = 0) -> None:
+    def __init__(
+        self, dut: Any, contents: mmap.mmap, *, seed: int, fail_read: int = 0, fail_write: int = 0
+    ) -> None:
         bus = AxiBus.from_prefix(dut, "m_axi")
         clock, reset = dut.axi_clock, dut.host_in_reset
         self._reader = _Reader(bus.read, clock, reset, mem=contents, fail=fail_read)

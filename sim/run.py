@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cocotb_tools.check_results import get_results
-
 from rowmesh.sim.build import BuildProgress, BuiltModel, Kind, ToolRunner, build_model
 
 __all__ = ["JobFolder", "RunProgress", "SimJob", "SimResult", "SimulationError", "run_test", "simulate"]
@@ -135,7 +134,7 @@ class SimResult:
 
 
 class JobFolder:
-    """A job on disk, as the simulation's process reads it: job.json and the memory, a sparse file that it maps.
+    """A job on disk, as the simulation's process reads it: job.json, and the memory as a sparse file.
 
     Parameters
     ----------
@@ -290,7 +289,11 @@ def _run_cocotb(
             testcase=testcase,
             seed=job.seed,
             plusargs=folder.plusargs,
-            extra_env={"ROWMESH_JOB": str(folder.path), "COCOTB_LOG_LEVEL": "WARNING", "COCOTB_ANSI_OUTPUT": "0"},
+            extra_env={
+                "ROWMESH_JOB": str(folder.path),
+                "COCOTB_LOG_LEVEL": "WARNING",
+                "COCOTB_ANSI_OUTPUT": "0",
+            },
             build_dir=model.directory,
             test_dir=folder.path,
             results_xml=str(results),

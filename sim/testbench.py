@@ -6,7 +6,6 @@ from typing import Any
 
 import cocotb
 from cocotb.triggers import Timer
-
 from rowmesh.sim.host import CYCLE_NS, Host, Session
 
 __all__ = ["run_job"]

@@ -15,8 +15,8 @@ from platformdirs import user_cache_path
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.top import Top, metadata
 from rowmesh.sim.run import SimJob, SimResult, simulate
-from rowmesh.sw import golden
 from rowmesh.sw.compiler import MemoryMap, compile_layer, pack_params, pack_weights
+from rowmesh.sw.layerdata import LayerData, make_data
 from rowmesh.sw.mapper import UnmappableError, find_mapping
 from rowmesh.sw.mapping import Mapping
 from rowmesh.sw.model import predict
@@ -48,27 +48,6 @@ class MappedLayer:
 
     mapping: Mapping
     predicted: Prediction
-
-
-@dataclass(frozen=True)
-class LayerData:
-    """Tensors of a run.
-
-    Parameters
-    ----------
-    iacts : array [N, C, H, W]
-    weights : array [M, C / G, R, S]
-    bias : array [M]
-    scale : array [M], float32
-    expected : array [N, M, P, Q]
-        The golden model's output.
-    """
-
-    iacts: npt.NDArray[np.int64]
-    weights: npt.NDArray[np.int64]
-    bias: npt.NDArray[np.int64]
-    scale: npt.NDArray[np.float32]
-    expected: npt.NDArray[np.int64]
 
 
 def generate(config: ArchConfig, out_dir: Path) -> list[Path]:
@@ -113,52 +92,6 @@ def map_layer(config: ArchConfig, layer: Layer) -> MappedLayer:
     """
     mapping = find_mapping(config, layer)
     return MappedLayer(mapping, predict(mapping))
-
-
-def _photo(layer: Layer, width: int) -> npt.NDArray[np.int64]:
-    from PIL import Image
-    from sklearn.datasets import load_sample_images
-
-    images = load_sample_images().images
-    stack = []
-    for n in range(layer.n):
-        picture = Image.fromarray(images[n % len(images)]).resize((layer.w, layer.h), Image.Resampling.BILINEAR)
-        if layer.c == 1:
-            picture = picture.convert("L")
-        pixels = np.asarray(picture, dtype=np.int64).reshape(layer.h, layer.w, -1)
-        stack.append(pixels.transpose(2, 0, 1)[: layer.c])
-    return (np.stack(stack) - 128) << (width - 8)
-
-
-def make_data(config: ArchConfig, layer: Layer, seed: int) -> LayerData:
-    """Make a layer's tensors: seeded random words of the full range, or a photograph as input."""
-    rng = np.random.default_rng([seed, *layer.name.encode()])
-    width = config.data_width
-    low, high = -(1 << (width - 1)), 1 << (width - 1)
-    if layer.input == "photo":
-        iacts = _photo(layer, width)
-    else:
-        iacts = rng.integers(low, high, (layer.n, layer.c, layer.h, layer.w))
-    weights = rng.integers(low, high, (layer.m, layer.c // layer.groups, layer.r, layer.s))
-    requant = layer.output == "requant"
-    bias = rng.integers(-(1 << 12), 1 << 12, layer.m) if requant else np.zeros(layer.m, np.int64)
-    accumulated = golden.conv2d(
-        iacts,
-        weights,
-        stride=layer.stride,
-        padding=layer.padding,
-        dilation=layer.dilation,
-        groups=layer.groups,
-        acc_width=config.acc_width,
-        bias=bias if requant else None,
-    )
-    scale = np.ones(layer.m, np.float32)
-    expected = accumulated
-    if requant:
-        spread = np.maximum(accumulated.std(axis=(0, 2, 3)), 1.0)
-        scale = ((high / 3) / spread * rng.uniform(0.5, 1.5, layer.m)).astype(np.float32)
-        expected = golden.requantize(accumulated, scale, 0, low, high - 1)
-    return LayerData(iacts, weights, bias, scale, expected)
 
 
 def _verilog_folder(config: ArchConfig) -> Path:

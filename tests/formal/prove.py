@@ -135,6 +135,12 @@ class Proof:
         """Restrict the environment: only traces in which ``condition`` holds in every cycle count."""
         self._assumed.append(Value.cast(condition).bool())
 
+    def assume_if(self, condition: Any) -> None:
+        """Like :meth:`assume`, under the conditions of the ``with m.If`` around it."""
+        broken = Signal(name=f"broken{len(self._assumed)}")
+        self.m.d.comb += broken.eq(~Value.cast(condition).bool())
+        self._assumed.append(~broken)
+
     def check(self, name: str, condition: Any) -> None:
         """State a property: ``condition`` holds in every cycle after the reset."""
         self._checks[name] = signal = Signal(name=f"check_{name}")

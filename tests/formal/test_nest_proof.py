@@ -108,7 +108,7 @@ def nest_proof(levels: int, segment: int, module: ModuleType, *, queued: bool, r
     """A whole nest runs ``runs`` descriptors of arbitrary banks and programs.
 
     ``queued``: both banks are written first, the starts are offered without a pause, and no bubble is allowed.
-    Otherwise the other bank is written, and the next start comes, at arbitrary times while the first one runs.
+    Otherwise the starts come, and the words of the second bank are written, at arbitrary times while the first runs.
     """
     width = 2
     outputs = {"a": width}
@@ -137,7 +137,7 @@ def nest_proof(levels: int, segment: int, module: ModuleType, *, queued: bool, r
         contents += [Cat(bound[k][bank], final[k][bank]), mask[k][bank], stride[k][bank]]
     write = Signal()
     m.d.comb += [
-        write.eq(~ready_banks.all() & (1 if queued else p.free(1, "write"))),
+        write.eq(~ready_banks.all() & (1 if queued else (~ready_banks.any() | p.free(1, "write")))),
         dut.config.valid.eq(write),
         dut.config.bank.eq(bank),
         dut.config.address.eq(cursor),
@@ -207,3 +207,61 @@ def test_level(levels: int, level: int) -> None:
     proof = level_proof(levels, level, small())
     assert_covered(proof)
     assert_proved(proof)
+
+
+@pytest.mark.slow
+def test_level_wider() -> None:
+    assert_proved(level_proof(3, 1, small(bound=4), bound=4, width=4))
+
+
+READY = "self.i.ready.eq(~valid | (is_last & self.o.ready))"
+
+
+@pytest.mark.parametrize(
+    ("check", "old", "new"),
+    [
+        ("valid", "        valid = Signal()\n        token", "        valid = Signal(reset_less=True)\n        token"),
+        ("valid", READY, "self.i.ready.eq(~valid | is_last)"),
+        ("no_bubble", READY, "self.i.ready.eq(~valid)"),
+        ("first", "is_first.eq(0)", "is_first.eq(is_first)"),
+        ("last", "is_last.eq(index + 1 == bound)", "is_last.eq(index == bound)"),
+        ("last", "(mask.data & ~self.i.payload.last) == 0", "(mask.data & self.i.payload.last) != 0"),
+        ("bank", "self.o.payload.eq(token)", "self.o.payload.eq(token), self.o.payload.bank.eq(self.i.payload.bank)"),
+        ("value", "token.out[name] + stride.data", "token.out[name] - stride.data"),
+        ("value", "stride.addr.eq(token.bank)", "stride.addr.eq(self.i.payload.bank)"),
+    ],
+)
+def test_level_control(check: str, old: str, new: str) -> None:
+    assert_refuted(level_proof(3, 1, small(old, new)), check)
+
+
+@pytest.mark.parametrize(
+    ("levels", "segment", "queued", "depth"),
+    [
+        pytest.param(2, 4, True, 34, id="2-queued"),
+        pytest.param(3, 1, True, 32, id="3-queued-links"),
+        pytest.param(2, 4, False, 26, id="2-overlapped"),
+        pytest.param(2, 1, False, 32, id="2-overlapped-links", marks=pytest.mark.slow),
+        pytest.param(3, 2, True, 38, id="3-queued", marks=pytest.mark.slow),
+    ],
+)
+def test_nest(levels: int, segment: int, queued: bool, depth: int) -> None:
+    proof = nest_proof(levels, segment, small(), queued=queued)
+    assert_covered(proof, depth=depth)
+    assert_proved(proof, depth=depth, timeout=400)
+
+
+@pytest.mark.parametrize(
+    ("check", "old", "new"),
+    [
+        ("nothing_extra", "entry.i.valid.eq(self.start.valid)", "entry.i.valid.eq(1)"),
+        ("value", "read.addr.eq(self.start.payload)", "read.addr.eq(0)"),
+        ("value", "token.out[name] + stride.data", "token.out[name] + stride.data + 1"),
+        ("first", "enumerate(reversed(range(self._levels)))", "enumerate(range(self._levels))"),
+        ("last", "masked.eq((mask.data != 0)", "masked.eq((mask.data == 0)"),
+        ("bank", "entry.i.payload.bank.eq(self.start.payload)", "entry.i.payload.bank.eq(0)"),
+        ("no_bubble", READY, "self.i.ready.eq(~valid)"),
+    ],
+)
+def test_nest_control(check: str, old: str, new: str) -> None:
+    assert_refuted(nest_proof(2, 4, small(old, new), queued=True), check, depth=34)

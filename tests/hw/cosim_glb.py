@@ -89,7 +89,7 @@ class Golden:
                 return holds(values.get(name, 0), token.last, LEVELS)
 
             low = values["low_first"] if holds(values["first_mask"], token.first, LEVELS) else values["low"]
-            high = values["high_last"] if last("last_mask") else values["high"]
+            high = values["high_edge" if last("edge_mask") else "high_last"] if last("last_mask") else values["high"]
             valid = range(low, high + 1)
             inside = {
                 k: not CLIP
@@ -130,8 +130,19 @@ def _valid_part(flit):
 
 
 def _lanes(random):
-    low, high = sorted(random.choices(range(LANES), k=2))
-    return {"low": low, "high": high, "low_first": random.randint(0, high), "high_last": random.randint(low, LANES - 1)}
+    lows, highs = (sorted(random.choices(range(LANES), k=2)) for _ in range(2))
+    middle = random.randrange(LANES)
+    lows, highs = [min(low, middle) for low in lows], [max(high, middle) for high in highs]
+    random.shuffle(lows)
+    low, low_first = lows
+    high, high_last = highs
+    return {
+        "low": low,
+        "low_first": low_first,
+        "high": high,
+        "high_last": high_last,
+        "high_edge": random.randint(middle, LANES - 1),
+    }
 
 
 def _mask(random, *choices):
@@ -164,6 +175,7 @@ def _program(random):
         "sync_mask": mask_word(LEVELS, [0, 1]),
         "first_mask": _mask(random, [0], [0, 1], []),
         "last_mask": _mask(random, [0], [0, 2], [2, 3]),
+        "edge_mask": _mask(random, [2], [3], [2, 3], []),
         "edge0_mask": _mask(random, [2], [2, 3]),
         "edge1_mask": _mask(random, [0], [3], []),
     }
@@ -219,7 +231,7 @@ async def random_programs(dut):
 
 def _plain(count, times):
     loops = [(count, count, 0, {"address": 1, "index": 1}), (times, times, 0, {})]
-    values = {"low": 0, "high": LANES - 1, "low_first": 0, "high_last": 0, "first_mask": 0, "last_mask": 0}
+    values = {"low": 0, "high": LANES - 1, "low_first": 0, "high_last": 0, "edge_mask": 0, "first_mask": 0, "last_mask": 0}
     values |= {"release": 1, "release_mask": mask_word(LEVELS, [1]), "sync_mask": mask_word(LEVELS, [0, 1])}
     if CLIP:
         values |= {"width": 1, "height": 1, "blocks": 1, "lanes_along_x": 0}

@@ -74,13 +74,16 @@ def _convolution(random, small=False):
         weight *= extents[name]
     loops += [(columns, columns, 0, {}), (passes, passes, 0, {}), (tiles, tiles, 0, {})]
     inner, reduction = [0, 1, 2], [level["s"], level["c"]]
+    # a row's last window in one go, or word by word during its last use if the order of use is the order of the words
+    gradual = order == ["c", "s", "m"]
     values = {
         "clear_mask": mask_word(LEVELS, reduction),
         "emit_mask": mask_word(LEVELS, reduction),
         "slide": stride * extents["c"],
         "slide_mask": mask_word(LEVELS, inner),
-        "restart": window,
-        "restart_mask": mask_word(LEVELS, [*inner, 3]),
+        "restart": 1 if gradual else window,
+        "restart_mask": mask_word(LEVELS, [2, 3] if gradual else [*inner, 3]),
+        "iact_sync_mask": mask_word(LEVELS, inner),
         "weight_release_mask": mask_word(LEVELS, [3]),
         "weight_sync_mask": mask_word(LEVELS, [*inner, 3]),
         "first_mask": mask_word(LEVELS, [4]),
@@ -201,7 +204,8 @@ def _dot_products(count, length):
     """Steps of ``count`` dot products, each operand used once."""
     mask = {"clear_mask": mask_word(LEVELS, [0]), "emit_mask": mask_word(LEVELS, [0]), "slide": 1}
     mask |= {"slide_mask": mask_word(LEVELS, []), "weight_release_mask": mask_word(LEVELS, [])}
-    mask |= {"weight_sync_mask": mask_word(LEVELS, []), "first_mask": mask_word(LEVELS, [])}
+    mask |= {"weight_sync_mask": mask_word(LEVELS, []), "iact_sync_mask": mask_word(LEVELS, [])}
+    mask |= {"first_mask": mask_word(LEVELS, [])}
     return issue(LEVELS, [(length, length, 0, {}), (count, count, 0, {})], {}, mask, CONFIG.edge_flags)
 
 

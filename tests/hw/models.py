@@ -75,6 +75,7 @@ def issue(
                 "clear": int(first("clear")),
                 "emit": int(last("emit")),
                 "iact_release": release,
+                "iact_sync": int(last("iact_sync")),
                 "weight_release": int(last("weight_release")),
                 "weight_sync": int(last("weight_sync")),
                 "first": int(first("first")),
@@ -105,14 +106,14 @@ def pe(
     """Run a PE's steps on the words that it took; every word must be used up."""
     result = Result(events={"mac": 0, "psum_read": 0, "psum_write": 0})
     spad: dict[int, int] = {}
-    head = origin = lag = 0
+    origin, lag = {"iact": 0, "weight": 0}, {"iact": 0, "weight": 0}
     for step in steps:
         flags = {name: step[name] for name in ("first", "last", "start")}
         if absent(step, skip):
             if step["emit"]:
                 result.psums.append({"value": 0, "void": 1, **flags})
             continue
-        product = iacts[head + step["iact"]] * weights[origin + step["weight"]]
+        product = iacts[origin["iact"] + step["iact"]] * weights[origin["weight"] + step["weight"]]
         total = wrap((0 if step["clear"] else spad[step["psum"]]) + product, acc_width)
         result.events["mac"] += 1
         result.events["psum_read"] += not step["clear"]
@@ -121,12 +122,13 @@ def pe(
         else:
             spad[step["psum"]] = total
             result.events["psum_write"] += 1
-        head += step["iact_release"]
-        lag += step["weight_release"]
-        if step["weight_sync"]:
-            origin, lag = origin + lag, 0
-    assert head == len(iacts), f"the program uses {head} of {len(iacts)} iacts"
-    assert origin == len(weights), f"the program uses {origin} of {len(weights)} weights"
+        for name in origin:
+            lag[name] += step[f"{name}_release"]
+            if step[f"{name}_sync"]:
+                origin[name], lag[name] = origin[name] + lag[name], 0
+    for name, words in (("iact", iacts), ("weight", weights)):
+        used = origin[name] + lag[name]
+        assert used == len(words), f"the program uses {used} of {len(words)} {name} words"
     return result
 
 

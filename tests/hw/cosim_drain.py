@@ -1,0 +1,326 @@
+"""cocotb tests of the drain, with real psum banks in front of it."""
+
+import cocotb
+import numpy as np
+from cocotb_block import Bench, arch, seeds
+from models import holds, nest, wrap
+from rowmesh.hw.drain import Drain, beat_layout, drain_descriptor
+from rowmesh.hw.flags import mask_word
+from rowmesh.hw.layouts import psum_layout
+from rowmesh.sw.golden import requantize
+
+CONFIG, _ = arch()
+LEVELS, LANES, COLS = CONFIG.nest_levels, CONFIG.lanes, CONFIG.cols
+GROUPS = CONFIG.bank_groups
+SLOTS, WIDTH = CONFIG.flit_words, CONFIG.data_width
+SPAN = 32 // WIDTH
+DEPTH = CONFIG.psum_bank_words
+DESCRIPTOR = drain_descriptor(CONFIG)
+# levels of the tests' programs: word of a beat, beat, position, group, short tiles, thin tiles
+WORD, BEAT, POSITION, GROUP, SHORT, THIN = range(6)
+
+
+class Unit:
+    """A bench with a source for each column and a sink for each lane."""
+
+    def __init__(self, dut):
+        self.bench = bench = Bench(dut)
+        self.dut = dut
+        self.start = bench.source("start", 1)
+        self.params = bench.source("fill", 64)
+        self.psums = [bench.source(f"psum__{col}", psum_layout(CONFIG)) for col in range(COLS)]
+        self.lanes = [bench.sink(f"lanes__{lane}", beat_layout(CONFIG)) for lane in range(LANES)]
+        self.freed = 0
+        bench.hooks.append(self._count)
+        dut.config__valid.value = 0
+
+    def _count(self):
+        self.freed += int(self.dut.freed.value)
+
+    def load(self, work):
+        self.params.send(work.params)
+        for source, psums in zip(self.psums, work.psums, strict=True):
+            source.send(psums)
+
+
+class Work:
+    """A descriptor's data and what has to come out."""
+
+    def __init__(self, random, program, sizes, params):
+        """``sizes`` and ``params``: words of each column and parameters of each tile, in order."""
+        loops, bases, values = program
+        self.words = DESCRIPTOR.encode(*program)
+        self.beats = [[] for _ in range(LANES)]
+        self.psums = [[] for _ in range(COLS)]
+        self.params = []
+        big = 1 << (CONFIG.acc_width - 1)
+        scale = random.choice((1e-8, 1e-6, 1e-3))
+        banks, table = [[] for _ in range(COLS)], []
+        for size, count in zip(sizes, params, strict=True):
+            for col in range(values["columns"]):
+                tile = [random.randrange(-big, big) >> random.choice((0, 8, 16)) for _ in range(size)]
+                banks[col] += tile
+                self.psums[col] += [
+                    {"value": value, "first": 1, "last": 1, "start": k == 0} for k, value in enumerate(tile)
+                ]
+            for _ in range(count):
+                bias = random.randrange(-(1 << 20), 1 << 20)
+                table.append((bias, np.float32(scale * random.uniform(0.5, 2.0))))
+        self.params = [bias & 0xFFFFFFFF | int(factor.view(np.uint32)) << 32 for bias, factor in table]
+        head, first_param = [0] * COLS, 0
+        gathered = [[0, 0] for _ in range(LANES)]
+        limits = values["zero_point"], values["clamp_low"], values["clamp_high"]
+        for token in nest(LEVELS, loops, bases):
+
+            def last(name, token=token):
+                return holds(values.get(name, 0), token.last, LEVELS)
+
+            columns = values["columns_edge" if last("edge_mask") else "columns"]
+            for lane in range(LANES):
+                col = token.out["group"] * LANES + lane
+                if col >= columns:
+                    continue
+                word = banks[col][head[col] + token.out["offset"]]
+                bias, factor = 0, None
+                if values["use_param"]:
+                    bias, factor = table[first_param + token.out["param"] + lane * values["lane_param"]]
+                total = wrap(word + bias, CONFIG.acc_width)
+                slot, beat = token.out["slot"], gathered[lane]
+                if values["raw"]:
+                    beat[0] |= (total & 0xFFFFFFFF) << (slot * WIDTH)
+                    beat[1] |= 0b1111 << (slot * WIDTH // 8)
+                else:
+                    result = int(requantize(np.array([total]), np.array([factor]), *limits)[0])
+                    beat[0] |= (result & ((1 << WIDTH) - 1)) << (slot * WIDTH)
+                    beat[1] |= ((1 << WIDTH // 8) - 1) << (slot * WIDTH // 8)
+                if last("flush_mask"):
+                    self.beats[lane].append({"data": beat[0], "strobe": beat[1]})
+                    gathered[lane] = [0, 0]
+            if last("release_mask"):
+                released = values[f"release{last('short_mask') | last('thin_mask') << 1}"]
+                for lane in range(LANES):
+                    col = token.out["group"] * LANES + lane
+                    if col < values["columns"]:
+                        head[col] += released
+            if last("param_mask"):
+                first_param += values["param_thin" if last("thin_mask") else "param_release"]
+        assert all(head[col] == len(banks[col]) for col in range(COLS))
+        assert first_param == len(table)
+
+
+def _program(random):
+    """Tiles of beats over positions and groups of columns, with shorter last tiles and a narrower last column group."""
+    raw = random.getrandbits(1)
+    use_param = 1 if not raw else random.getrandbits(1)
+    step = SPAN if raw else 1
+    words = random.randint(1, SLOTS // step)
+    words_last = random.randint(1, words)
+    columns = random.randint(1, COLS)
+    groups = -(-columns // LANES)
+    while True:
+        beats, positions = random.randint(1, 3), random.randint(1, 3)
+        beats_thin, positions_short = random.randint(1, beats), random.randint(1, positions)
+        shorts, thins = random.randint(1, 3), random.randint(1, 2)
+        merged = random.random() < 0.3 and beats * words * step <= SLOTS
+        strides = {
+            WORD: {"offset": random.randint(0, 3), "param": 1, "slot": step},
+            BEAT: {"offset": random.randint(0, 4), "param": words, "slot": words * step if merged else 0},
+            POSITION: {"offset": random.randint(0, 5)},
+            GROUP: {"group": 1},
+        }
+        lane_param = random.randint(0, 2)
+
+        def size(thin, short):
+            last = max((beats_thin if thin else beats) - 1, 0)  # noqa: B023
+            inner = (words - 1 if last else words_last - 1) * strides[WORD]["offset"]  # noqa: B023
+            return (
+                max(inner + max(last - 1, 0) * strides[BEAT]["offset"], (words_last - 1) * strides[WORD]["offset"] + last * strides[BEAT]["offset"])  # noqa: B023, E501
+                + ((positions_short if short else positions) - 1) * strides[POSITION]["offset"]  # noqa: B023
+                + 1
+            )
+
+        sizes = {(thin, short): size(thin, short) for thin in (0, 1) for short in (0, 1)}
+        counts = [beats * words + (LANES - 1) * lane_param, beats_thin * words + (LANES - 1) * lane_param]
+        if max(sizes.values()) <= DEPTH and max(counts) <= CONFIG.param_words:
+            break
+    extra = random.randint(0, 2) if max(sizes.values()) + 2 <= DEPTH else 0
+    loops = [
+        (words, words_last, 1 << BEAT, strides[WORD]),
+        (beats, beats_thin, 1 << THIN, strides[BEAT]),
+        (positions, positions_short, 1 << SHORT, strides[POSITION]),
+        (groups, groups, 0, strides[GROUP]),
+        (shorts, shorts, 0, {}),
+        (thins, thins, 0, {}),
+    ]
+    low, high = sorted(random.choices(range(-(1 << (WIDTH - 1)), 1 << (WIDTH - 1)), k=2))
+    values = {
+        "columns": columns,
+        "columns_edge": random.randint(0 if groups == 1 else (groups - 1) * LANES, columns),
+        "edge_mask": mask_word(LEVELS, random.choice((None, [SHORT], [SHORT, THIN]))),
+        "release_mask": mask_word(LEVELS, [WORD, BEAT, POSITION]),
+        **{f"release{short | thin << 1}": sizes[thin, short] + extra for thin in (0, 1) for short in (0, 1)},
+        "short_mask": mask_word(LEVELS, [SHORT]),
+        "thin_mask": mask_word(LEVELS, [THIN]),
+        "flush_mask": mask_word(LEVELS, [WORD, BEAT] if merged else [WORD]),
+        "lane_param": lane_param,
+        "param_release": counts[0] if use_param else 0,
+        "param_thin": counts[1] if use_param else 0,
+        "param_mask": mask_word(LEVELS, [WORD, BEAT, POSITION, GROUP]),
+        "use_param": use_param,
+        "raw": raw,
+        "zero_point": random.randrange(-20, 20),
+        "clamp_low": low,
+        "clamp_high": high,
+    }
+    tiles = [(t == thins - 1, s == shorts - 1) for t in range(thins) for s in range(shorts)]
+    return (
+        (loops, {}, values),
+        [sizes[tile] + extra for tile in tiles],
+        [counts[thin] * use_param for thin, _ in tiles],
+    )
+
+
+@cocotb.test()
+async def random_tiles(dut):
+    """Random tiles, groups, edges, parameters, raw and requantised, descriptors back to back, everything stalling."""
+    unit = Unit(dut)
+    bench = unit.bench
+    await bench.reset()
+    expected = [[] for _ in range(LANES)]
+    before, parameters, partial = [], 0, 0
+    for number, random in enumerate(seeds(40)):
+        work = Work(random, *_program(random))
+        # the bank's last user has to be done with the pipeline
+        if number >= 2:
+            marks = before[-2]
+            await bench.until(lambda marks=marks: all(len(s.items) >= n for s, n in zip(unit.lanes, marks, strict=True)))
+        if number % 8 == 0:
+            bench.random_stalls()
+        await bench.configure(work.words, number % 2)
+        unit.start.send([number % 2])
+        unit.load(work)
+        for lane, beats in enumerate(work.beats):
+            expected[lane] += beats
+            partial += sum(beat["strobe"] != (1 << CONFIG.beat_bytes) - 1 for beat in beats)
+        before.append([len(beats) for beats in expected])
+        parameters += len(work.params)
+    await bench.until(lambda: all(len(s.items) >= len(e) for s, e in zip(unit.lanes, expected, strict=True)))
+    await bench.run(30)
+    for lane, sink in enumerate(unit.lanes):
+        assert sink.items == expected[lane], f"lane {lane}"
+    assert int(dut.idle.value) == 1
+    assert unit.freed == parameters
+    assert partial > 50
+    assert all(source.done for source in (*unit.psums, unit.params))
+
+
+def _stream(words, flush, *, raw=0, count=1):
+    """One tile of a single group: ``words`` words a column in order, a beat every ``flush``."""
+    loops = [
+        (flush, flush, 0, {"offset": 1, "slot": SPAN if raw else 1}),
+        (words // flush, words // flush, 0, {"offset": flush}),
+        (count, count, 0, {}),
+    ]
+    columns = min(COLS, LANES)
+    values = {
+        "columns": columns,
+        "columns_edge": columns,
+        "release_mask": mask_word(LEVELS, [0, 1]),
+        "release0": words,
+        "flush_mask": mask_word(LEVELS, [0]),
+        "raw": raw,
+        "lane_param": 0,
+        "use_param": 1 - raw,
+        "param_release": 1 - raw,
+        "param_mask": mask_word(LEVELS, [0, 1, 2]),
+        "zero_point": 3,
+        "clamp_low": -90,
+        "clamp_high": 100,
+    }
+    return (loops, {}, values), [words] * count, [0] * (count - 1) + [1 - raw]
+
+
+@cocotb.test()
+async def one_word_a_lane_a_cycle(dut):
+    """Final psums leave one a lane a cycle; the first beat of one word ``latency`` cycles after the start."""
+    unit = Unit(dut)
+    bench = unit.bench
+    await bench.reset()
+    random = next(seeds(1))
+    size = SLOTS // SPAN
+    for number, (words, flush, raw) in enumerate(((12, 1, 0), (2 * SLOTS, SLOTS, 0), (4 * size, size, 1), (12, 1, 1))):
+        work = Work(random, *_stream(words, flush, raw=raw))
+        await bench.configure(work.words, number % 2)
+        unit.load(work)
+        await bench.until(lambda: all(source.done for source in (*unit.psums, unit.params)), 200)
+        await bench.run(6)
+        begin = bench.cycle
+        unit.start.send([number % 2])
+        await bench.until(lambda work=work: len(unit.lanes[0].items) == len(work.beats[0]), 300)
+        await bench.run(2)
+        for lane, sink in enumerate(unit.lanes):
+            assert sink.items == work.beats[lane]
+            assert sink.cycles[0] - begin == Drain(CONFIG).latency + flush - 1
+            assert sink.cycles[-1] - sink.cycles[0] == words - flush
+        bench.clear()
+
+
+@cocotb.test()
+async def a_blocked_lane_stops_all_and_loses_nothing(dut):
+    """The lanes advance together: one without room holds the others, and is reported."""
+    unit = Unit(dut)
+    bench = unit.bench
+    await bench.reset()
+    work = Work(next(seeds(1)), *_stream(12, 1))
+    await bench.configure(work.words)
+    unit.load(work)
+    unit.start.send([0])
+    bench.stall(1.0, unit.lanes[-1])
+    await bench.run(120)
+    assert [len(sink.items) for sink in unit.lanes] == [1] * (LANES - 1) + [0]
+    assert int(dut.waits.value) & 0b100
+    assert int(dut.idle.value) == 0
+    bench.stall(0.0, unit.lanes[-1])
+    await bench.until(lambda: len(unit.lanes[-1].items) == 12, 100)
+    await bench.run(3)
+    assert [sink.items for sink in unit.lanes] == work.beats
+    assert int(dut.idle.value) == 1
+
+
+@cocotb.test()
+async def waits_name_what_is_missing(dut):
+    """A word waits for its psum, or its parameters, and ``waits`` says which."""
+    unit = Unit(dut)
+    bench = unit.bench
+    await bench.reset()
+    work = Work(next(seeds(1)), *_stream(4, 1))
+    await bench.configure(work.words)
+    unit.start.send([0])
+    await bench.run(40)
+    assert int(dut.waits.value) == 0b011
+    for source, psums in zip(unit.psums, work.psums, strict=True):
+        source.send(psums)
+    await bench.run(20)
+    assert int(dut.waits.value) == 0b010
+    unit.params.send(work.params)
+    await bench.until(lambda: len(unit.lanes[0].items) == 4, 100)
+    assert [sink.items for sink in unit.lanes] == work.beats
+
+
+@cocotb.test()
+async def constants_stay_with_their_words(dut):
+    """A descriptor queued behind, with other constants, does not change the words still in the pipeline."""
+    unit = Unit(dut)
+    bench = unit.bench
+    await bench.reset()
+    random = next(seeds(1))
+    works = [Work(random, *_stream(12, 1, raw=raw)) for raw in (0, 1)]
+    for bank, work in enumerate(works):
+        await bench.configure(work.words, bank)
+        unit.load(work)
+    await bench.run(40)
+    unit.start.send([0, 1])
+    await bench.until(lambda: len(unit.lanes[0].items) == 24, 200)
+    await bench.run(2)
+    for lane, sink in enumerate(unit.lanes):
+        assert sink.items == works[0].beats[lane] + works[1].beats[lane]

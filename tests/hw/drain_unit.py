@@ -1,0 +1,41 @@
+"""The drain with its psum banks, as one block for the tests."""
+
+from amaranth.hdl import Module
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In
+from rowmesh.hw.block import Block
+from rowmesh.hw.drain import Drain
+from rowmesh.hw.layouts import psum_layout
+from rowmesh.hw.psum_bank import PsumBank
+
+__all__ = ["DrainUnit"]
+
+
+class DrainUnit(Block):
+    """Ports of the drain, and the chains' side of the banks instead of the drain's."""
+
+    def __init__(self, config):
+        self._config = config
+        self.drain = Drain(config)
+        members = {name: member for name, member in self.drain.signature.members.items() if name != "banks"}
+        members["psum"] = In(stream.Signature(psum_layout(config))).array(config.cols)
+        super().__init__(members)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.drain = drain = self.drain
+        for name in ("config", "start", "fill"):
+            wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(drain, name))
+        for name in ("freed", "idle", "waits"):
+            m.d.comb += getattr(self, name).eq(getattr(drain, name))
+        for lane in range(self._config.lanes):
+            wiring.connect(m, drain.lanes[lane], wiring.flipped(self.lanes[lane]))
+        for col in range(self._config.cols):
+            m.submodules[f"bank{col}"] = bank = PsumBank(self._config)
+            wiring.connect(m, wiring.flipped(self.psum[col]), bank.i)
+            port = drain.banks[col]
+            for name in ("offset", "enable", "free", "release"):
+                m.d.comb += getattr(bank, name).eq(getattr(port, name))
+            for name in ("available", "covered", "response"):
+                m.d.comb += getattr(port, name).eq(getattr(bank, name))
+        return m

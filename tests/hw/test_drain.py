@@ -1,0 +1,16 @@
+"""The drain against its golden model; the tests are in cosim_drain.py."""
+
+import pytest
+from cocotb_block import run_block
+from drain_unit import DrainUnit
+from rowmesh.hw.config import ArchConfig
+
+CASES = {
+    "int8": ArchConfig(cols=3, nest_levels=6, psum_bank_words=29, param_words=40),
+    "int16": ArchConfig(data_width=16, acc_width=24, cols=6, nest_levels=6, psum_bank_words=32, param_words=30),
+}
+
+
+@pytest.mark.parametrize("config", CASES.values(), ids=CASES)
+def test_drain(config):
+    run_block(DrainUnit(config), config, "cosim_drain")

@@ -1,0 +1,37 @@
+"""cocotb tests of the host's session, run by test_harness.py on the copy design."""
+
+import cocotb
+import pytest
+from rowmesh.sim.host import RegisterError, Session
+
+DESTINATION = 0x8000
+
+
+@cocotb.test()
+async def two_runs_with_a_reset_between(dut):
+    session = Session(dut)
+    host = session.host
+    await host.ready()
+    cycles = []
+    for word in (b"original", b"modified"):
+        session.memory[0x1000:0x1008] = word
+        await host.write("PROGRAM", session.job["program_address"])
+        await host.start(limit=10_000)
+        assert await host.finish()
+        assert host.irq
+        assert session.memory[DESTINATION : DESTINATION + 8] == word
+        cycles.append(host.cycles)
+        await host.reset()
+        assert await host.read("PROGRAM") == 0
+        assert not host.irq
+    assert cycles[0] == cycles[1]
+    session.memory[DESTINATION : DESTINATION + 8] = b"changed!"
+
+
+@cocotb.test()
+async def a_register_that_is_not_there_is_an_error(dut):
+    host = Session(dut).host
+    await host.ready()
+    assert (await host.access(0x7FC))[1] == 2
+    with pytest.raises(RegisterError, match="SCRATCH"):
+        await host.read("MISSING")
