@@ -1,7 +1,7 @@
 """Speed of a simulation under cocotb against a C++ loop over the same design and memory.
 
-``python -m rowmesh.sim.bench DIR`` measures any generated design for a fixed number of cycles after a start; a real
-job is measured by calling :func:`bench`.
+``python -m rowmesh.sim.bench DIR`` measures any generated design for a fixed number of cycles after a
+start; a real job is measured by calling :func:`bench`.
 """
 
 import dataclasses

@@ -1,9 +1,9 @@
 """Verilator models of a generated design, built once and cached.
 
-A model is the design below the wrapper ``simtop`` (sim/verilog) with the memory of sim/cpp/memory.cpp. Three kinds
-share everything but their host and their flags: ``run`` for long simulations, ``regress`` with assertions and
-random initial values for tests, and ``loop``, which a C++ loop drives instead of cocotb, as the yardstick of the
-benchmark.
+A model is the design below the wrapper ``simtop`` (sim/verilog) with the memory of sim/cpp/memory.cpp.
+Three kinds share everything but their host and their flags: ``run`` for long simulations, ``regress`` with
+assertions and random initial values for tests, and ``loop``, which a C++ loop drives instead of cocotb, as
+the yardstick of the benchmark.
 """
 
 import fcntl
@@ -68,9 +68,9 @@ _FLAGS: Mapping[Kind, tuple[str, ...]] = {
     ),
 }
 
-# The wheel's makefile names the compiler of the machine it was built on, and leaves the CFG settings empty. -O1
-# builds and runs faster than the makefile's -Os and than -O2 (168 simple PEs: 10 s and 297 kcycle/s; 11 s, 223;
-# 34 s, 245).
+# The wheel's makefile names the compiler of the machine it was built on, and leaves the CFG settings empty.
+# -O1 builds and runs faster than the makefile's -Os and than -O2 (168 simple PEs: 10 s and 297 kcycle/s; 11
+# s, 223; 34 s, 245).
 _MAKE_VARIABLES = (
     "CXX=g++",
     "LINK=g++",

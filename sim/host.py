@@ -1,7 +1,7 @@
 """The host's side of the wrapper, for cocotb tests: registers, start and finish, the memory.
 
-Nothing here wakes once a cycle: a register access and a whole run each end with one event. The exception is the
-memory with random stalls, which is cocotbext-axi's and runs in Python.
+Nothing here wakes once a cycle: a register access and a whole run each end with one event. The exception is
+the memory with random stalls, which is cocotbext-axi's and runs in Python.
 """
 
 import json

@@ -309,6 +309,6 @@ def _run_cocotb(
 def _useful(log: Path, lines: int = 30) -> str:
     """Return a simulation log from its first failure on, or its end where it names none."""
     text = log.read_text(errors="replace").splitlines() if log.exists() else []
-    marks = re.compile(r"%Error|%Fatal|Fatal|ERROR|CRITICAL|Traceback|^memory:|Assertion failed")
+    marks = re.compile(r"%Error|%Fatal|Fatal|ERROR|CRITICAL|Traceback|Assertion failed")
     start = next((i for i, line in enumerate(text) if marks.search(line)), max(0, len(text) - lines))
     return "\n".join(text[start : start + lines])

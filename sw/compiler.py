@@ -10,34 +10,17 @@ import numpy.typing as npt
 
 from rowmesh.hw.array import pe_words, row_words
 from rowmesh.hw.config import ArchConfig
-from rowmesh.hw.descriptor import Descriptor, Engine
-from rowmesh.hw.dma import loader_descriptor, storer_descriptor
-from rowmesh.hw.drain import drain_descriptor
-from rowmesh.hw.glb import reader_descriptor
-from rowmesh.hw.issuer import step_descriptor
+from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.program import Program
+from rowmesh.hw.top import descriptors
 from rowmesh.sw.counts import weight_beats
 from rowmesh.sw.mapping import Mapping, ceil_div
 from rowmesh.sw.nestprogram import Loop, Nest
 from rowmesh.sw.tensors import BASE_ALIGNMENT
 
-__all__ = ["MemoryMap", "compile_layer", "descriptors", "nests", "pack_params", "pack_weights", "subscriptions"]
+__all__ = ["MemoryMap", "compile_layer", "nests", "pack_params", "pack_weights", "subscriptions"]
 
 _EDGE_M, _EDGE_C, _EDGE_P = range(3)
-
-
-def descriptors(config: ArchConfig) -> dict[Engine, Descriptor]:
-    """Return the descriptor layout of every engine."""
-    return {
-        Engine.LOAD_IACT: loader_descriptor(config, Engine.LOAD_IACT, True),
-        Engine.LOAD_WEIGHT: loader_descriptor(config, Engine.LOAD_WEIGHT, False),
-        Engine.LOAD_PARAM: loader_descriptor(config, Engine.LOAD_PARAM, False),
-        Engine.READ_IACT: reader_descriptor(config, Engine.READ_IACT),
-        Engine.READ_WEIGHT: reader_descriptor(config, Engine.READ_WEIGHT),
-        Engine.STEP: step_descriptor(config),
-        Engine.DRAIN: drain_descriptor(config),
-        Engine.STORE: storer_descriptor(config),
-    }
 
 
 @dataclass(frozen=True)

@@ -21,18 +21,24 @@ uint64_t size = 0;
 
 extern "C" {
 
+// End the simulation with a message, at once and in every kind of build.
+void rowmesh_fatal(const char *message) {
+    std::fflush(stdout);
+    std::fprintf(stderr, "%%Fatal: %s\n", message);
+    std::fflush(stderr);
+    std::_Exit(3);
+}
+
 // Map the file: its length is the size of the memory, and the memory's contents are in it at every moment.
 void rowmesh_memory_open(const char *path) {
     const int file = open(path, O_RDWR);
     struct stat status;
     if (file < 0 || fstat(file, &status) != 0 || status.st_size <= 0) {
-        std::fprintf(stderr, "memory: cannot open %s\n", path);
-        std::exit(2);
+        rowmesh_fatal("cannot open the memory's file");
     }
     void *const mapped = mmap(nullptr, status.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     if (mapped == MAP_FAILED) {
-        std::perror("memory: mmap");
-        std::exit(2);
+        rowmesh_fatal("cannot map the memory's file");
     }
     close(file);
     contents = static_cast<unsigned char *>(mapped);

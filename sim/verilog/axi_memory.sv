@@ -64,6 +64,8 @@ module axi_memory #(
                                                    input bit [DATA_WIDTH-1:0] data,
                                                    input bit [DATA_WIDTH/8-1:0] strobe);
 
+  import "DPI-C" function void rowmesh_fatal(input string message);  // $fatal is an assertion, which may be off
+
   localparam int BYTES = DATA_WIDTH / 8;
   localparam int POINTER = $clog2(OUTSTANDING) + 1;
 
@@ -93,8 +95,8 @@ module axi_memory #(
     return (start & ~((64'd1 << burst.size) - 64'd1)) + ({56'd0, beat} << burst.size);
   endfunction
 
-  // A byte budget in each direction: a beat costs the full width, an idle budget saves nothing that a beat could
-  // overtake the rate with.
+  // A byte budget in each direction: a beat costs the full width, and an idle budget saves less than one cycle's bytes
+  // beyond one beat.
   function automatic [31:0] next_credit(input [31:0] credit, input spent);
     bit [31:0] sum, most;
     sum  = credit + bytes_per_cycle - (spent ? BYTES : 0);
@@ -108,11 +110,11 @@ module axi_memory #(
     first = {20'd0, address[11:0]} & ~((32'd1 << size) - 32'd1);
     total = ({24'd0, length} + 32'd1) << size;
     if (burst != INCR && burst != FIXED)
-      $fatal(1, "%s: burst type %0d is not supported: FIXED or INCR", channel, burst);
+      rowmesh_fatal($sformatf("%s: burst type %0d is not supported: FIXED or INCR", channel, burst));
     if ((32'd1 << size) > BYTES)
-      $fatal(1, "%s: a beat of %0d bytes is wider than the bus (%0d)", channel, 32'd1 << size, BYTES);
+      rowmesh_fatal($sformatf("%s: a beat of %0d bytes is wider than the bus (%0d)", channel, 32'd1 << size, BYTES));
     if (burst == INCR && first + total > 4096)
-      $fatal(1, "%s: burst at 0x%0h of %0d bytes crosses a 4 KiB boundary", channel, address, total);
+      rowmesh_fatal($sformatf("%s: burst at 0x%0h of %0d bytes crosses a 4 KiB boundary", channel, address, total));
   endtask
 
   bit [63:0] now;
@@ -222,7 +224,7 @@ module axi_memory #(
         response = DECERR;
       write_response <= response;
       if (wlast != write_last)
-        $fatal(1, "W: wlast is %0d in beat %0d of a burst of %0d", wlast, write_beat, {1'b0, write_burst.length} + 9'd1);
+        rowmesh_fatal($sformatf("W: wlast is %0d in beat %0d of a burst of %0d", wlast, write_beat, {1'b0, write_burst.length} + 9'd1));
       if (write_last) begin
         replies[write_head[POINTER-2:0]] <= '{
             id: write_burst.id,

@@ -82,6 +82,7 @@ module simtop #(
 );
 
   import "DPI-C" function void rowmesh_memory_open(input string path);
+  import "DPI-C" function void rowmesh_fatal(input string message);
 
   localparam bit [7:0] RESET_CYCLES = 16;
 
@@ -98,9 +99,9 @@ module simtop #(
     if (!$value$plusargs("bytes_per_cycle=%d", bytes_per_cycle)) bytes_per_cycle = DATA_WIDTH / 8;
     if (!$value$plusargs("fail_read=%d", fail_read)) fail_read = 0;
     if (!$value$plusargs("fail_write=%d", fail_write)) fail_write = 0;
-    if (read_latency < 2 || write_latency < 2) $fatal(1, "memory latencies must be at least 2");
+    if (read_latency < 2 || write_latency < 2) rowmesh_fatal("memory latencies must be at least 2");
     if (bytes_per_cycle < 1 || bytes_per_cycle > DATA_WIDTH / 8)
-      $fatal(1, "bytes_per_cycle must be from 1 to %0d, not %0d", DATA_WIDTH / 8, bytes_per_cycle);
+      rowmesh_fatal($sformatf("bytes_per_cycle must be from 1 to %0d, not %0d", DATA_WIDTH / 8, bytes_per_cycle));
     if ($value$plusargs("memory=%s", memory_path)) rowmesh_memory_open(memory_path);
   end
 

@@ -116,7 +116,7 @@ class Layer:
             "weight_sync_mask": mask_word(LEVELS, [0, 1, 2, 3]),
             "first_mask": mask_word(LEVELS, []),
             "last_mask": mask_word(LEVELS, []),
-            "start_mask": mask_word(LEVELS, [0, 1, 2, 3]),
+            "start_mask": mask_word(LEVELS, [2, 3]),
             "edge1_mask": mask_word(LEVELS, [4]) if self.edge else 0,
         }
         return issue(LEVELS, loops, {}, values, CONFIG.edge_flags)
@@ -136,7 +136,9 @@ class Layer:
                         continue
                     low = random.randint(0, LANES - self.c)
                     data = [random.getrandbits(CONFIG.data_width) for _ in range(LANES)]
-                    data[low : low + self.c] = [int(v) & ((1 << CONFIG.data_width) - 1) for v in self.x[0, :, top + h, x]]
+                    data[low : low + self.c] = [
+                        int(v) & ((1 << CONFIG.data_width) - 1) for v in self.x[0, :, top + h, x]
+                    ]
                     tag = {"phase": random.randrange(1), "index": h, "edge": self._tile_edge(tile)}
                     flits.append({"data": data, "low": low, "high": low + self.c - 1, **tag})
         return flits
@@ -165,7 +167,9 @@ class Layer:
                 for m in range(self.m):
                     for group in range(self.groups):
                         void = int(p >= self.p)
-                        value = 0 if void else wrap(int(self.y[0, group * self.m + m, p, q]), CONFIG.acc_width)
+                        value = (
+                            0 if void else wrap(int(self.y[0, group * self.m + m, p, q]), CONFIG.acc_width)
+                        )
                         start = int(q == 0 and m == 0 and group == 0)
                         result.append({"value": value, "void": void, "first": 1, "last": 1, "start": start})
         return result
@@ -183,7 +187,9 @@ async def _run(unit, layer, random):
     unit.i["weight"].send(layer.weights(random))
     unit.i["step"].send(layer.steps())
     expected = [layer.psums(col) for col in range(COLS)]
-    await unit.bench.until(lambda: all(len(s.items) >= len(e) for s, e in zip(unit.psum, expected, strict=True)))
+    await unit.bench.until(
+        lambda: all(len(s.items) >= len(e) for s, e in zip(unit.psum, expected, strict=True))
+    )
     await unit.bench.run(25)
     for col, sink in enumerate(unit.psum):
         assert sink.items == expected[col], f"column {col}"
@@ -245,5 +251,7 @@ async def waits_name_the_missing_operand(dut):
     for sink in unit.psum:
         sink.stall = 0.0
     expected = [layer.psums(col) for col in range(COLS)]
-    await unit.bench.until(lambda: all(len(s.items) >= len(e) for s, e in zip(unit.psum, expected, strict=True)))
+    await unit.bench.until(
+        lambda: all(len(s.items) >= len(e) for s, e in zip(unit.psum, expected, strict=True))
+    )
     assert [sink.items for sink in unit.psum] == expected

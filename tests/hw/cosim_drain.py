@@ -130,16 +130,19 @@ def _program(random):
         }
         lane_param = random.randint(0, 2)
 
-        def size(thin, short):
-            last = max((beats_thin if thin else beats) - 1, 0)  # noqa: B023
-            inner = (words - 1 if last else words_last - 1) * strides[WORD]["offset"]  # noqa: B023
-            return (
-                max(inner + max(last - 1, 0) * strides[BEAT]["offset"], (words_last - 1) * strides[WORD]["offset"] + last * strides[BEAT]["offset"])  # noqa: B023, E501
-                + ((positions_short if short else positions) - 1) * strides[POSITION]["offset"]  # noqa: B023
-                + 1
-            )
+        def span(beats, positions, strides=strides):
+            inner = [
+                beat * strides[BEAT]["offset"]
+                + (words_last if beat == beats - 1 else words) * strides[WORD]["offset"]
+                for beat in range(beats)
+            ]
+            return max(inner) - strides[WORD]["offset"] + (positions - 1) * strides[POSITION]["offset"] + 1
 
-        sizes = {(thin, short): size(thin, short) for thin in (0, 1) for short in (0, 1)}
+        sizes = {
+            (thin, short): span(beats_thin if thin else beats, positions_short if short else positions)
+            for thin in (0, 1)
+            for short in (0, 1)
+        }
         counts = [beats * words + (LANES - 1) * lane_param, beats_thin * words + (LANES - 1) * lane_param]
         if max(sizes.values()) <= DEPTH and max(counts) <= CONFIG.param_words:
             break
@@ -193,7 +196,9 @@ async def random_tiles(dut):
         # the bank's last user has to be done with the pipeline
         if number >= 2:
             marks = before[-2]
-            await bench.until(lambda marks=marks: all(len(s.items) >= n for s, n in zip(unit.lanes, marks, strict=True)))
+            await bench.until(
+                lambda marks=marks: all(len(s.items) >= n for s, n in zip(unit.lanes, marks, strict=True))
+            )
         if number % 8 == 0:
             bench.random_stalls()
         await bench.configure(work.words, number % 2)
@@ -248,7 +253,9 @@ async def one_word_a_lane_a_cycle(dut):
     await bench.reset()
     random = next(seeds(1))
     size = SLOTS // SPAN
-    for number, (words, flush, raw) in enumerate(((12, 1, 0), (2 * SLOTS, SLOTS, 0), (4 * size, size, 1), (12, 1, 1))):
+    for number, (words, flush, raw) in enumerate(
+        ((12, 1, 0), (2 * SLOTS, SLOTS, 0), (4 * size, size, 1), (12, 1, 1))
+    ):
         work = Work(random, *_stream(words, flush, raw=raw))
         await bench.configure(work.words, number % 2)
         unit.load(work)
@@ -271,7 +278,7 @@ async def a_blocked_lane_stops_all_and_loses_nothing(dut):
     unit = Unit(dut)
     bench = unit.bench
     await bench.reset()
-    work = Work(next(seeds(1)), *_stream(12, 1))
+    work = Work(next(seeds(1)), *_stream(24, 1))
     await bench.configure(work.words)
     unit.load(work)
     unit.start.send([0])
@@ -281,7 +288,7 @@ async def a_blocked_lane_stops_all_and_loses_nothing(dut):
     assert int(dut.waits.value) & 0b100
     assert int(dut.idle.value) == 0
     bench.stall(0.0, unit.lanes[-1])
-    await bench.until(lambda: len(unit.lanes[-1].items) == 12, 100)
+    await bench.until(lambda: len(unit.lanes[-1].items) == 24, 100)
     await bench.run(3)
     assert [sink.items for sink in unit.lanes] == work.beats
     assert int(dut.idle.value) == 1

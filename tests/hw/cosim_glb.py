@@ -48,7 +48,12 @@ class Bank:
     def _skip(self):
         self.skipping = 0
         if self.fill.done:
-            while self.slots and self.slots[0] is None and self.held + self.skipping < DEPTH and self.skipping < 200:
+            while (
+                self.slots
+                and self.slots[0] is None
+                and self.held + self.skipping < DEPTH
+                and self.skipping < 200
+            ):
                 self.slots.popleft()
                 self.skipping += 1
                 if self.bench.random.random() < 0.2:
@@ -89,7 +94,11 @@ class Golden:
                 return holds(values.get(name, 0), token.last, LEVELS)
 
             low = values["low_first"] if holds(values["first_mask"], token.first, LEVELS) else values["low"]
-            high = values["high_edge" if last("edge_mask") else "high_last"] if last("last_mask") else values["high"]
+            high = (
+                values["high_edge" if last("edge_mask") else "high_last"]
+                if last("last_mask")
+                else values["high"]
+            )
             valid = range(low, high + 1)
             inside = {
                 k: not CLIP
@@ -156,17 +165,26 @@ def _program(random):
     flits = random.randint(1, 5)
     width = random.randint((flits - 1) * step + 1, flits * step)
     height, blocks, repeats = random.randint(1, 4), random.randint(1, 2), random.randint(1, 3)
-    pad_x, top, bottom = (random.randint(0, 2), random.randint(0, 2), random.randint(0, 2)) if CLIP else (0, 0, 0)
+    pad_x, top, bottom = (
+        (random.randint(0, 2), random.randint(0, 2), random.randint(0, 2)) if CLIP else (0, 0, 0)
+    )
     # x, times, row, block; a row's slots are its flits, x outside has none
     tags = {name: {"phase": random.randint(-3, 3), "index": random.randint(-3, 3)} for name in "xtrb"}
     loops = [
-        (flits + 2 * pad_x, random.randint(1, flits + 2 * pad_x), _lower(random), {"address": 1, "x": step} | tags["x"]),
+        (
+            flits + 2 * pad_x,
+            random.randint(1, flits + 2 * pad_x),
+            _lower(random),
+            {"address": 1, "x": step} | tags["x"],
+        ),
         (repeats, repeats, 0, dict(tags["t"])),
         (top + height + bottom, top + height + bottom, 0, {"y": 1} | tags["r"]),
         (blocks, blocks, 0, {"block": 1} | tags["b"]),
     ]
     if not CLIP:
-        loops = [(a, b, c, {k: v for k, v in d.items() if k not in "xy" and k != "block"}) for a, b, c, d in loops]
+        loops = [
+            (a, b, c, {k: v for k, v in d.items() if k not in "xy" and k != "block"}) for a, b, c, d in loops
+        ]
     bases = {"address": -pad_x, "phase": random.randint(0, 9), "index": random.randint(0, 9)}
     bases |= {"x": -pad_x * step, "y": -top, "block": 0} if CLIP else {}
     values = _lanes(random) | {
@@ -231,7 +249,15 @@ async def random_programs(dut):
 
 def _plain(count, times):
     loops = [(count, count, 0, {"address": 1, "index": 1}), (times, times, 0, {})]
-    values = {"low": 0, "high": LANES - 1, "low_first": 0, "high_last": 0, "edge_mask": 0, "first_mask": 0, "last_mask": 0}
+    values = {
+        "low": 0,
+        "high": LANES - 1,
+        "low_first": 0,
+        "high_last": 0,
+        "edge_mask": 0,
+        "first_mask": 0,
+        "last_mask": 0,
+    }
     values |= {"release": 1, "release_mask": mask_word(LEVELS, [1]), "sync_mask": mask_word(LEVELS, [0, 1])}
     if CLIP:
         values |= {"width": 1, "height": 1, "blocks": 1, "lanes_along_x": 0}

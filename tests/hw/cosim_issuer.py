@@ -56,18 +56,16 @@ async def _start(dut):
 async def masks_become_flags(dut):
     """Random loops and masks in both banks, the next descriptor written and started while one runs."""
     bench, start, steps = await _start(dut)
-    expected = []
+    expected, marks = [], []
     for number, random in enumerate(seeds(24)):
-        while len(steps.items) < len(expected) - 60:
-            await bench.step()
         bench.stall(random.choice((0.0, 0.3, 0.7)), steps)
         program = _program(random)
         if number >= 2:  # the bank's last user has to be done
-            await bench.until(lambda: len(steps.items) >= done[-2], 100000)  # noqa: B023
+            await bench.until(lambda: len(steps.items) >= marks[-2], 100000)
         await bench.configure(DESCRIPTOR.encode(*program), number % 2)
         start.send([number % 2])
         expected += _expected(program)
-        done = [*done, len(expected)] if number else [len(expected)]
+        marks.append(len(expected))
     await bench.until(lambda: len(steps.items) >= len(expected), 100000)
     await bench.run(30)
     assert steps.items == expected
@@ -79,7 +77,13 @@ async def one_step_a_cycle(dut):
     """The first step ``latency`` cycles after its start, then one a cycle, also from descriptor to descriptor."""
     bench, start, steps = await _start(dut)
     random = next(seeds(1))
-    loops = [(2, 1, 0b10, {"iact": 1}), (3, 3, 0, {"weight": 1}), (1, 1, 0, {}), (4, 2, 1 << 5, {}), (1, 1, 0, {})]
+    loops = [
+        (2, 1, 0b10, {"iact": 1}),
+        (3, 3, 0, {"weight": 1}),
+        (1, 1, 0, {}),
+        (4, 2, 1 << 5, {}),
+        (1, 1, 0, {}),
+    ]
     loops.append((3, 3, 0, {"psum": 1}))
     program = (loops, {}, _program(random)[2])
     expected = _expected(program)

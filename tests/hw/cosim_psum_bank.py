@@ -82,7 +82,12 @@ class Bank:
             for k, real in enumerate(slots):
                 value = random.getrandbits(CONFIG.acc_width) if real else 0
                 totals[k] = wrap(totals[k] + value, CONFIG.acc_width)
-                flags = {"first": number == 0, "last": number == passes - 1, "start": k == 0, "void": not real}
+                flags = {
+                    "first": number == 0,
+                    "last": number == passes - 1,
+                    "start": k == 0,
+                    "void": not real,
+                }
                 items.append({"value": value, **flags})
         self.source.send(items)
         self.values += [total if real else None for total, real in zip(totals, slots, strict=True)]

@@ -101,7 +101,11 @@ def absent(step: Mapping[str, int], skip: int) -> bool:
 
 
 def pe(
-    steps: Sequence[Mapping[str, int]], iacts: Sequence[int], weights: Sequence[int], skip: int, acc_width: int
+    steps: Sequence[Mapping[str, int]],
+    iacts: Sequence[int],
+    weights: Sequence[int],
+    skip: int,
+    acc_width: int,
 ) -> Result:
     """Run a PE's steps on the words that it took; every word must be used up."""
     result = Result(events={"mac": 0, "psum_read": 0, "psum_write": 0})
@@ -172,15 +176,16 @@ def row_words(flits: Sequence[Mapping[str, Any]], subscription: Mapping[str, int
             continue
         low, high = max(flit["low"], subscription["lane_low"]), min(flit["high"], subscription["lane_high"])
         words += [
-            {"data": flit["data"][k], "index": flit["index"], "edge": flit["edge"]} for k in range(low, high + 1)
+            {"data": flit["data"][k], "index": flit["index"], "edge": flit["edge"]}
+            for k in range(low, high + 1)
         ]
     return words
 
 
-def deliver(
-    words: Sequence[Mapping[str, int]], low: int, high: int, skip: int, width: int
-) -> list[int]:
+def deliver(words: Sequence[Mapping[str, int]], low: int, high: int, skip: int, width: int) -> list[int]:
     """Words that a PE takes from its row's bus, as signed values."""
     return [
-        wrap(word["data"], width) for word in words if low <= word["index"] <= high and not word["edge"] & skip
+        wrap(word["data"], width)
+        for word in words
+        if low <= word["index"] <= high and not word["edge"] & skip
     ]

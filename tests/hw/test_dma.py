@@ -16,6 +16,11 @@ CONFIG = ArchConfig(nest_levels=6)
 SIZE = CONFIG.beat_bytes
 
 
+def holds(mask: int, last: int, levels: int) -> bool:
+    """Condition of a mask field over the last flags."""
+    return bool(mask >> levels) and mask & ((1 << levels) - 1) & ~last == 0
+
+
 # ------------------------------------------------------------------------------------------------ splitter
 
 
@@ -96,8 +101,7 @@ class LoadBench:
         slots: list[int | None] = []
         levels, mask = self.config.nest_levels, fields.get("length_mask", 0)
         for last, out in nest_steps(levels, loops, bases):
-            short = mask >> levels and (mask & ((1 << levels) - 1)) & ~last == 0
-            length = fields["length_last"] if short else fields["length"]
+            length = fields["length_last" if holds(mask, last, levels) else "length"]
             for beat in range(length):
                 inside = "width" not in fields or (
                     0 <= out["x"] + beat < fields["width"]
@@ -158,7 +162,7 @@ class LoadBench:
 def random_load(rng: random.Random, clip: bool, most: int) -> Any:
     levels = CONFIG.nest_levels
     loops = []
-    for level in range(rng.randint(1, 4)):
+    for level in range(rng.randint(1, 3)):
         bound = rng.randint(1, 4)
         mask = rng.getrandbits(levels) >> (level + 1) << (level + 1) if rng.random() < 0.5 else 0
         strides = {"address": rng.randrange(-64, 600) * SIZE}
@@ -180,29 +184,29 @@ def random_load(rng: random.Random, clip: bool, most: int) -> Any:
 
 @pytest.mark.parametrize("stall", [0.0, 0.3])
 @pytest.mark.parametrize("clip", [False, True])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_loader_random(seed, clip, stall):
     rng = random.Random(seed)
     bench = LoadBench(
-        clip=clip, depth=rng.choice((16, 40, 300, 1000)), latency=rng.choice((1, 7, 60)), stall=stall, seed=seed
+        clip=clip, depth=(16, 40, 300)[seed], latency=rng.choice((1, 7, 60)), stall=stall, seed=seed
     )
-    bench.run(*[random_load(rng, clip, 40) for _ in range(6)])
+    bench.run(*[random_load(rng, clip, 24 + 20 * clip) for _ in range(4)])
 
 
 @pytest.mark.parametrize("latency", [1, 40])
 def test_loader_long_skips(latency):
     """Skips longer than one cycle can skip, in the middle of back-to-back beats."""
     bench = LoadBench(clip=True, depth=700, latency=latency)
-    loops = [(12, 12, 0, {"x": 300, "address": 300 * SIZE}), (6, 6, 0, {"y": 1, "address": 1 << 13})]
+    loops = [(8, 8, 0, {"x": 300, "address": 300 * SIZE}), (4, 4, 0, {"y": 1, "address": 1 << 13})]
     bench.run((loops, {"address": 0, "x": -900, "y": -1, "block": 0}, {
-        "length": 300, "width": 900, "height": 4, "blocks": 1,
+        "length": 300, "width": 500, "height": 2, "blocks": 1,
     }))  # fmt: skip
 
 
 def test_loader_skips_in_a_saturated_memory():
     """Many whole rows outside between short bursts that arrive without a gap: the beat FIFO must not overflow."""
     bench = LoadBench(clip=True, depth=1000, latency=30)
-    loops = [(40, 40, 0, {"y": 1, "address": 16 * SIZE}), (3, 3, 0, {"y": 3}), (20, 20, 0, {})]
+    loops = [(30, 30, 0, {"y": 1, "address": 16 * SIZE}), (3, 3, 0, {})]
     bench.run((loops, {"address": 0, "x": 0, "y": -7, "block": 0}, {
         "length": 300, "width": 8, "height": 3, "blocks": 1,
     }), limit=80_000)  # fmt: skip
@@ -244,11 +248,10 @@ def test_loader_waits_for_room():
     seen = []
 
     async def release(ctx):
-        await ctx.tick().repeat(200)
+        for _ in range(200):
+            await ctx.tick()
         seen.append((bench.held, bench.memory.beats, ctx.get(bench.loader.waiting), ctx.get(bench.loader.idle)))
         bench.hold = False
-
-    simulate_run = bench.top, bench.memory.run, bench.destination
 
     async def start(ctx):
         words = bench.loader.descriptor.encode([], {"address": 0}, {"length": 64})
@@ -257,7 +260,7 @@ def test_loader_waits_for_room():
         await ctx.tick()
         await ctx.tick().until(bench.loader.idle)
 
-    simulate(simulate_run[0], start, *simulate_run[1:], release)
+    simulate(bench.top, start, bench.memory.run, bench.destination, release)
     assert seen == [(16, 16, 1, 0)]
     assert bench.held == 0
     assert len(bench.slots) == 64
@@ -286,7 +289,7 @@ def test_loader_skip_at_the_end_of_a_tile_does_not_wait_for_the_next():
 
 def test_loader_fills_a_buffet():
     """Fill and skip in the same cycle, against the buffet itself."""
-    config, rng = CONFIG, random.Random(5)
+    rng = random.Random(5)
     bench = LoadBench(clip=True, depth=37, latency=5)
     m, loader = bench.top, bench.loader
     m.submodules.buffet = buffet = Buffet(
@@ -323,7 +326,6 @@ def test_loader_fills_a_buffet():
                 assert ctx.get(buffet.response) == want
 
     simulate(m, read, start, bench.memory.run)
-    assert config.beat_bytes == 8
 
 
 # ------------------------------------------------------------------------------------------------- arbiter
@@ -341,7 +343,8 @@ def test_arbiter(stall):
     def requester(port):
         async def feed(ctx):
             for address, beats in wanted[port]:
-                await ctx.tick().repeat(rng.randint(1, 20))
+                for _ in range(rng.randint(1, 20)):
+                    await ctx.tick()
                 await put(ctx, dut.requests[port], {"address": address, "beats": beats})
 
         return feed
@@ -410,11 +413,13 @@ class StoreBench:
         """Beats (data, strobe) that each lane is to be given, and the memory."""
         config, levels = self.config, self.config.nest_levels
         lanes: list[list[Any]] = [[] for _ in range(config.lanes)]
-        memory, mask = {}, fields.get("length_mask", 0)
+        memory: dict[int, int] = {}
         word_bytes = config.data_width // 8
         for last, out in nest_steps(levels, loops, bases):
-            short = mask >> levels and (mask & ((1 << levels) - 1)) & ~last == 0
-            for beat in range(fields["length_last"] if short else fields["length"]):
+            columns = fields["columns_edge" if holds(fields.get("edge_mask", 0), last, levels) else "columns"]
+            short = holds(fields.get("length_mask", 0), last, levels)
+            length = fields["length_last"] if short else fields["length"]
+            for beat in range(length if out["column"] < columns else 0):
                 word = self.rng.getrandbits(config.axi_data_width)
                 keep = self.rng.choice((config.flit_words, self.rng.randint(0, config.flit_words)))
                 strobe = (1 << keep * word_bytes) - 1
@@ -489,9 +494,20 @@ def test_storer_random(data_width, seed, stall):
         lanes, rows = rng.randint(1, config.lanes), rng.randint(1, 5)
         length = rng.choice((1, 5, 16, 40))
         stride = rng.randint(length, 700) * SIZE
-        loops = [(lanes, lanes, 0, {"lane": 1, "address": stride}), (rows, rows, 0, {"address": lanes * stride})]
-        fields = {"length": length, "length_last": rng.randint(0, length), "length_mask": mask_word(6, [0, 1])}
-        descriptors.append((loops, {"address": (number + 1 << 24) + rng.randrange(512) * SIZE, "lane": 0}, fields))
+        loops = [
+            (lanes, lanes, 0, {"lane": 1, "column": 1, "address": stride}),
+            (rows, rows, 0, {"address": lanes * stride}),
+        ]
+        fields = {
+            "length": length,
+            "length_last": rng.randint(0, length),
+            "length_mask": mask_word(6, [0, 1]),
+            "columns": rng.randint(1, lanes),
+            "columns_edge": rng.randint(0, lanes),
+            "edge_mask": mask_word(6, [1]),
+        }
+        bases = {"address": (number + 1 << 24) + rng.randrange(512) * SIZE, "lane": 0, "column": 0}
+        descriptors.append((loops, bases, fields))
     bench.run(*descriptors)
 
 
@@ -500,7 +516,7 @@ def test_storer_throughput():
     bench = StoreBench(latency=100)
     lanes = CONFIG.lanes
     loops = [(lanes, lanes, 0, {"lane": 1, "address": 8 * SIZE}), (12, 12, 0, {"address": lanes * 8 * SIZE})]
-    bench.run((loops, {"address": 0, "lane": 0}, {"length": 8}), lead=40)
+    bench.run((loops, {"address": 0, "lane": 0, "column": 0}, {"length": 8, "columns": 1}), lead=40)
     cycles = bench.memory.cycles
     assert cycles[-1] - cycles[0] + 1 == len(cycles) == lanes * 12 * 8
     assert bench.memory.address_cycles[0] - bench.started == bench.storer.latency
@@ -513,7 +529,7 @@ def test_storer_waits_for_all_beats_and_halts():
     seen = []
 
     async def bench(ctx):
-        await write_config(ctx, dut.config, 0, dut.descriptor.encode([], {"address": 64}, {"length": 20}))
+        await write_config(ctx, dut.config, 0, dut.descriptor.encode([], {"address": 64}, {"length": 20, "columns": 1}))
         await put(ctx, dut.start, 0)
         for _ in range(15):
             await put(ctx, dut.lanes[0], {"data": 1, "strobe": 255})
@@ -525,17 +541,17 @@ def test_storer_waits_for_all_beats_and_halts():
         for _ in range(4):
             await put(ctx, dut.lanes[0], {"data": 1, "strobe": 255})
         await ctx.tick().repeat(60)
-        seen.append((memory.bursts, len(memory.beats), ctx.get(dut.outstanding), ctx.get(dut.idle)))
+        seen.append((len(memory.bursts), len(memory.beats), ctx.get(dut.outstanding), ctx.get(dut.idle)))
         ctx.set(dut.halt, 0)
         await ctx.tick().until(dut.idle)
 
     simulate(dut, bench, memory.run)
-    assert seen == [(0, 1, 0), ([(64, 16), (192, 4)][:1], 16, 0, 0)] or memory.bursts == [(64, 16), (192, 4)]
+    assert seen == [(0, 1, 0), (1, 16, 0, 0)]
     assert memory.bursts == [(64, 16), (192, 4)]
-    assert seen[1][1:] == (16, 0, 0)
 
 
 def test_storer_error():
     bench = StoreBench(fail=1)
-    bench.run(([(3, 3, 0, {"address": 1024})], {"address": 0, "lane": 0}, {"length": 4}))
+    bases = {"address": 0, "lane": 0, "column": 0}
+    bench.run(([(3, 3, 0, {"address": 1024})], bases, {"length": 4, "columns": 1}))
     assert bench.errors == 1

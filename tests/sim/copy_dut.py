@@ -1,8 +1,8 @@
 """A small design with the accelerator's ports, to test the harness without the accelerator: it copies memory.
 
-PROGRAM points at three 64-bit words: source, destination, length in beats (a multiple of BURST, at most DEPTH).
-On a start it reads them, requests the whole source back to back, writes it back to back, and raises irq with the
-last write response. A length of 0 never ends.
+PROGRAM points at three 64-bit words: source, destination, length in beats (a multiple of BURST, at most
+DEPTH). On a start it reads them, requests the whole source back to back, writes it back to back, and raises
+irq with the last write response. A length of 0 never ends.
 """
 
 import json
@@ -32,9 +32,9 @@ REGISTERS = {
 OVERHEAD = 3
 """Cycles of a run beyond two read latencies, the beats read (3 + length), and a write latency.
 
-With the start write at edge 0: the descriptor's address at 1, its beats at 1 + L to 3 + L, the first address of the
-block at 4 + L, its beats at 4 + 2 L to 3 + 2 L + length, the last written two edges later (the buffer), the response
-W after that, and irq is seen at the next edge.
+With the start write at edge 0: the descriptor's address at 1, its beats at 1 + L to 3 + L, the first
+address of the block at 4 + L, its beats at 4 + 2 L to 3 + 2 L + length, the last written two edges later
+(the buffer), the response W after that, and irq is seen at the next edge.
 """
 
 

@@ -126,16 +126,22 @@ def test_an_unknown_register_is_named_with_the_log(design):
         simulate(copy_job(design, register_writes={"NOTHING": 1}))
 
 
-def test_a_burst_that_crosses_4_kib_is_named(design):
+@pytest.mark.parametrize("kind", ["run", "regress"])
+def test_a_burst_that_crosses_4_kib_is_named(design, kind):
     image = [(PROGRAM, struct.pack("<QQQ", SOURCE + 8, DESTINATION, 256))]
     with pytest.raises(SimulationError, match="crosses a 4 KiB boundary"):
-        simulate(copy_job(design, image=image))
+        simulate(copy_job(design, image=image, kind=kind))
 
 
 def test_a_test_module_of_ones_own(design):
     # tests/sim/session_checks.py: two starts, a reset, and the memory seen and changed between them
     (dump,) = run_test(copy_job(design, dumps=[(DESTINATION, 8)]), "session_checks")
     assert dump == b"changed!"
+
+
+def test_a_limit_wider_than_the_bus_is_named(design):
+    with pytest.raises(SimulationError, match="bytes_per_cycle must be from 1 to 8, not 9"):
+        simulate(copy_job(design, bytes_per_cycle=9))
 
 
 def test_the_loop_agrees_with_cocotb(design):

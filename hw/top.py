@@ -1,0 +1,165 @@
+"""The accelerator: AXI4 manager, AXI4-Lite subordinate and interrupt around control, read arbiter and core."""
+
+import dataclasses
+from typing import Any
+
+from amaranth.hdl import ClockDomain, ClockSignal, DomainRenamer, Module, ResetSignal, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import Out
+
+from rowmesh.hw.axi import Axi4, Axi4Lite, flat_interface, flat_members
+from rowmesh.hw.block import Block
+from rowmesh.hw.config import ArchConfig
+from rowmesh.hw.control import Control
+from rowmesh.hw.core import ENGINES, LOADERS, WAITS, Core, counter_widths
+from rowmesh.hw.dma import ReadArbiter, loader_descriptor, storer_descriptor
+from rowmesh.hw.descriptor import Descriptor, Engine
+from rowmesh.hw.drain import drain_descriptor
+from rowmesh.hw.emit import emit
+from rowmesh.hw.glb import reader_descriptor
+from rowmesh.hw.issuer import step_descriptor
+from rowmesh.hw.registers import ADDRESS_WIDTH, VERSION, c_header, register_map
+
+__all__ = ["TOP_NAME", "Top", "descriptors", "metadata"]
+
+TOP_NAME = "rowmesh"
+"""Name of the top module."""
+
+
+def descriptors(config: ArchConfig) -> dict[Engine, Descriptor]:
+    """Return the descriptor layout of every engine."""
+    return {
+        Engine.LOAD_IACT: loader_descriptor(config, Engine.LOAD_IACT, True),
+        Engine.LOAD_WEIGHT: loader_descriptor(config, Engine.LOAD_WEIGHT, False),
+        Engine.LOAD_PARAM: loader_descriptor(config, Engine.LOAD_PARAM, False),
+        Engine.READ_IACT: reader_descriptor(config, Engine.READ_IACT),
+        Engine.READ_WEIGHT: reader_descriptor(config, Engine.READ_WEIGHT),
+        Engine.STEP: step_descriptor(config),
+        Engine.DRAIN: drain_descriptor(config),
+        Engine.STORE: storer_descriptor(config),
+    }
+
+
+class Top(Block):
+    """The whole accelerator.
+
+    Parameters
+    ----------
+    config : ArchConfig
+
+    Members
+    -------
+    m_axi_* : AXI4 manager
+    s_axil_* : AXI4-Lite subordinate
+    irq : Out(1)
+    """
+
+    def __init__(self, config: ArchConfig) -> None:
+        self._config = config
+        self._axi = Axi4(config.axi_addr_width, config.axi_data_width)
+        self._axil = Axi4Lite(ADDRESS_WIDTH).flip()
+        super().__init__({**flat_members("m_axi", self._axi), **flat_members("s_axil", self._axil), "irq": Out(1)})
+
+    def elaborate(self, platform: object) -> Module:  # noqa: D102
+        m = Module()
+        config = self._config
+        axi: Any = flat_interface(self, "m_axi", self._axi)
+        axil: Any = flat_interface(self, "s_axil", self._axil)
+
+        reset = Signal()
+        m.domains.core = ClockDomain("core", local=True)
+        m.d.comb += [
+            ClockSignal("core").eq(ClockSignal("sync")),
+            ResetSignal("core").eq(ResetSignal("sync") | reset),
+        ]
+        in_core = DomainRenamer("core")
+        control = Control(config, counter_widths(config), WAITS, ENGINES)
+        core, arbiter = Core(config), ReadArbiter(config, 1 + len(LOADERS))
+        m.submodules.control = control
+        m.submodules.core = in_core(core)
+        m.submodules.arbiter = in_core(arbiter)
+
+        wiring.connect(m, wiring.flipped(axil), control.s_axil)
+        wiring.connect(m, arbiter.axi, wiring.flipped(axi.read))
+        wiring.connect(m, core.axi, wiring.flipped(axi.write))
+        wiring.connect(m, control.config, core.config)
+        wiring.connect(m, control.request, arbiter.requests[0])
+        wiring.connect(m, arbiter.data[0], control.data)
+        for number in range(len(LOADERS)):
+            wiring.connect(m, core.requests[number], arbiter.requests[1 + number])
+            wiring.connect(m, arbiter.data[1 + number], core.data[number])
+        for number in range(len(ENGINES)):
+            wiring.connect(m, control.starts[number], core.starts[number])
+        m.d.sync += reset.eq(control.core_reset)
+        m.d.comb += [
+            self.irq.eq(control.irq),
+            control.idle.eq(core.idle),
+            control.counts.eq(core.counters),
+            control.waits.eq(core.waits),
+            control.progress.eq(core.progress),
+            control.read_error.eq(arbiter.error),
+            control.read_port.eq(arbiter.error_port),
+            control.write_error.eq(core.write_error),
+            control.outstanding.eq((arbiter.outstanding != 0) | (core.writes_outstanding != 0)),
+            arbiter.halt.eq(control.halt),
+            core.halt.eq(control.halt),
+            core.busy.eq(control.active),
+        ]
+        return m
+
+    def verilog(self) -> tuple[str, list[str]]:
+        """Return the Verilog text and the names of its modules."""
+        return emit(self, TOP_NAME)
+
+    def c_header(self) -> str:
+        """Return a C header with the registers."""
+        return c_header(tuple(counter_widths(self._config)), WAITS)
+
+
+def metadata(config: ArchConfig, modules: list[str]) -> dict[str, Any]:
+    """Return what software needs to know of a generated accelerator, ready for JSON.
+
+    Parameters
+    ----------
+    config : ArchConfig
+    modules : list of str
+        Module names of the Verilog.
+    """
+    top = Top(config)
+    ports = {
+        path[0]: {
+            "direction": "output" if member.flow is Out else "input",
+            "width": len(value),
+        }
+        for path, member, value in top.signature.flatten(top)
+    }
+    clock = {name: {"direction": "input", "width": 1} for name in ("clk", "rst")}
+    return {
+        "name": config.name,
+        "top": TOP_NAME,
+        "version": f"{VERSION >> 16}.{VERSION >> 8 & 255}.{VERSION & 255}",
+        "parameters": dataclasses.asdict(config),
+        "derived": {
+            "pes": config.pes,
+            "flit_words": config.flit_words,
+            "lanes": config.lanes,
+            "glb_bytes": config.glb_bytes,
+        },
+        "ports": clock | ports,
+        "registers": register_map(tuple(counter_widths(config)), WAITS),
+        "descriptors": {
+            engine.name: {
+                "start_bit": engine.value,
+                "base": engine.base,
+                "levels": layout.levels,
+                "outputs": dict(layout.outputs),
+                "fields": {
+                    entry.name: {"address": layout.address(entry.name), "width": entry.width, "doc": entry.doc}
+                    for entry in layout.fields
+                },
+            }
+            for engine, layout in descriptors(config).items()
+        },
+        "modules": modules,
+        "no_inline": [name for name in modules if name == "processing_element"],
+    }
