@@ -16,7 +16,7 @@ from rowmesh.hw.pe import PE_EVENTS, PE_FIELDS, PE_WAITS, ProcessingElement
 
 __all__ = ["Array", "Row", "pe_words", "row_words"]
 
-_ROW_SHIFT, _COL_SHIFT, _TAP_BIT = 9, 2, 8
+_ROW_SHIFT, _COL_SHIFT, _TAP_BIT = 9, 1, 8
 
 
 def _pack(fields: tuple[tuple[str, int, int], ...], values: dict[str, int]) -> list[int]:

@@ -76,7 +76,7 @@ class CommandProcessor(wiring.Component):
     done : Out(1)
         END was executed and all words have arrived (one cycle).
     illegal : Out(1)
-        The word under execution is not legal.
+        The last word was not legal; from then on.
     command : Out(32)
         The last header.
     first_start : Out(1)
@@ -243,7 +243,6 @@ class CommandProcessor(wiring.Component):
                 m.d.sync += port.valid.eq(0)
 
         def refuse() -> None:
-            m.d.comb += self.illegal.eq(1)
             m.next = "DEAD"
 
         ready = Signal()
@@ -315,8 +314,8 @@ class CommandProcessor(wiring.Component):
             with m.State("END"), m.If(drained & ~self.halt):
                 m.d.comb += [clear.eq(1), self.done.eq(1)]
                 m.next = "IDLE"
-            with m.State("DEAD"):
-                pass  # the run ends with an error; a soft reset clears it
+            with m.State("DEAD"):  # until a soft reset
+                m.d.comb += self.illegal.eq(1)
 
 
 class Counters(wiring.Component):

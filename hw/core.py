@@ -24,8 +24,8 @@ from rowmesh.hw.psum_bank import BANK_EVENTS, PsumBank
 
 __all__ = ["ENGINES", "LOADERS", "WAITS", "Core", "counter_widths"]
 
-LOADERS = (Engine.LOAD_PARAM, Engine.LOAD_WEIGHT, Engine.LOAD_IACT)
-"""Load engines in the order of their read ports: the first one has the highest priority."""
+LOADERS = (Engine.LOAD_WEIGHT, Engine.LOAD_IACT, Engine.LOAD_PARAM)
+"""Load engines in the order of their read ports."""
 
 ENGINES = STARTABLE
 """Engines in the order of the core's start streams and idle bits."""

@@ -55,12 +55,18 @@ def request_layout(config: ArchConfig) -> data.StructLayout:
     return data.StructLayout({"address": config.axi_addr_width, "beats": bits_for(config.burst_beats)})
 
 
-def segment_layout(config: ArchConfig, carried: Any = 0) -> data.StructLayout:
-    """Return the layout of a run of consecutive beats, with what its bursts carry along."""
-    return data.StructLayout({"address": config.axi_addr_width, "beats": LENGTH_WIDTH, "carried": carried})
+def segment_layout(config: ArchConfig, carried: Any = None) -> data.StructLayout:
+    """Return the layout of a run of consecutive beats, with what its bursts carry along (None: nothing)."""
+    return data.StructLayout(
+        {
+            "address": config.axi_addr_width,
+            "beats": LENGTH_WIDTH,
+            **({} if carried is None else {"carried": carried}),
+        }
+    )
 
 
-def burst_layout(config: ArchConfig, carried: Any = 0) -> data.StructLayout:
+def burst_layout(config: ArchConfig, carried: Any = None) -> data.StructLayout:
     """Return the layout of a burst: first and last tell its place in the segment."""
     return data.StructLayout(
         {
@@ -68,7 +74,7 @@ def burst_layout(config: ArchConfig, carried: Any = 0) -> data.StructLayout:
             "beats": bits_for(config.burst_beats),
             "first": 1,
             "last": 1,
-            "carried": carried,
+            **({} if carried is None else {"carried": carried}),
         }
     )
 
@@ -95,7 +101,7 @@ class Splitter(Block):
     Parameters
     ----------
     config : ArchConfig
-    carried : ShapeLike
+    carried : ShapeLike, optional
         Payload passed from a segment to each of its bursts.
 
     Members
@@ -110,7 +116,7 @@ class Splitter(Block):
 
     latency = 1
 
-    def __init__(self, config: ArchConfig, carried: Any = 0) -> None:
+    def __init__(self, config: ArchConfig, carried: Any = None) -> None:
         self._config, self._carried = config, carried
         super().__init__(
             {
@@ -140,8 +146,9 @@ class Splitter(Block):
             self.o.payload.beats.eq(Mux(fits, segment.beats, limit)),
             self.o.payload.first.eq(first),
             self.o.payload.last.eq(fits),
-            self.o.payload.carried.eq(segment.carried),
         ]
+        if self._carried is not None:
+            m.d.comb += self.o.payload.carried.eq(segment.carried)
         new_room = Signal.like(room)
         rest = Signal.like(room)
         m.d.comb += rest.eq(room - limit)
@@ -282,8 +289,8 @@ class Loader(Block):
         Beats in the order of the requests, accepted at any time.
     fill : Out(stream.Signature(axi_data_width))
         To the destination; its ready is not looked at.
-    skip : Out(SKIP_WIDTH), or Out(0) without clip
-        Slots to skip, behind a word filled in the same cycle.
+    skip : Out(SKIP_WIDTH)
+        Slots to skip, behind a word filled in the same cycle; only with ``clip``.
     freed : In(release_width)
         Words that the destination released in this cycle.
     idle : Out(1)
@@ -321,7 +328,7 @@ class Loader(Block):
                 "request": Out(stream.Signature(request_layout(config))),
                 "data": In(Beats(config.axi_data_width)),
                 "fill": Out(stream.Signature(unsigned(config.axi_data_width))),
-                "skip": Out(SKIP_WIDTH if clip else 0),
+                **({"skip": Out(SKIP_WIDTH)} if clip else {}),
                 "freed": In(bits_for(depth) if release_width is None else release_width),
                 "idle": Out(1),
                 "waiting": Out(1),
@@ -338,9 +345,7 @@ class Loader(Block):
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
         config = self._config
-        carried = (
-            data.StructLayout({"left": LENGTH_WIDTH, "right": LENGTH_WIDTH}) if self._clip else unsigned(0)
-        )
+        carried = data.StructLayout({"left": LENGTH_WIDTH, "right": LENGTH_WIDTH}) if self._clip else None
         segments = _Segments(m, self, config, self.descriptor)
         m.submodules.link = link = Buffer(segment_layout(config, carried))
         m.submodules.splitter = splitter = Splitter(config, carried)
@@ -445,15 +450,16 @@ class Loader(Block):
         config, clip = self._config, self._clip
         chunk = min((1 << SKIP_WIDTH) - 1, self._depth)
         beats_shape = unsigned(bits_for(config.burst_beats))
-        skip_shape = unsigned(LENGTH_WIDTH + 2 if clip else 0)
-        entry = data.StructLayout({"skip": SKIP_WIDTH if clip else 0, "beats": beats_shape})
+        skip_shape = unsigned(LENGTH_WIDTH + 2)
+        entry = data.StructLayout({"beats": beats_shape, **({"skip": SKIP_WIDTH} if clip else {})})
         m.submodules.order = order = Fifo(entry, 1 << ceil_log2(config.read_bursts + _DEBT))
         m.submodules.beats = held = Fifo(unsigned(config.axi_data_width), _BEAT_FIFO)
 
         # the burst to be issued, behind `skip` slots; `need` is all of it
         valid = Signal()
         burst: Any = Signal(request_layout(config), reset_less=True)
-        skip, right, need = Signal(skip_shape), Signal(LENGTH_WIDTH if clip else 0), Signal(LENGTH_WIDTH + 3)
+        skip: Any = Signal(skip_shape) if clip else Const(0)
+        right, need = Signal(LENGTH_WIDTH), Signal(LENGTH_WIDTH + 3 if clip else beats_shape)
         credits = Signal(range(self._depth + 1), init=self._depth)
         freed = Signal.like(self.freed)
         enough, small, flushing, issue, take = Signal(), Signal(), Signal(), Signal(), Signal()
@@ -467,25 +473,25 @@ class Loader(Block):
             take.eq(issue | (~valid & small & ~flushing)),
             bursts.ready.eq(take),
             order.i.valid.eq(issue),
-            order.i.payload.skip.eq(skip),
             order.i.payload.beats.eq(burst.beats),
         ]
+        if clip:
+            m.d.comb += order.i.payload.skip.eq(skip)
         with m.If(issue):
             m.d.comb += spent.eq(need)
         m.d.sync += [freed.eq(self.freed), credits.eq(credits + freed - spent)]
 
         new = bursts.payload
-        before = Signal(skip_shape)
+        before: Any = Signal(skip_shape) if clip else Const(0)
         with m.If(take):
             if clip:
                 left = Mux(bursts.valid & new.first, new.carried.left, 0)
                 m.d.comb += before.eq(Mux(valid, right, skip) + left)
-                m.d.sync += right.eq(Mux(bursts.valid & new.last, new.carried.right, 0))
+                m.d.sync += [right.eq(Mux(bursts.valid & new.last, new.carried.right, 0)), skip.eq(before)]
             m.d.sync += [
                 valid.eq(bursts.valid & (new.beats != 0)),
                 burst.address.eq(new.address),
                 burst.beats.eq(new.beats),
-                skip.eq(before),
                 need.eq(before + Mux(bursts.valid, new.beats, 0)),
             ]
 
@@ -554,7 +560,7 @@ class Loader(Block):
 
 
 class ReadArbiter(Block):
-    """Shares the read channels: static priority among requests, beats back in order.
+    """Shares the read channels: port 0 goes first, the others in turn; beats come back in order.
 
     Contract: one burst a cycle; ``latency`` cycles from a request to ARVALID, ``data_latency`` from a beat of
     the R channel to a port. RREADY is always 1. At most ``read_bursts`` bursts are in flight.
@@ -567,7 +573,7 @@ class ReadArbiter(Block):
     Members
     -------
     requests : In(array of stream.Signature(request_layout(config)))
-        Port 0 goes first.
+        Port 0 before all others.
     data : Out(array of Beats(axi_data_width))
     axi : Out(Axi4Read)
     halt : In(1)
@@ -619,9 +625,16 @@ class ReadArbiter(Block):
         chosen = Signal(port_shape)
         picked: Any = Signal(request_layout(config))
         go, done = Signal(), Signal()
-        for port in reversed(range(self._ports)):
-            with m.If(waiting[port].valid):
-                m.d.comb += [chosen.eq(port), picked.eq(waiting[port].payload)]
+        turn = Signal(port_shape)  # the port that went last, of those behind port 0
+        with m.Switch(turn):
+            for before in range(self._ports):
+                others = [1 + (before + k) % (self._ports - 1) for k in range(self._ports - 1)]
+                with m.Case(before):
+                    for port in reversed([0, *others]):
+                        with m.If(waiting[port].valid):
+                            m.d.comb += [chosen.eq(port), picked.eq(waiting[port].payload)]
+        with m.If(go & (chosen != 0)):
+            m.d.sync += turn.eq(chosen)
         m.d.comb += [
             go.eq(
                 (~axi.arvalid | axi.arready)

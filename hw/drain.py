@@ -19,10 +19,14 @@ from rowmesh.hw.link import Stage
 from rowmesh.hw.nest import ConfigBus, LoopNest
 from rowmesh.hw.requantize import Requantizer
 
-__all__ = ["Drain", "beat_layout", "drain_descriptor", "drain_port"]
+__all__ = ["DRAIN_PIPELINE", "Drain", "beat_layout", "drain_descriptor", "drain_port"]
 
 
 _GATHER = 2  # cycles: bank and parameter read, multiplexer over the groups
+
+
+DRAIN_PIPELINE = Stage.latency + _GATHER + len(Requantizer.STAGES) + 1
+"""Cycles from a step of the drain's nest to its word's beat."""
 
 
 def beat_layout(config: ArchConfig) -> data.StructLayout:
@@ -193,7 +197,7 @@ class Drain(Block):
     def latency(self) -> int:
         """Cycles from the start token to the first beat."""
         nest = LoopNest.cycles_to_first(self.descriptor.levels, self._config.link_segment)
-        return nest + Stage.latency + _GATHER + len(Requantizer.STAGES) + Packer.latency
+        return nest + DRAIN_PIPELINE
 
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()

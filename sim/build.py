@@ -78,7 +78,7 @@ _MAKE_VARIABLES = (
     f"PYTHON3={sys.executable}",
     "PERL=perl",
     "OPT_FAST=-O1",
-    "OPT_GLOBAL=-O2",
+    "OPT_GLOBAL=-O1",
     "CFG_CXXFLAGS_PCH_I=-include",
     "CFG_CXXFLAGS_STD=-std=gnu++20",
     "CFG_CXXFLAGS_COROUTINES=-fcoroutines",

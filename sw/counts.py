@@ -9,7 +9,7 @@ import numpy as np
 
 from rowmesh.sw.mapping import Mapping, ceil_div
 
-__all__ = ["access_counts", "dram_beats", "weight_beats"]
+__all__ = ["access_counts", "dram_beats", "first_slice_beats", "weight_beats"]
 
 
 def weight_beats(m: Mapping) -> int:
@@ -34,6 +34,17 @@ def _loaded(m: Mapping) -> int:
     columns = np.arange(m.qt) * (m.q0 * ux // unit) + (-x.padding[1] - m.x_offset) // unit
     blocks = m.c if m.planar else ceil_div(m.c, m.lanes)
     return _inside(rows, m.tile_rows, height) * _inside(columns, m.tile_beats, width) * blocks
+
+
+def first_slice_beats(m: Mapping) -> int:
+    """Beats of the first channel tile of the first tile."""
+    x = m.layer
+    unit = m.lanes if m.planar else 1
+    rows = _inside(np.array([-x.padding[0]]), m.tile_rows, x.h)
+    columns = _inside(
+        np.array([(-x.padding[1] - m.x_offset) // unit]), m.tile_beats, ceil_div(x.w, unit)
+    )
+    return rows * columns * m.blocks
 
 
 def _sent(m: Mapping) -> tuple[tuple[int, int], tuple[int, int]]:

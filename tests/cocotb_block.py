@@ -1,7 +1,8 @@
 """Tests of one block: its Verilog, built by Verilator, driven by cocotb under pytest.
 
-The pytest side calls :func:`run_block`; the cocotb side makes a :class:`Bench` and runs it cycle by cycle. Inputs
-change after the rising edge and everything is sampled at the falling edge, when all combinational paths have settled.
+The pytest side calls :func:`run_block`; the cocotb side makes a :class:`Bench` and runs it cycle by cycle.
+Inputs change after the rising edge and everything is sampled at the falling edge, when all paths have
+settled.
 """
 
 import fcntl

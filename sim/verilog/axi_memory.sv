@@ -64,7 +64,7 @@ module axi_memory #(
                                                    input bit [DATA_WIDTH-1:0] data,
                                                    input bit [DATA_WIDTH/8-1:0] strobe);
 
-  import "DPI-C" function void rowmesh_fatal(input string message);  // $fatal is an assertion, which may be off
+  import "DPI-C" function void rowmesh_fatal(input string message);
 
   localparam int BYTES = DATA_WIDTH / 8;
   localparam int POINTER = $clog2(OUTSTANDING) + 1;
@@ -255,7 +255,8 @@ module axi_memory #(
   end
 
   // A valid channel keeps its payload until it is ready (AXI4 A3.2.1).
-  bit quiet = 1;
+  bit quiet;
+  initial quiet = 1;
   always @(posedge clk) quiet <= rst;
 
   aw_stable :

@@ -204,13 +204,15 @@ def mutant(module: ModuleType, old: str, new: str) -> ModuleType:
     ValueError
         If ``old`` does not occur exactly once.
     """
-    source = inspect.getsource(module)
+    source = getattr(module, "mutated_source", None) or inspect.getsource(module)
     if source.count(old) != 1:
         raise ValueError(f"{module.__name__} must contain {old!r} exactly once, not {source.count(old)} times")
     spec = importlib.util.spec_from_loader(f"{module.__name__}_mutant", loader=None)
     assert spec is not None
     copy = importlib.util.module_from_spec(spec)
-    exec(compile(source.replace(old, new), f"<mutant of {module.__name__}>", "exec"), copy.__dict__)
+    source = source.replace(old, new)
+    copy.__dict__["mutated_source"] = source  # so that a mutant can be mutated
+    exec(compile(source, f"<mutant of {module.__name__}>", "exec"), copy.__dict__)
     return copy
 
 

@@ -260,7 +260,7 @@ def test_nest(levels: int, segment: int, queued: bool, depth: int) -> None:
         ("first", "enumerate(reversed(range(self._levels)))", "enumerate(range(self._levels))"),
         ("last", "masked.eq((mask.data != 0)", "masked.eq((mask.data == 0)"),
         ("bank", "entry.i.payload.bank.eq(self.start.payload)", "entry.i.payload.bank.eq(0)"),
-        ("no_bubble", READY, "self.i.ready.eq(~valid)"),
+        ("no_bubble", "valid.eq(self.i.valid)", "valid.eq(self.i.valid & ~valid)"),
     ],
 )
 def test_nest_control(check: str, old: str, new: str) -> None:

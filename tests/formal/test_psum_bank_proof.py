@@ -124,10 +124,29 @@ def bank_proof(module: ModuleType = psum_bank, depth: int = 3, width: int = 2) -
     return p
 
 
+CONTROL = ("room", "available", "covered", "rate", "progress")
+
+
 def test_psum_bank() -> None:
     proof = bank_proof()
     assert_covered(proof, depth=24)
-    assert_proved(proof)
+    assert_proved(bank_proof(width=1), only=CONTROL)
+    assert_proved(bank_proof(width=1), depth=12)
+
+
+def test_psum_bank_small() -> None:
+    """Every check without a bound, for two words."""
+    assert_proved(bank_proof(depth=2, width=1))
+
+
+@pytest.mark.slow
+def test_psum_bank_final() -> None:
+    assert_proved(bank_proof(width=1), only=("final",))
+
+
+@pytest.mark.slow
+def test_psum_bank_deep() -> None:
+    assert_proved(bank_proof(width=1), depth=16, timeout=600)
 
 
 @pytest.mark.parametrize(

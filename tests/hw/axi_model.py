@@ -213,7 +213,7 @@ def simulate(
 
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
     for process in (*background, deadline):
         simulator.add_testbench(process, background=True)
+    simulator.add_testbench(bench)
     simulator.run()

@@ -44,13 +44,13 @@ class Unit:
 
 
 def _chains(random):
-    """Split the rows into chains of the filter's height, from the bottom; the rows left above are inactive."""
+    """Split the rows into chains of the filter's height, from the bottom; rows left above are inactive."""
     height = random.randint(1, ROWS)
     return height, random.randint(1, ROWS // height)
 
 
 class Layer:
-    """A convolution: chains hold filter groups, columns hold output rows; tiles of output rows, then of filters."""
+    """A convolution: chains hold groups of filters, columns hold output rows, tiles follow in y."""
 
     def __init__(self, random, shape=None):
         r, self.groups = _chains(random) if shape is None else shape["chains"]
@@ -78,7 +78,7 @@ class Layer:
         self.y = conv2d(self.x, self.w, stride=(u, u), acc_width=CONFIG.acc_width)
 
     def words(self):
-        """Subscriptions: an array word has phase 0 and the input row as index, a weight the chain and filter row."""
+        """Subscriptions: an iact is tagged with its input row (index), a weight with its PE row (phase)."""
         words = {}
         for row in range(ROWS):
             group, r = divmod(row, self.r)
@@ -198,7 +198,7 @@ async def _run(unit, layer, random):
 
 @cocotb.test()
 async def random_layers(dut):
-    """Row-stationary layers with random chains, strides and absent columns, all ports stalling, equal to numpy."""
+    """Row-stationary layers: random chains, strides, absent columns, all ports stalling, equal to numpy."""
     unit = Unit(dut)
     await unit.bench.reset()
     macs, kinds = 0, set()

@@ -109,7 +109,7 @@ class Work:
 
 
 def _program(random):
-    """Tiles of beats over positions and groups of columns, with shorter last tiles and a narrower last column group."""
+    """Tiles of beats over positions and groups of columns; last tiles are shorter, with fewer columns."""
     raw = random.getrandbits(1)
     use_param = 1 if not raw else random.getrandbits(1)
     step = SPAN if raw else 1
@@ -185,7 +185,7 @@ def _program(random):
 
 @cocotb.test()
 async def random_tiles(dut):
-    """Random tiles, groups, edges, parameters, raw and requantised, descriptors back to back, everything stalling."""
+    """Random tiles, groups, edges, parameters, raw and requantised, back to back, everything stalling."""
     unit = Unit(dut)
     bench = unit.bench
     await bench.reset()

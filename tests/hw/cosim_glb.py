@@ -20,7 +20,7 @@ TAG = (1 << CONFIG.tag_width) - 1
 
 
 class Bank:
-    """A bench with the fill port as the DMA drives it: words and skipped slots, never more than there is room for."""
+    """A bench with the fill port as the DMA drives it: words and skipped slots, only where there is room."""
 
     def __init__(self, dut):
         self.dut = dut
@@ -229,7 +229,7 @@ async def _run(bank, golden, program, slots, number, load_first=False):
 
 @cocotb.test()
 async def random_programs(dut):
-    """Padding in both lane modes, lane limits, edges, releases and skipped slots, under stalls of all sides."""
+    """Padding in both lane modes, lane limits, edges, releases and skipped slots, all sides stalling."""
     bank = Bank(dut)
     await bank.reset()
     golden = Golden()
@@ -279,7 +279,7 @@ async def one_flit_a_cycle(dut):
 
 @cocotb.test()
 async def released_slots_are_refilled_at_once(dut):
-    """Three buffers' worth of words stream through at one flit a cycle: fills follow releases word by word."""
+    """Three times the depth streams through at one flit a cycle: fills follow releases word by word."""
     bank = Bank(dut)
     await bank.reset()
     golden = Golden()

@@ -74,7 +74,7 @@ async def masks_become_flags(dut):
 
 @cocotb.test()
 async def one_step_a_cycle(dut):
-    """The first step ``latency`` cycles after its start, then one a cycle, also from descriptor to descriptor."""
+    """The first step ``latency`` cycles after its start, then one a cycle, also between descriptors."""
     bench, start, steps = await _start(dut)
     random = next(seeds(1))
     loops = [

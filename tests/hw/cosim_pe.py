@@ -53,8 +53,8 @@ class Pe:
         self.mac_cycles = []
 
 
-def _convolution(random, small=False):
-    """A one-dimensional convolution over tiles: loops of filters, taps and channels in any order inside a column.
+def _convolution(random):
+    """A one-dimensional convolution over tiles: filters, taps and channels in any order inside a column.
 
     Returns loops, values and the number of iacts and weights of each tile.
     """
@@ -76,7 +76,7 @@ def _convolution(random, small=False):
         weight *= extents[name]
     loops += [(columns, columns, 0, {}), (passes, passes, 0, {}), (tiles, tiles, 0, {})]
     inner, reduction = [0, 1, 2], [level["s"], level["c"]]
-    # a row's last window in one go, or word by word during its last use if the order of use is the order of the words
+    # a row's last window in one go, or word by word in its last use if that is in the order of the words
     gradual = order == ["c", "s", "m"]
     values = {
         "clear_mask": mask_word(LEVELS, reduction),
@@ -135,7 +135,7 @@ def _psums_below(random, own, passes, start):
 
 @cocotb.test()
 async def random_programs(dut):
-    """Random loop orders, windows, tiles, passes, edges and chains against the golden model, all ports stalling."""
+    """Random loop orders, windows, tiles, passes, edges and chains against the model, all ports stalling."""
     unit = Pe(dut)
     await unit.bench.reset()
     kinds = set()
@@ -164,12 +164,15 @@ async def random_programs(dut):
         expected = chain(
             below, golden.psums, start=subscription["chain_start"], acc_width=CONFIG.acc_width, **links
         )
+        total = len(expected)
         await unit.subscribe(subscription)
         unit.bench.random_stalls()
         for name, items in (*buses.items(), ("step", steps), ("psum", below)):
             unit.i[name].send(items)
         await unit.bench.until(
-            lambda: len(unit.o["psum"].items) >= len(expected) and all(port.done for port in unit.i.values()),
+            lambda total=total: (
+                len(unit.o["psum"].items) >= total and all(port.done for port in unit.i.values())
+            ),
             30000,
         )
         await unit.bench.run(12)
@@ -231,12 +234,12 @@ def _dot_products(count, length):
 
 @cocotb.test()
 async def one_step_a_cycle(dut):
-    """Streaming operands: a MAC each cycle, with a result as often as each cycle, ``latency`` cycles after its step."""
+    """Streaming operands: a MAC each cycle, and its result ``latency`` cycles after the step."""
     unit = Pe(dut)
     await unit.bench.reset()
     await unit.subscribe({"active": 1, "iact_high": TAGS - 1, "weight_high": TAGS - 1, "chain_start": 1})
     random = next(seeds(1))
-    # a place in the psum FIFO is reserved for as long as the result takes, so a result each cycle needs that many
+    # a place in the psum FIFO is reserved while its result is on the way
     for length in (1 if CONFIG.chain_fifo >= ProcessingElement.latency else 2, 3):
         steps = _dot_products(60 // length, length)
         iacts, weights = ([_word(random, 0, 0) for _ in steps] for _ in range(2))
@@ -330,3 +333,26 @@ async def accumulators_wrap(dut):
     assert unit.o["psum"].items == expected
     raw = length * extreme * extreme + most
     assert raw != expected[0]["value"]
+
+
+@cocotb.test()
+async def absent_steps_touch_nothing(dut):
+    """Single steps at which the PE is absent, inside a reduction: no operand, no word of the spad."""
+    unit = Pe(dut)
+    await unit.bench.reset()
+    skip = {"active": 1, "iact_high": TAGS - 1, "weight_high": TAGS - 1, "chain_start": 1, "skip": 0b10}
+    await unit.subscribe(skip)
+    random = next(seeds(1))
+    steps = _dot_products(20, 5)
+    for step in steps:
+        step["edge"] = 0 if step["clear"] or step["emit"] else random.choice((0, 0b01, 0b10, 0b11))
+    count = sum(not step["edge"] & 0b10 for step in steps)
+    iacts, weights = ([_word(random, 0, 0) for _ in range(count)] for _ in range(2))
+    unit.bench.random_stalls()
+    for name, items in (("iact", iacts), ("weight", weights), ("step", steps)):
+        unit.i[name].send(items)
+    await unit.bench.until(lambda: len(unit.o["psum"].items) == 20, 3000)
+    taken = (deliver(words, 0, TAGS, 0b10, CONFIG.data_width) for words in (iacts, weights))
+    golden = pe(steps, *taken, 0b10, CONFIG.acc_width)
+    assert unit.o["psum"].items == golden.psums
+    assert count < len(steps)

@@ -1,5 +1,7 @@
 """cocotb tests of a psum bank."""
 
+from itertools import pairwise
+
 import cocotb
 from cocotb_block import Bench, arch, seeds
 from models import wrap
@@ -145,7 +147,7 @@ async def a_short_tile_waits_for_its_update(dut):
     bank.send(random, 1, 10, void=0.0)
     await bank.bench.until(lambda: bank.source.done, 100)
     cycles = bank.source.cycles
-    assert [b - a for a, b in zip(cycles, cycles[1:], strict=False)] == [PsumBank.latency] * 9
+    assert [b - a for a, b in pairwise(cycles)] == [PsumBank.latency] * 9
     bank.busy = 1.0
     await bank.bench.until(lambda: bank.head == 1, 200)
 
@@ -175,7 +177,7 @@ async def a_word_is_final_after_latency(dut):
 
 @cocotb.test()
 async def a_full_bank_refuses_a_fill(dut):
-    """A tile more than fits waits for room, is reported as blocked, and goes on word by word as room is freed."""
+    """A tile too many waits for room, is reported as blocked, and goes on word by word as room is freed."""
     bank = await _start(dut)
     bank.busy = 0.0
     random = next(seeds(1))

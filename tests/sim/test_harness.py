@@ -128,7 +128,7 @@ def test_an_unknown_register_is_named_with_the_log(design):
 
 @pytest.mark.parametrize("kind", ["run", "regress"])
 def test_a_burst_that_crosses_4_kib_is_named(design, kind):
-    image = [(PROGRAM, struct.pack("<QQQ", SOURCE + 8, DESTINATION, 256))]
+    image = [(PROGRAM, struct.pack("<QQQ", SOURCE + 0xFC0, DESTINATION, 64))]
     with pytest.raises(SimulationError, match="crosses a 4 KiB boundary"):
         simulate(copy_job(design, image=image, kind=kind))
 
