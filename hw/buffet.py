@@ -9,10 +9,9 @@ words are released one after the other during their last use.
 from typing import Any
 
 from amaranth.hdl import Module, Signal, unsigned
-from amaranth.lib import memory, stream, wiring
+from amaranth.lib import memory, stream
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
-
 from rowmesh.hw.block import Block
 
 __all__ = ["Buffet", "wrapped_sum"]

@@ -14,6 +14,7 @@ from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.program import Program
 from rowmesh.hw.top import descriptors
 from rowmesh.sw.counts import weight_beats
+from rowmesh.sw.deadlock import check_deadlock_freedom
 from rowmesh.sw.mapping import Mapping, ceil_div
 from rowmesh.sw.nestprogram import Loop, Nest
 from rowmesh.sw.tensors import BASE_ALIGNMENT
@@ -540,13 +541,16 @@ def compile_layer(
 
     Raises
     ------
+    DeadlockError
+        If the program could block.
     ValueError
         If a nest has more loops than its engine, or a value does not fit its field.
     """
     layouts = descriptors(m.config)
     program = Program()
-    engines = nests(m, memory, zero_point, clamp)
-    program.write(0, subscriptions(m))
+    engines, array = nests(m, memory, zero_point, clamp), subscriptions(m)
+    check_deadlock_freedom(m.config, engines, array)
+    program.write(0, array)
     for engine, nest in engines.items():
         program.write(0, nest.encode(layouts[engine]))
     program.start(0, *engines)

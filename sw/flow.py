@@ -8,18 +8,16 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from platformdirs import user_cache_path
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.top import Top, metadata
-from rowmesh.sim.run import SimJob, SimResult, simulate
+from rowmesh.sim.run import SimJob, simulate
 from rowmesh.sw.compiler import MemoryMap, compile_layer, pack_params, pack_weights
 from rowmesh.sw.layerdata import LayerData, make_data
 from rowmesh.sw.mapper import UnmappableError, find_mapping
 from rowmesh.sw.mapping import Mapping
-from rowmesh.sw.model import predict
+from rowmesh.sw.model import MEMORY_LATENCY, WRITE_LATENCY, predict
 from rowmesh.sw.results import PARTS, LayerResult, Measurement, Outputs, Prediction
 from rowmesh.sw.workload import Layer
 
@@ -30,12 +28,15 @@ __all__ = [
     "UnmappableError",
     "generate",
     "make_data",
+    "make_job",
     "map_layer",
     "run_layer",
     "run_mapping",
 ]
 
 Progress = Callable[[str, float | None], None]
+
+_WATCHDOG = 200_000  # cycles without progress that end a run
 
 
 class RunError(RuntimeError):
@@ -145,51 +146,40 @@ def _accesses(mapping: Mapping, r: dict[str, int]) -> dict[str, int]:
     }
 
 
-def simulate_mapping(
-    mapping: Mapping, data: LayerData, *, seed: int, memory: str, progress: Progress, expected_cycles: int
-) -> tuple[SimResult, npt.NDArray[np.int64]]:
-    """Compile a mapping, run it on the generated hardware, and return what came back and the ofmap.
+def make_job(mapping: Mapping, data: LayerData, *, seed: int, memory: str, max_cycles: int) -> SimJob:
+    """Compile a mapping and lay out its memory: everything that a simulation needs.
 
     Raises
     ------
-    RunError
-        If the hardware reports an error or does not finish.
+    DeadlockError
+        If the program could block.
+    ValueError
+        If a nest has more loops than its engine.
     """
     config = mapping.config
-    program = compile_layer(mapping, MemoryMap.of(mapping))
-    image_bytes = program.to_bytes(config.beat_bytes, config.burst_beats)
-    place = MemoryMap.of(mapping, len(image_bytes))
-    program = compile_layer(mapping, place)
-    image = [
-        (place.program, program.to_bytes(config.beat_bytes, config.burst_beats)),
-        (place.iact, mapping.iact_layout.pack(data.iacts)),
-        (place.weight, pack_weights(mapping, data.weights)),
-        (place.param, pack_params(mapping, data.bias, data.scale)),
-    ]
-    job = SimJob(
+
+    def image_of(place: MemoryMap) -> bytes:
+        return compile_layer(mapping, place).to_bytes(config.beat_bytes, config.burst_beats)
+
+    place = MemoryMap.of(mapping, len(image_of(MemoryMap.of(mapping))))
+    return SimJob(
         verilog_dir=_verilog_folder(config),
-        image=image,
+        image=[
+            (place.program, image_of(place)),
+            (place.iact, mapping.iact_layout.pack(data.iacts)),
+            (place.weight, pack_weights(mapping, data.weights)),
+            (place.param, pack_params(mapping, data.bias, data.scale)),
+        ],
         memory_size=place.size,
         program_address=place.program,
         dumps=[(place.ofmap, mapping.ofmap_layout.nbytes)],
         memory=memory,  # type: ignore[arg-type]
+        latency=MEMORY_LATENCY,
+        write_latency=WRITE_LATENCY,
         seed=seed,
-        max_cycles=4 * expected_cycles + 2_000_000,
-        register_writes={"WATCHDOG": 200_000},
+        max_cycles=max_cycles,
+        register_writes={"WATCHDOG": _WATCHDOG},
     )
-
-    def ran(cycles: int) -> None:
-        progress("simulate", min(0.99, cycles / max(1, expected_cycles)))
-
-    def built(*_: object) -> None:
-        progress("build", None)
-
-    result = simulate(job, progress=ran, build_progress=built)
-    status = result.registers
-    if result.timed_out or status["ERROR"]:
-        shown = {name: status[name] for name in ("STATUS", "ERROR", "ERROR_DETAIL", "WAITS")}
-        raise RunError(f"layer {mapping.layer.name}: the accelerator did not finish ({result.cycles} cycles): {shown}")
-    return result, mapping.ofmap_layout.unpack(result.dumps[0])
 
 
 def run_mapping(
@@ -210,10 +200,18 @@ def run_mapping(
     predicted = predict(mapping)
     progress("golden", None)
     data = make_data(config, layer, seed)
+    job = make_job(mapping, data, seed=seed, memory=memory, max_cycles=4 * predicted.cycles + 2_000_000)
     progress("build", None)
-    result, ofmap = simulate_mapping(
-        mapping, data, seed=seed, memory=memory, progress=progress, expected_cycles=predicted.cycles
+    result = simulate(
+        job,
+        progress=lambda cycles: progress("simulate", min(0.99, cycles / predicted.cycles)),
+        build_progress=lambda *_: progress("build", None),
     )
+    status = result.registers
+    if result.timed_out or status["ERROR"]:
+        shown = ", ".join(f"{name} {status[name]:#x}" for name in ("STATUS", "ERROR", "ERROR_DETAIL", "WAITS"))
+        raise RunError(f"layer {layer.name}: the accelerator did not finish ({result.cycles} cycles): {shown}")
+    ofmap = mapping.ofmap_layout.unpack(result.dumps[0])
     counters = {name.lower(): value for name, value in result.registers.items()}
     measured = Measurement(
         cycles=sum(counters[f"part_{part}"] for part in PARTS),

@@ -1,15 +1,17 @@
 """Formal harness: a design and its properties, from Amaranth to a verdict.
 
-A :class:`Proof` is an Amaranth module with named checks, assumptions and covers. It is lowered by yosys to an
-and-inverter graph and given to abc: ``pdr`` proves a check for every reachable state (IC3, unbounded), ``bmc3`` looks
-for the shortest counterexample. Everything needed comes with the Python packages (pyosys holds abc).
+A :class:`Proof` is an Amaranth module with named checks, assumptions and covers. It is lowered by yosys to
+an and-inverter graph and given to abc: ``pdr`` proves a check for every reachable state (IC3, unbounded),
+``bmc3`` looks for the shortest counterexample. Everything needed comes with the Python packages (pyosys
+holds abc).
 
-The reset is part of the proof: the registers of the design under test and its memories start with *any* value, reset
-is high for one cycle, and checks count from then on. So a control register without a reset is found out. Registers
-of the harness itself start with their initial values.
+The reset is part of the proof: the registers of the design under test and its memories start with *any*
+value, reset is high for one cycle, and checks count from then on. So a control register without a reset is
+found out. Registers of the harness itself start with their initial values.
 
-A counterexample is replayed on a second and-inverter graph of the same netlist in which every named wire is an
-output, by the simulator of this module; the replay has to see the failure too, and yields the table that is printed.
+A counterexample is replayed on a second and-inverter graph of the same netlist in which every named wire is
+an output, by the simulator of this module; the replay has to see the failure too, and yields the table that
+is printed.
 """
 
 import hashlib
@@ -27,7 +29,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from amaranth.back import rtlil
+from amaranth.back import rtlil  # type: ignore[attr-defined]
 from amaranth.hdl import ClockDomain, Elaboratable, Fragment, Module, Mux, Shape, Signal, Value
 
 __all__ = ["Proof", "Verdict", "assert_covered", "assert_proved", "assert_refuted", "mutant"]
@@ -44,8 +46,8 @@ class Verdict:
     ----------
     status : str
         ``proved`` (every reachable state), ``bounded`` (no violation within ``frames``), ``violated``,
-        ``covered`` (see ``missed``), ``constant`` (the checks do not depend on the design: most likely a mistake),
-        ``unknown`` (out of time).
+        ``covered`` (see ``missed``), ``constant`` (the checks do not depend on the design: most likely a
+        mistake), ``unknown`` (out of time).
     frames : int
         Cycles explored, or the cycle of the violation.
     trace : list of dict
@@ -171,7 +173,9 @@ class Proof:
         cover : bool
             The outputs are reached covers, instead of violated checks.
         """
-        top, sync, always = Module(), ClockDomain("sync"), ClockDomain("always", reset_less=True)
+        top = Module()
+        sync: Any = ClockDomain("sync")
+        always: Any = ClockDomain("always", reset_less=True)
         top.domains += [sync, always]
         top.d.comb += [sync.clk.eq(self._clk), always.clk.eq(self._clk), sync.rst.eq(~self.running)]
         top.submodules.harness = self.m
@@ -190,14 +194,15 @@ class Proof:
 
 
 def mutant(module: ModuleType, old: str, new: str) -> ModuleType:
-    """Return a copy of a module with one piece of its source replaced: a broken design for a negative control.
+    """Return a copy of a module with one piece of its source replaced: a broken design for a control.
 
     Parameters
     ----------
     module : ModuleType
         Module to copy.
     old, new : str
-        Text to replace and its replacement; ``old`` must occur exactly once, so a control cannot go stale unnoticed.
+        Text to replace and its replacement; ``old`` must occur exactly once, so a control cannot go stale
+        unnoticed.
 
     Raises
     ------
@@ -206,7 +211,9 @@ def mutant(module: ModuleType, old: str, new: str) -> ModuleType:
     """
     source = getattr(module, "mutated_source", None) or inspect.getsource(module)
     if source.count(old) != 1:
-        raise ValueError(f"{module.__name__} must contain {old!r} exactly once, not {source.count(old)} times")
+        raise ValueError(
+            f"{module.__name__} must contain {old!r} exactly once, not {source.count(old)} times"
+        )
     spec = importlib.util.spec_from_loader(f"{module.__name__}_mutant", loader=None)
     assert spec is not None
     copy = importlib.util.module_from_spec(spec)
@@ -245,7 +252,13 @@ write_aiger {flags} -zinit -map {name}.aim {name}.aig
 
 def _run(arguments: list[str], cwd: str, timeout: float) -> str:
     done = subprocess.run(
-        arguments, cwd=cwd, timeout=timeout, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+        arguments,
+        cwd=cwd,
+        timeout=timeout,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stdout[-3000:]}")
@@ -255,7 +268,9 @@ def _run(arguments: list[str], cwd: str, timeout: float) -> str:
 def _yosys(script: str, cwd: str) -> str:
     Path(cwd, "run.ys").write_text(script)
     return _run(
-        [sys.executable, "-c", "from pyosys import libyosys as y; y.run_pass('script run.ys', y.Design())"], cwd, 300
+        [sys.executable, "-c", "from pyosys import libyosys as y; y.run_pass('script run.ys', y.Design())"],
+        cwd,
+        300,
     )
 
 
@@ -334,7 +349,7 @@ def _replay(folder: str, targets: tuple[str, ...]) -> tuple[tuple[str, ...], lis
 
 
 def _select(folder: str, output: int) -> None:
-    """Write ``one.aig``: ``logic.aig`` with one output only (abc's search for several at once is not reliable)."""
+    """Write ``one.aig``, ``logic.aig`` with one output: abc's search for several at once is not reliable."""
     lines = Path(folder, "logic.aig").read_bytes().split(b"\n")
     kind, size, inputs, latches, outputs, *rest = lines[0].split()
     at = 1 + int(latches)
@@ -360,7 +375,9 @@ def _cached(proof: Proof, targets: tuple[str, ...], cover: bool, command: str, t
     if not verdict.failed:
         _CACHE.mkdir(parents=True, exist_ok=True)
         scratch = cached.with_suffix(f".{os.getpid()}")
-        scratch.write_text(json.dumps({"status": verdict.status, "frames": verdict.frames, "missed": verdict.missed}))
+        scratch.write_text(
+            json.dumps({"status": verdict.status, "frames": verdict.frames, "missed": verdict.missed})
+        )
         scratch.replace(cached)
     return verdict
 
@@ -389,7 +406,9 @@ def _solve(folder: str, targets: tuple[str, ...], cover: bool, command: str, tim
     raise RuntimeError(f"abc gave no verdict:\n{log}")
 
 
-def assert_proved(proof: Proof, *, depth: int | None = None, only: tuple[str, ...] = (), timeout: float = 120) -> None:
+def assert_proved(
+    proof: Proof, *, depth: int | None = None, only: tuple[str, ...] = (), timeout: float = 120
+) -> None:
     """Fail unless all checks hold.
 
     Parameters
@@ -405,7 +424,9 @@ def assert_proved(proof: Proof, *, depth: int | None = None, only: tuple[str, ..
     """
     command = "pdr" if depth is None else f"bmc3 -F {depth}"
     verdict = _cached(proof, only or proof.checks, False, command, timeout)
-    assert verdict.status == ("proved" if depth is None else "bounded"), verdict.status + "\n" + verdict.table()
+    assert verdict.status == ("proved" if depth is None else "bounded"), (
+        verdict.status + "\n" + verdict.table()
+    )
     assert depth is None or verdict.frames >= depth
 
 

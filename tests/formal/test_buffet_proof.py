@@ -1,17 +1,17 @@
-"""Proofs of the buffet: occupancy, room, availability, data and order, for every interleaving of its two sides.
+"""Proofs of the buffet: occupancy, room, availability and data, for every interleaving of its sides.
 
-The reference keeps the three counts that define a buffet (words from origin to tail, from head to tail, from origin
-to head) at full width, and one *watched* word, any one, by its distance from the origin. As the choice of the word is
-free, what holds for it holds for all.
+The reference keeps the three counts that define a buffet (words from origin to tail, from head to tail,
+from origin to head) at full width, and one *watched* word, any one, by its distance from the origin. As the
+choice of the word is free, what holds for it holds for all.
 """
 
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import pytest
 from amaranth.hdl import Mux, Signal, signed
 from prove import Proof, assert_covered, assert_proved, assert_refuted, mutant
-
 from rowmesh.hw import buffet
 
 WIDTH = 1
@@ -35,10 +35,11 @@ class Case:
 def buffet_proof(case: Case, module: ModuleType = buffet) -> Proof:
     """One buffet between an arbitrary producer and an arbitrary reader that keeps to the contract.
 
-    The reader reads only what is available and not released, with offsets below the memory's depth, releases only
-    words that are held, and lets the head run at most one depth ahead of the origin. The producer skips only into room, and not while it fills.
+    The reader reads only what is available and not released, with offsets below the memory's depth,
+    releases only words that are held, and lets the head run at most one depth ahead of the origin. The
+    producer skips only into room, and not while it fills.
     """
-    dut = module.Buffet(
+    dut: Any = module.Buffet(
         WIDTH,
         case.depth,
         release_width=case.release_width,

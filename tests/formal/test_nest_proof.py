@@ -1,17 +1,16 @@
 """Proofs of the loop nest.
 
-A single level is proved without a bound against a counter and a product, for arbitrary programs that may be rewritten
-while they do not run. Whole nests are checked to a depth that covers small programs, against nested counters; that
-every level composes is what the single level's proof gives.
+A single level is proved without a bound against a counter and a product, for arbitrary programs that may be
+rewritten while they do not run. Whole nests are checked to a depth that covers small programs, against
+nested counters; that every level composes is what the single level's proof gives.
 """
 
 from types import ModuleType
 from typing import Any
 
 import pytest
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Cat, Mux, Signal, signed
 from prove import Proof, assert_covered, assert_proved, assert_refuted, mutant
-
 from rowmesh.hw import nest
 
 BOUND = 2
@@ -28,7 +27,7 @@ def level_proof(levels: int, level: int, module: ModuleType, bound: int = BOUND,
     """One level between an arbitrary outer level and an arbitrary consumer."""
     outputs = {"a": width}
     base = 1
-    dut = module.LoopLevel(levels, level, outputs, base)
+    dut: Any = module.LoopLevel(levels, level, outputs, base)
     p = Proof(dut)
     m = p.m
     token, bus = dut.i.payload, dut.config
@@ -107,12 +106,13 @@ def level_proof(levels: int, level: int, module: ModuleType, bound: int = BOUND,
 def nest_proof(levels: int, segment: int, module: ModuleType, *, queued: bool, runs: int = 2) -> Proof:
     """A whole nest runs ``runs`` descriptors of arbitrary banks and programs.
 
-    ``queued``: both banks are written first, the starts are offered without a pause, and no bubble is allowed.
-    Otherwise the starts come, and the words of the second bank are written, at arbitrary times while the first runs.
+    ``queued``: both banks are written first, the starts are offered without a pause, and no bubble is
+    allowed. Otherwise the starts come, and the words of the second bank are written, at arbitrary times
+    while the first runs.
     """
     width = 2
     outputs = {"a": width}
-    dut = module.LoopNest(levels, outputs, base=0, segment=segment)
+    dut: Any = module.LoopNest(levels, outputs, base=0, segment=segment)
     words = module.LoopNest.words(levels, outputs)
     p = Proof(dut)
     m = p.m
@@ -120,7 +120,7 @@ def nest_proof(levels: int, segment: int, module: ModuleType, *, queued: bool, r
     base = Array(p.constant(width, f"base{b}") for b in range(2))
     bound = [Array(p.constant(BOUND, f"bound{b}_{k}") for b in range(2)) for k in range(levels)]
     final = [Array(p.constant(BOUND, f"final{b}_{k}") for b in range(2)) for k in range(levels)]
-    mask = [Array(p.constant(levels, f"mask{b}_{k}") for b in range(2)) for k in range(levels)]
+    mask: list[Any] = [Array(p.constant(levels, f"mask{b}_{k}") for b in range(2)) for k in range(levels)]
     stride = [Array(p.constant(width, f"stride{b}_{k}") for b in range(2)) for k in range(levels)]
     for k in range(levels):
         for b in range(2):
@@ -132,7 +132,7 @@ def nest_proof(levels: int, segment: int, module: ModuleType, *, queued: bool, r
     ready_banks = Signal(2)
     bank = Signal()
     m.d.comb += bank.eq(order[0] ^ ready_banks.any())
-    contents = [base[bank]]
+    contents: list[Any] = [base[bank]]
     for k in range(levels):
         contents += [Cat(bound[k][bank], final[k][bank]), mask[k][bank], stride[k][bank]]
     write = Signal()
@@ -150,7 +150,9 @@ def nest_proof(levels: int, segment: int, module: ModuleType, *, queued: bool, r
 
     started = Signal(range(runs + 1))
     done = Signal(range(runs + 1))
-    allowed = ready_banks.all() if queued else (ready_banks.bit_select(order[started], 1) & p.free(1, "start"))
+    allowed = (
+        ready_banks.all() if queued else (ready_banks.bit_select(order[started], 1) & p.free(1, "start"))
+    )
     m.d.comb += [
         dut.start.valid.eq((started != runs) & allowed),
         dut.start.payload.eq(order[started]),
@@ -165,7 +167,9 @@ def nest_proof(levels: int, segment: int, module: ModuleType, *, queued: bool, r
     first = Signal(levels)
     fresh = Signal(init=1)  # the first step of a descriptor is next
     kept = [Signal(width, name=f"kept{k}") for k in range(levels)]
-    value = [Signal(width, name=f"value{k}") for k in range(levels)]  # of the output, inner loops at their start
+    value = [
+        Signal(width, name=f"value{k}") for k in range(levels)
+    ]  # of the output, inner loops at their start
     for k in reversed(range(levels)):
         masked = (mask[k][current] != 0) & ((mask[k][current][k + 1 :] & ~last[k + 1 :]) == 0)
         m.d.comb += [
@@ -220,13 +224,21 @@ READY = "self.i.ready.eq(~valid | (is_last & self.o.ready))"
 @pytest.mark.parametrize(
     ("check", "old", "new"),
     [
-        ("valid", "        valid = Signal()\n        token", "        valid = Signal(reset_less=True)\n        token"),
+        (
+            "valid",
+            "        valid = Signal()\n        token",
+            "        valid = Signal(reset_less=True)\n        token",
+        ),
         ("valid", READY, "self.i.ready.eq(~valid | is_last)"),
         ("no_bubble", READY, "self.i.ready.eq(~valid)"),
         ("first", "is_first.eq(0)", "is_first.eq(is_first)"),
         ("last", "is_last.eq(index + 1 == bound)", "is_last.eq(index == bound)"),
         ("last", "(mask.data & ~self.i.payload.last) == 0", "(mask.data & self.i.payload.last) != 0"),
-        ("bank", "self.o.payload.eq(token)", "self.o.payload.eq(token), self.o.payload.bank.eq(self.i.payload.bank)"),
+        (
+            "bank",
+            "self.o.payload.eq(token)",
+            "self.o.payload.eq(token), self.o.payload.bank.eq(self.i.payload.bank)",
+        ),
         ("value", "token.out[name] + stride.data", "token.out[name] - stride.data"),
         ("value", "stride.addr.eq(token.bank)", "stride.addr.eq(self.i.payload.bank)"),
     ],

@@ -1,4 +1,4 @@
-"""Proofs of the psum bank: what the drain reads is the sum over all passes, and never earlier than its last update."""
+"""Proofs of the psum bank: the drain reads the sum over all passes, never before the last update."""
 
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -6,18 +6,17 @@ from typing import Any
 import pytest
 from amaranth.hdl import Cat, Mux, Signal, signed
 from prove import Proof, assert_covered, assert_proved, assert_refuted, mutant
-
 from rowmesh.hw import psum_bank
 
 
 def bank_proof(module: ModuleType = psum_bank, depth: int = 3, width: int = 2) -> Proof:
     """One bank between an arbitrary column that keeps to the order of passes, and an arbitrary drain.
 
-    The column sends tiles of any size, each in any number of passes of the same size. One word, any one, is watched:
-    its sum as the psums are accepted, its place from the head, and its slot in the tile.
+    The column sends tiles of any size, each in any number of passes of the same size. One word, any one, is
+    watched: its sum as the psums are accepted, its place from the head, and its slot in the tile.
     """
     config: Any = SimpleNamespace(psum_bank_words=depth, acc_width=width)
-    dut = module.PsumBank(config)
+    dut: Any = module.PsumBank(config)
     p = Proof(dut)
     m = p.m
     psum = dut.i.payload

@@ -1,0 +1,110 @@
+"""Whole layers on whole accelerators: generated Verilog in Verilator, through AXI, every output word compared."""
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from rowmesh.hw.config import ArchConfig
+from rowmesh.sw import flow
+from rowmesh.sw.mapper import UnmappableError
+from rowmesh.sw.spec import load_arch
+from rowmesh.sw.workload import Layer, load_workload
+
+SMALL = {
+    "glb_iact_flits": 256,
+    "glb_weight_flits": 64,
+    "psum_bank_words": 96,
+    "param_words": 64,
+    "weight_spad": 48,
+    "iact_spad": 12,
+    "psum_spad": 12,
+    "nest_levels": 10,
+}
+ARCHITECTURES = [
+    ArchConfig(name="row", rows=1, cols=5, data_width=8, **SMALL),
+    ArchConfig(name="column", rows=7, cols=1, data_width=16, acc_width=24, **SMALL),
+    ArchConfig(name="prime", rows=3, cols=5, data_width=16, link_segment=2, **SMALL),
+]
+
+
+@pytest.mark.parametrize("layer", load_workload("demo").layers, ids=lambda layer: layer.name)
+def test_demo_layers_pass_on_tiny(layer):
+    result = flow.run_layer(load_arch("tiny"), layer)
+    assert result.failures() == []
+    assert result.outputs.checked == layer.outputs
+
+
+def test_random_stalls_change_no_word_and_no_count():
+    layer = load_workload("demo").layers[1]
+    result = flow.run_layer(load_arch("tiny"), layer, memory="axi-random", seed=5)
+    assert result.failures() == []
+
+
+@st.composite
+def layers(draw):
+    r, s = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    groups = draw(st.sampled_from([1, 1, 1, 2]))
+    c = draw(st.integers(1, 12)) * (8 if groups > 1 else 1)
+    m = draw(st.sampled_from([1, 2, 3, 4, 6, 8, 12, 16])) * groups
+    padding = [draw(st.integers(0, r - 1)), draw(st.integers(0, s - 1)), draw(st.integers(0, r - 1)), draw(st.integers(0, s - 1))]
+    dilation = [draw(st.sampled_from([1, 1, 2])), draw(st.sampled_from([1, 1, 2]))]
+    return Layer(
+        name="random",
+        N=draw(st.integers(1, 2)),
+        M=m,
+        C=c * groups if groups > 1 else c,
+        H=draw(st.integers((r - 1) * dilation[0] + 1, 11)),
+        W=draw(st.integers((s - 1) * dilation[1] + 1, 13)),
+        R=r,
+        S=s,
+        stride=[draw(st.integers(1, 3)), draw(st.integers(1, 3))],
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        output=draw(st.sampled_from(["raw", "requant"])),
+    )
+
+
+def check(config, layer, seed):
+    try:
+        result = flow.run_layer(config, layer, seed=seed)
+    except UnmappableError as error:
+        assert "random" in str(error)
+        assert "\n" not in str(error)
+        return
+    assert result.outputs.mismatches == 0
+    assert result.outputs.checked == layer.outputs
+    assert result.rtl.accesses == result.predicted.accesses
+
+
+@pytest.mark.parametrize("config", ARCHITECTURES, ids=lambda config: config.name)
+def test_random_layers_are_right_or_refused(config):
+    @settings(
+        max_examples=8,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(layer=layers(), seed=st.integers(0, 1000))
+    def run(layer, seed):
+        check(config, layer, seed)
+
+    run()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ARCHITECTURES, ids=lambda config: config.name)
+def test_many_random_layers_are_right_or_refused(config):
+    @settings(
+        max_examples=100,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(layer=layers(), seed=st.integers(0, 1000))
+    def run(layer, seed):
+        check(config, layer, seed)
+
+    run()
