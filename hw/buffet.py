@@ -57,9 +57,9 @@ class Buffet(Block):
     -------
     fill : In(stream.Signature(shape))
     skip : In(skip_width)
-        Words to skip at the tail in this cycle; the producer knows that there is room; never together with a fill.
+        Words to skip at the tail in this cycle, behind a word filled in the same one; the producer knows that there is room.
     offset : In(unsigned)
-        Word to be read, from the origin.
+        Word to be read, from the origin; below the memory's depth.
     available : Out(1)
         The word at ``offset`` has been filled.
     enable : In(1)
@@ -67,8 +67,8 @@ class Buffet(Block):
     quiet : In(1)
         With ``enable``: release and sync only, no word is read.
     release : In(release_width)
-        With ``enable``: words to free at the head; no more than are held, and no more than ``depth`` in all between
-        two syncs.
+        With ``enable``: words to free at the head; no more than are held, and no more than ``depth`` in
+        all between two syncs.
     sync : In(1)
         With ``enable``: after the release, the origin moves up to the head.
     covered : Out(1)
@@ -137,7 +137,7 @@ class Buffet(Block):
 
         tail = Signal(range(self._physical))
         origin = Signal(range(self._physical))
-        # words from the origin to the tail: up to a depth of released ones, and a depth of held ones of the next tile
+        # words from the origin to the tail: up to a depth of released ones and a depth of held ones
         stored = Signal(range(2 * self._depth + 1))
         held = Signal(count)  # words from the head to the tail
         lag = Signal(count)  # words from the origin to the head

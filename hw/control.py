@@ -141,7 +141,7 @@ class CommandProcessor(wiring.Component):
         valid: Signal,
         take: Signal,
     ) -> None:
-        """Request the first beats after ``run``, those up to ``beats`` on ``extend``; give words one by one."""
+        """Request the first beats after ``run``, up to ``beats`` on ``extend``; give words one by one."""
         config = self._config
         most = fetch_beats(config)
         shift = exact_log2(config.beat_bytes)

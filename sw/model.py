@@ -147,6 +147,14 @@ def _drain_group(m: Mapping, q: int) -> tuple[int, int, int]:
     return groups, q * m.m0, q * min(k, m.m0)
 
 
+def _drain_row(m: Mapping, q: int) -> int:
+    """Cycles to drain and store one row step of all columns."""
+    groups, group, _ = _drain_group(m, q)
+    k = m.out_lanes
+    beats = m.m0 * ceil_div(q, k) if m.ofmap_layout.planar else q * ceil_div(m.m0, k)
+    return max(groups * group, m.columns * beats)
+
+
 def _psum_stall(m: Mapping, q: int) -> int:
     """Wait of a tile's first pass for slots that the drain of the tile before still holds."""
     a = m.config
@@ -226,14 +234,16 @@ def predict_parts(m: Mapping) -> dict[str, int]:
             stall["noc"] += count * passes * extra
             busy += count * passes * (rates.steps + extra)
             stall["psum"] += count * _psum_stall(m, q)
-            groups, group, _ = _drain_group(m, q)
-            stall["psum"] += count * max(0, rows * groups * group - passes * (rates.steps + extra))
+            stall["psum"] += count * max(0, rows * _drain_row(m, q) - passes * (rates.steps + extra))
 
     # the memory: what it cannot hide
     total_beats = sum(beats.values())
     first = first_slice_beats(m)
-    initial = (weights_ahead if padded else 0) + first
-    rest = total_beats - first - weights_ahead
+    # short bursts do not fill the latency with the reads in flight
+    burst = min(m.tile_beats, a.burst_beats)
+    slow = max(1.0, request / (a.read_bursts * burst))
+    initial = int((weights_ahead if padded else 0) + first * slow)
+    rest = int(total_beats + (slow - 1) * beats["iact"]) - first - weights_ahead
     stall["dma"] = initial + max(0, rest - busy - stall["psum"])
 
     # after the last step

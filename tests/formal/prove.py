@@ -407,7 +407,7 @@ def _solve(folder: str, targets: tuple[str, ...], cover: bool, command: str, tim
 
 
 def assert_proved(
-    proof: Proof, *, depth: int | None = None, only: tuple[str, ...] = (), timeout: float = 120
+    proof: Proof, *, depth: int | None = None, only: tuple[str, ...] = (), timeout: float = 300
 ) -> None:
     """Fail unless all checks hold.
 
@@ -430,13 +430,13 @@ def assert_proved(
     assert depth is None or verdict.frames >= depth
 
 
-def assert_refuted(proof: Proof, check: str, *, depth: int = 30, timeout: float = 120) -> None:
+def assert_refuted(proof: Proof, check: str, *, depth: int = 30, timeout: float = 300) -> None:
     """Fail unless ``check`` is violated within ``depth`` cycles: the negative control of a property."""
     verdict = _cached(proof, (check,), False, f"bmc3 -F {depth}", timeout)
     assert verdict.status == "violated", f"{check} holds for a broken design: {verdict.status}"
 
 
-def assert_covered(proof: Proof, *, depth: int = 30, timeout: float = 120) -> None:
+def assert_covered(proof: Proof, *, depth: int = 30, timeout: float = 300) -> None:
     """Fail unless every cover is reached within ``depth`` cycles under the assumptions."""
     verdict = _cached(proof, proof.covers, True, f"bmc3 -F {depth}", timeout)
     assert verdict.status == "covered", verdict.status

@@ -24,9 +24,17 @@ class Bench:
     """Control behind an arbiter and a memory, with engines that take starts and are busy for a while."""
 
     def __init__(
-        self, program: list[int] | None = None, *, at: int = AT, latency: int = 20, stall: float = 0.0, seed: int = 0,
-        fail: int | None = None, work: int = 30, config: ArchConfig = CONFIG,
-    ) -> None:  # fmt: skip
+        self,
+        program: list[int] | None = None,
+        *,
+        at: int = AT,
+        latency: int = 20,
+        stall: float = 0.0,
+        seed: int = 0,
+        fail: int | None = None,
+        work: int = 30,
+        config: ArchConfig = CONFIG,
+    ) -> None:
         self.config, self.at, self.work, self.stall = config, at, work, stall
         self.rng = random.Random(seed)
         self.control = Control(config, COUNTERS, WAITS)
@@ -74,9 +82,15 @@ class Bench:
             ctx.set(control.counts, counts)
             bus = control.config
             sampled = await ctx.tick().sample(
-                bus.valid, bus.bank, bus.address, bus.data, control.active, control.core_reset, control.started,
+                bus.valid,
+                bus.bank,
+                bus.address,
+                bus.data,
+                control.active,
+                control.core_reset,
+                control.started,
                 *[value for port in control.starts for value in (port.valid, port.ready, port.payload)],
-            )  # fmt: skip
+            )
             valid, bank, address, word, active, reset, started = sampled[2:9]
             if valid:
                 self.events.append(("config", bank, address, word))
@@ -329,7 +343,7 @@ def test_timing(latency):
         assert first == self.started + CommandProcessor.latency + ReadArbiter.latency
         # FIFO (2), word register, then the first three words and the register of the bus
         assert self.config_cycles[0] == first + latency + ReadArbiter.data_latency + 2 + 1 + 3 + 1
-        # the words of the first fetch are used up before those of the second, whose length is the second word, come
+        # the first fetch is used up before the second, whose length is the second word, comes
         gap = max(0, latency + 9 - 2 * fetch_beats(CONFIG))
         assert self.config_cycles[-1] - self.config_cycles[0] == count - 1 + gap
 

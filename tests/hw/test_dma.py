@@ -76,9 +76,15 @@ class LoadBench:
     """A loader behind an arbiter, with a memory, and a destination that counts what it holds."""
 
     def __init__(
-        self, *, clip: bool, depth: int = 64, config: ArchConfig = CONFIG, latency: int = 10, stall: float = 0.0,
+        self,
+        *,
+        clip: bool,
+        depth: int = 64,
+        config: ArchConfig = CONFIG,
+        latency: int = 10,
+        stall: float = 0.0,
         seed: int = 0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         engine = Engine.LOAD_IACT if clip else Engine.LOAD_WEIGHT
         self.config, self.depth = config, depth
         self.loader = Loader(config, engine, clip=clip, depth=depth)
@@ -123,9 +129,13 @@ class LoadBench:
                 room = self.held if not self.stall else self.rng.randint(1, self.held)
             ctx.set(loader.freed, room)
             sampled = await ctx.tick().sample(
-                loader.fill.valid, loader.fill.payload, getattr(loader, "skip", Const(0)), loader.requested, loader.request.valid,
+                loader.fill.valid,
+                loader.fill.payload,
+                getattr(loader, "skip", Const(0)),
+                loader.requested,
+                loader.request.valid,
                 loader.start.valid,
-            )  # fmt: skip
+            )
             valid, word, skip, requested, request, start = sampled[2:]
             self.held += valid + skip - room
             assert 0 <= self.held <= self.depth, "more than the credits"
