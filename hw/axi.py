@@ -160,7 +160,7 @@ def _leaves(signature: wiring.Signature, path: tuple[str, ...] = ()) -> list[tup
     return found
 
 
-def flat_members(prefix: str, signature: wiring.Signature) -> dict[str, Any]:
+def flat_members(prefix: str, signature: Any) -> dict[str, Any]:
     """Members ``prefix_name`` of a top component, one for each port of an interface.
 
     The interface's port names are unique over its nested parts, so these are left out: ``m_axi_awaddr``, not
@@ -176,7 +176,7 @@ def flat_members(prefix: str, signature: wiring.Signature) -> dict[str, Any]:
     return {f"{prefix}_{path[-1]}": member for path, member in _leaves(signature)}
 
 
-def flat_interface(owner: Any, prefix: str, signature: wiring.Signature) -> Any:
+def flat_interface(owner: Any, prefix: str, signature: Any) -> Any:
     """Interface made of the ports that :func:`flat_members` gave a component, for use with ``connect``.
 
     Parameters

@@ -6,7 +6,7 @@ Elaborated for anything else (the simulator, a formal proof) a block is an ordin
 """
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from amaranth.hdl import ClockSignal, Instance, ResetSignal, Value
 from amaranth.lib import wiring
@@ -66,6 +66,14 @@ class Block(wiring.Component):
         self = super().__new__(cls)
         self.key = f"{cls.__name__}{args!r}{sorted(kwargs.items())!r}"
         return self
+
+    key: str
+
+    if TYPE_CHECKING:  # members come from the signature, which type checkers do not see
+
+        def __getattr__(self, name: str) -> Any: ...
+
+        def elaborate(self, platform: object) -> Any: ...  # noqa: D102
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

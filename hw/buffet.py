@@ -12,6 +12,7 @@ from amaranth.hdl import Module, Signal, unsigned
 from amaranth.lib import memory, stream
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
+
 from rowmesh.hw.block import Block
 
 __all__ = ["Buffet", "wrapped_sum"]
@@ -57,7 +58,8 @@ class Buffet(Block):
     -------
     fill : In(stream.Signature(shape))
     skip : In(skip_width)
-        Words to skip at the tail in this cycle, behind a word filled in the same one; the producer knows that there is room.
+        Words to skip at the tail in this cycle, behind a word filled in the same one; the producer knows that
+        there is room.
     offset : In(unsigned)
         Word to be read, from the origin; below the memory's depth.
     available : Out(1)
@@ -130,7 +132,7 @@ class Buffet(Block):
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
         count = unsigned(ceil_log2(self._depth + 1))
-        store = memory.Memory(shape=self._shape, depth=self._physical, init=[])
+        store: Any = memory.Memory(shape=self._shape, depth=self._physical, init=[])
         m.submodules.store = store
         write = store.write_port()
         read = store.read_port(domain="sync" if self._block else "comb")

@@ -144,7 +144,8 @@ class ArchConfig:
         if value not in legal:
             near = min(legal, key=lambda option: abs(option - value))
             raise ConfigError(
-                f"ArchConfig.{name} must be one of {', '.join(map(str, legal))}, not {value} (nearest legal value: {near})"
+                f"ArchConfig.{name} must be one of {', '.join(map(str, legal))}, not {value} "
+                f"(nearest legal value: {near})"
             )
 
     @property

@@ -7,6 +7,7 @@ scalar fields of one word each. Every engine holds two descriptors, told apart b
 import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from amaranth.hdl import Module, Signal, ValueLike, unsigned
 from amaranth.lib import memory
@@ -122,7 +123,7 @@ class Descriptor:
 
 
 def field_signal(
-    m: Module, config: object, address: int, name: str, width: int, banks: Iterable[ValueLike]
+    m: Module, config: Any, address: int, name: str, width: int, banks: Iterable[ValueLike]
 ) -> list[Signal]:
     """Store a field for both banks and return its value for each of the given bank selects.
 
@@ -138,13 +139,13 @@ def field_signal(
     banks : iterable of 1-bit values
         Bank to read, one for each user at a different point of a pipeline.
     """
-    store = memory.Memory(shape=unsigned(width), depth=2, init=[])
+    store: Any = memory.Memory(shape=unsigned(width), depth=2, init=[])
     m.submodules[f"field_{name}"] = store
     write = store.write_port()
     m.d.comb += [
-        write.addr.eq(config.bank),  # type: ignore[attr-defined]
-        write.data.eq(config.data),  # type: ignore[attr-defined]
-        write.en.eq(config.valid & (config.address == address)),  # type: ignore[attr-defined]
+        write.addr.eq(config.bank),
+        write.data.eq(config.data),
+        write.en.eq(config.valid & (config.address == address)),
     ]
     values = []
     for bank in banks:

@@ -5,6 +5,8 @@ Each lane adds the bias, requantises (or passes the accumulator on) and packs it
 one full beat a cycle leaves the lanes together.
 """
 
+from typing import Any
+
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -122,11 +124,12 @@ class Packer(Block):
             }
         )
 
-    def elaborate(self, platform: object) -> Module:  # noqa: D102
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self._config
         width, size = config.data_width, config.data_width // 8
-        gathered, merged = Signal(beat_layout(config), reset_less=True), Signal(beat_layout(config))
+        gathered: Any = Signal(beat_layout(config), reset_less=True)
+        merged: Any = Signal(beat_layout(config))
         fresh = Signal(init=1)
         wide = Signal(signed(32))
         m.d.comb += wide.eq(self.accumulator)
@@ -305,7 +308,8 @@ class Drain(Block):
             psums_ready.eq(Array(group_ready)[now.group]),
             chosen.eq(Array(used)[now.group]),
             params_ready.eq(
-                ~field["use_param"] | Cat((~chosen[k] | table.available) & table.covered for k, table in enumerate(params)).all()
+                ~field["use_param"]
+                | Cat((~chosen[k] | table.available) & table.covered for k, table in enumerate(params)).all()
             ),
             go.eq(plan.o.valid & psums_ready & params_ready & advance & settled),
             plan.o.ready.eq(psums_ready & params_ready & advance & settled),
@@ -322,7 +326,7 @@ class Drain(Block):
         # the pipeline: bank and parameter responses, group multiplexer, requantiser, packer; all advance together
         depth = _GATHER + len(Requantizer.STAGES)
         tag = data.StructLayout({"valid": lanes, "slot": len(now.slot), "flush": 1})
-        tags = [Signal(tag, name=f"tag{k}") for k in range(depth)]
+        tags: list[Any] = [Signal(tag, name=f"tag{k}") for k in range(depth)]
         group = Signal.like(now.group, reset_less=True)
         with m.If(advance):
             m.d.sync += [
@@ -332,7 +336,7 @@ class Drain(Block):
                 group.eq(now.group),
                 *[tags[k].eq(tags[k - 1]) for k in range(1, depth)],
             ]
-        # one descriptor's constants serve the whole pipeline, so the next descriptor's first word waits until it is empty
+        # one descriptor's constants serve the whole pipeline: the next one's first word waits until it is empty
         with m.If(go):
             m.d.sync += pipe_bank.eq(now.bank)
         m.d.comb += settled.eq((now.bank == pipe_bank) | ~Cat(t.valid for t in tags).any())

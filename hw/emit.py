@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from amaranth.back import rtlil
+from amaranth.back import rtlil  # type: ignore[attr-defined]
 
 from rowmesh.hw.block import Block, Emission
 

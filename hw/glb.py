@@ -4,6 +4,8 @@ The iact bank's reader checks coordinates: what lies outside the tensor is sent 
 had, without touching memory, so that the programs of the PEs are the same at borders.
 """
 
+from typing import Any
+
 from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -218,7 +220,8 @@ class GlobalBank(Block):
         m.submodules.queue = queue = Fifo(flit_layout(config), _OUT_FIFO)
         reserved = Signal(range(_OUT_FIFO + 1))
         now, go, ready = plan.o.payload, Signal(), Signal()
-        pending, held = Signal(), Signal(plan_layout, reset_less=True)
+        pending = Signal()
+        held: Any = Signal(plan_layout, reset_less=True)
         m.d.comb += [
             buffet.offset.eq(now.offset),
             buffet.release.eq(now.release),

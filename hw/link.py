@@ -7,7 +7,7 @@ ready is combinational from its consumer. A long chain alternates stages with a 
 from typing import Any
 
 from amaranth.hdl import Module, Signal, unsigned
-from amaranth.lib import memory, stream, wiring
+from amaranth.lib import memory, stream
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
@@ -142,6 +142,7 @@ class Fifo(Block):
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
         pointer = unsigned(max(1, ceil_log2(self._depth)))
+        store: Any
         m.submodules.store = store = memory.Memory(shape=self._shape, depth=1 << pointer.width, init=[])
         write, read = store.write_port(), store.read_port(domain="comb")
         head, tail = Signal(pointer), Signal(pointer)

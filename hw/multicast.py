@@ -156,7 +156,7 @@ class RowTap(Block):
             ),
         ]
 
-        flit = Signal(flit_layout(config), reset_less=True)
+        flit: Any = Signal(flit_layout(config), reset_less=True)
         valid = Signal()
         lane = Signal(lanes, reset_less=True)
         end = Signal(lanes, reset_less=True)

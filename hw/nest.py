@@ -13,6 +13,7 @@ descriptor is written, and may even start, while the current one runs.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from amaranth.hdl import Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, memory, stream, wiring
@@ -93,7 +94,7 @@ class LoopLevel(Block):
     o : Out(stream.Signature(token_layout(levels, outputs)))
     """
 
-    config: wiring.PureInterface
+    config: Any
     i: stream.Interface
     o: stream.Interface
 
@@ -114,7 +115,7 @@ class LoopLevel(Block):
         m = Module()
 
         def word(index: int, name: str, width: int) -> memory.Memory:
-            store = memory.Memory(shape=unsigned(width), depth=2, init=[])
+            store: Any = memory.Memory(shape=unsigned(width), depth=2, init=[])
             m.submodules[name] = store
             write = store.write_port()
             m.d.comb += [
@@ -195,7 +196,7 @@ class LoopNest(Block):
         One step.
     """
 
-    config: wiring.PureInterface
+    config: Any
     start: stream.Interface
     o: stream.Interface
 
@@ -274,7 +275,7 @@ class LoopNest(Block):
             entry.i.payload.bank.eq(self.start.payload),
         ]
         for position, (name, width) in enumerate(self._outputs.items()):
-            store = memory.Memory(shape=unsigned(width), depth=2, init=[])
+            store: Any = memory.Memory(shape=unsigned(width), depth=2, init=[])
             m.submodules[f"base_{name}"] = store
             write, read = store.write_port(), store.read_port(domain="comb")
             m.d.comb += [

@@ -1,7 +1,6 @@
 """The observer: puts every cycle of a run into exactly one part, judged at the issuer of PE steps."""
 
 from amaranth.hdl import Module, Signal
-from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from rowmesh.hw.block import Block

@@ -4,6 +4,8 @@ Steps arrive from the cluster's nest; each PE waits for its own operands. There 
 computes is decided by the steps' offsets and by which words it subscribes to.
 """
 
+from typing import Any
+
 from amaranth.hdl import Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -186,7 +188,7 @@ class ProcessingElement(Block):
                 "void": 1,
             }
         )
-        stages = [Signal(control, name=f"stage{k}", reset_less=True) for k in range(3)]
+        stages: list[Any] = [Signal(control, name=f"stage{k}", reset_less=True) for k in range(3)]
         valid = Signal(3)
         m.d.sync += valid.eq(valid << 1 | go)
         for name in control.members:
@@ -198,6 +200,7 @@ class ProcessingElement(Block):
         m.d.sync += [a.eq(iact.response), w.eq(weight.response), product.eq(a * w)]
 
         at = stages[2]
+        spad: Any
         m.submodules.psum_spad = spad = memory.Memory(
             shape=signed(config.acc_width), depth=1 << max(1, ceil_log2(config.psum_spad)), init=[]
         )
@@ -220,7 +223,7 @@ class ProcessingElement(Block):
 
         # the chain: psums of chains below go past, then one of our own
         below, mine = self.psum_i.payload, own.o.payload
-        out = Signal(psum_layout(config), reset_less=True)
+        out: Any = Signal(psum_layout(config), reset_less=True)
         out_valid, out_ready = Signal(), Signal()
         passed = Signal(6)
         passing, adding, fire = Signal(), Signal(), Signal()
@@ -228,7 +231,10 @@ class ProcessingElement(Block):
             out_ready.eq(~out_valid | self.psum_o.ready),
             passing.eq(~field["active"] | (passed != field["passes"])),
             adding.eq(~passing & ~field["chain_start"]),
-            fire.eq(out_ready & Mux(passing, self.psum_i.valid, own.o.valid & (field["chain_start"] | self.psum_i.valid))),
+            fire.eq(
+                out_ready
+                & Mux(passing, self.psum_i.valid, own.o.valid & (field["chain_start"] | self.psum_i.valid))
+            ),
             self.psum_i.ready.eq(out_ready & (passing | (adding & own.o.valid))),
             own.o.ready.eq(out_ready & ~passing & (field["chain_start"] | self.psum_i.valid)),
             self.psum_o.valid.eq(out_valid),

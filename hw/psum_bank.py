@@ -6,8 +6,10 @@ addresses: it is driven by three flags of each psum (first, last, start). The dr
 words that are final, and releases them.
 """
 
+from typing import Any
+
 from amaranth.hdl import Module, Mux, Signal, signed
-from amaranth.lib import memory, stream, wiring
+from amaranth.lib import memory, stream
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
@@ -87,6 +89,7 @@ class PsumBank(Block):
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
         depth, width = self._config.psum_bank_words, signed(self._config.acc_width)
+        store: Any
         m.submodules.store = store = memory.Memory(shape=width, depth=depth, init=[])
         read, write = store.read_port(domain="sync"), store.write_port()
 

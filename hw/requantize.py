@@ -9,6 +9,7 @@ and *saturate*.
 from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, signed, unsigned
 from amaranth.lib import memory
 from amaranth.lib.wiring import In, Out
+
 from rowmesh.hw.block import Block
 
 __all__ = ["DelayLine", "Requantizer"]

@@ -12,8 +12,8 @@ from rowmesh.hw.block import Block
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.control import Control
 from rowmesh.hw.core import ENGINES, LOADERS, WAITS, Core, counter_widths
-from rowmesh.hw.dma import ReadArbiter, loader_descriptor, storer_descriptor
 from rowmesh.hw.descriptor import Descriptor, Engine
+from rowmesh.hw.dma import ReadArbiter, loader_descriptor, storer_descriptor
 from rowmesh.hw.drain import drain_descriptor
 from rowmesh.hw.emit import emit
 from rowmesh.hw.glb import reader_descriptor
@@ -57,7 +57,7 @@ class Top(Block):
     def __init__(self, config: ArchConfig) -> None:
         self._config = config
         self._axi = Axi4(config.axi_addr_width, config.axi_data_width)
-        self._axil = Axi4Lite(ADDRESS_WIDTH).flip()
+        self._axil: Any = Axi4Lite(ADDRESS_WIDTH).flip()
         super().__init__({**flat_members("m_axi", self._axi), **flat_members("s_axil", self._axil), "irq": Out(1)})
 
     def elaborate(self, platform: object) -> Module:  # noqa: D102

@@ -15,6 +15,7 @@ from typing import Any
 from cocotb.triggers import FallingEdge, RisingEdge, SimTimeoutError, Timer, ValueChange, with_timeout
 from cocotbext.axi import AxiBus  # type: ignore[import-untyped]
 from cocotbext.axi.axi_ram import AxiRamRead, AxiRamWrite  # type: ignore[import-untyped]
+
 from rowmesh.sim.build import Register
 
 __all__ = ["CYCLE_NS", "Host", "RandomMemory", "RegisterError", "Session", "stalls"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cocotb_tools.check_results import get_results
+
 from rowmesh.sim.build import BuildProgress, BuiltModel, Kind, ToolRunner, build_model
 
 __all__ = ["JobFolder", "RunProgress", "SimJob", "SimResult", "SimulationError", "run_test", "simulate"]

@@ -6,6 +6,7 @@ from typing import Any
 
 import cocotb
 from cocotb.triggers import Timer
+
 from rowmesh.sim.host import CYCLE_NS, Host, Session
 
 __all__ = ["run_job"]

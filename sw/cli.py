@@ -22,6 +22,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
 from rowmesh.sw import files, report, spec, tools
 from rowmesh.sw import workload as workloads
 from rowmesh.sw.files import InputError

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from rowmesh.hw.array import pe_words, row_words
-from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.program import Program
 from rowmesh.hw.top import descriptors
@@ -268,7 +267,9 @@ def _step(m: Mapping) -> Nest:
     )
 
 
-def _column_loops(m: Mapping, by_p: dict[str, int], by_m: dict[str, int], whole: dict[str, int]) -> list[Loop]:
+def _column_loops(
+    m: Mapping, by_p: dict[str, int], by_m: dict[str, int], whole: dict[str, int]
+) -> list[Loop]:
     """Loops over the groups of columns that are drained together.
 
     Strides: ``by_p`` for one output row, ``by_m`` for one filter group, ``whole`` for one lane.
@@ -304,7 +305,8 @@ def _drain(m: Mapping, zero_point: int, clamp: tuple[int, int]) -> Nest:
     # the group output counts groups of lanes: a filter group is p_x / lanes of them
     per_filter = ceil_div(m.p_x, m.config.lanes)
     groups_of_lanes = [
-        Loop(g.name, g.bound, {**g.strides, "group": per_filter if g.name == "mi" else 1}) for g in groups_of_lanes
+        Loop(g.name, g.bound, {**g.strides, "group": per_filter if g.name == "mi" else 1})
+        for g in groups_of_lanes
     ]
     loops = [*_tiles(m, {}), Loop("pj", m.p0, {}, m.p0_rest, ("pt",)), *groups_of_lanes]
     if m.ofmap_layout.planar:

@@ -2,12 +2,13 @@
 
 All engines are deterministic and every merge has a static order, so the array is a Kahn network: if one order of all
 steps exists in which every shared stream is delivered in its own order and every buffet stays within its capacity, no
-faster execution can block (docs/architecture.md, deadlock freedom). The reference order here is the laziest one: a flit is
-delivered only when the next step, taken by all PEs together, needs it or one behind it.
+faster execution can block (docs/architecture.md, deadlock freedom). The reference order here is the laziest one: a
+flit is delivered only when the next step, taken by all PEs together, needs it or one behind it.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping as Dict
+from collections.abc import Iterator
+from collections.abc import Mapping as Dict
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,9 @@ class DeadlockError(ValueError):
     """A program that could block; the message names the buffet and the count."""
 
 
-def _decode(fields: tuple[tuple[str, int, int], ...], words: Dict[int, int], addresses: list[int]) -> dict[str, int]:
+def _decode(
+    fields: tuple[tuple[str, int, int], ...], words: Dict[int, int], addresses: list[int]
+) -> dict[str, int]:
     values = {}
     for number, (name, word, shift) in enumerate(fields):
         above = [s for _, w, s in fields[number + 1 :] if w == word]
@@ -50,7 +53,9 @@ def _edges(nest: Nest, tokens: Dict[str, npt.NDArray[np.int64]], count: int) -> 
     )
 
 
-def check_deadlock_freedom(config: ArchConfig, nests: Dict[Engine, Nest], subscriptions: Dict[int, int]) -> None:
+def check_deadlock_freedom(
+    config: ArchConfig, nests: Dict[Engine, Nest], subscriptions: Dict[int, int]
+) -> None:
     """Check a layer's program by exact occupancy counts of every PE's operand buffets.
 
     Every combination of first and last tiles is checked, one row of the output at a time: a PE's operand buffets are
@@ -107,9 +112,13 @@ def check_deadlock_freedom(config: ArchConfig, nests: Dict[Engine, Nest], subscr
             high = np.full(len(flit_edges), reader.values["high"])
             last = reader.holds("last_mask", flits, "last")
             edge = reader.holds("edge_mask", flits, "last")
-            high = np.where(last, np.where(edge, reader.values.get("high_edge", 0), reader.values["high_last"]), high)
+            high = np.where(
+                last, np.where(edge, reader.values.get("high_edge", 0), reader.values["high_last"]), high
+            )
             low = np.where(
-                reader.holds("first_mask", flits, "first"), reader.values.get("low_first", 0), reader.values["low"]
+                reader.holds("first_mask", flits, "first"),
+                reader.values.get("low_first", 0),
+                reader.values["low"],
             )
             used = {place: pe for place, pe in pes.items() if not (pe["skip"] & int(edges[0]))}
             words = _delivered(operand, flits, flit_edges, low, high, rows, used)

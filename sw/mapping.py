@@ -10,8 +10,8 @@ The loops of a mapping, outermost first::
             q                output columns: the iact window slides
               s, c0, m0      filter columns, channels and filters within a PE
 
-Everything else (offsets, tags, bounds, capacities) follows from the factors. Names are those of the field: N M C H W R S
-P Q, U stride, D dilation, G groups; M and C are per group here.
+Everything else (offsets, tags, bounds, capacities) follows from the factors. Names are those of the field: N M C H W
+R S P Q, U stride, D dilation, G groups; M and C are per group here.
 """
 
 from dataclasses import dataclass
@@ -309,7 +309,8 @@ class Mapping:
         rule(self.weights <= a.weight_spad, f"{self.weights} weights exceed the spad of {a.weight_spad}")
         rule(self.m0 <= a.psum_spad, f"{self.m0} psums of a PE exceed the spad of {a.psum_spad}")
         rule(
-            self.bank_words <= a.psum_bank_words, f"{self.bank_words} psums exceed the bank of {a.psum_bank_words}"
+            self.bank_words <= a.psum_bank_words,
+            f"{self.bank_words} psums exceed the bank of {a.psum_bank_words}",
         )
         stored = self.slice_flits * (self.ct if self.resident else 1)
         rule(
@@ -320,8 +321,14 @@ class Mapping:
             filters = min(self.m_x * self.m0, self.m)
             rule(filters <= a.param_words, f"parameters of {filters} filters exceed {a.param_words}")
         # edges in space must be whole PEs
-        rule(self.m % self.m0 == 0, f"filters of a PE ({self.m0}) must divide the filters of a group ({self.m})")
-        rule(self.c % self.c0 == 0, f"channels of a PE ({self.c0}) must divide the channels of a group ({self.c})")
+        rule(
+            self.m % self.m0 == 0,
+            f"filters of a PE ({self.m0}) must divide the filters of a group ({self.m})",
+        )
+        rule(
+            self.c % self.c0 == 0,
+            f"channels of a PE ({self.c0}) must divide the channels of a group ({self.c})",
+        )
         ragged = self.p_rest != self.p_x
         rule(not ragged or self.p0 == 1, "rows that do not fill the columns need one row step a tile")
         rule(not ragged or self.m_x == 1, "rows that do not fill the columns exclude filters across columns")
@@ -359,11 +366,16 @@ class Mapping:
         k = self.out_lanes
         if self.ofmap_layout.planar:
             rule(self.qt == 1 or self.q0 % k == 0, f"column tiles of {self.q0} are no whole beats of {k}")
-            rule(x.groups == 1 and self.m_x * self.m0 >= self.m, "a packed ofmap needs all filters in one tile")
+            rule(
+                x.groups == 1 and self.m_x * self.m0 >= self.m, "a packed ofmap needs all filters in one tile"
+            )
             rule(self.m_x == 1, "a packed ofmap excludes filters across columns")
         else:
             whole = self.m0 % k == 0
-            rule(whole or self.m_x == 1, f"filters of a PE ({self.m0}) across columns must be whole beats of {k}")
+            rule(
+                whole or self.m_x == 1,
+                f"filters of a PE ({self.m0}) across columns must be whole beats of {k}",
+            )
             rule(whole or self.mt == 1, f"filter tiles of {self.m0} are no whole beats of {k}")
             rule(x.groups == 1 or self.m % k == 0, f"groups of {self.m} filters share beats of {k}")
 
@@ -389,7 +401,13 @@ class Mapping:
         level("DRAM")
         loop("for n", x.n)
         loop("for g", x.groups)
-        loop("for p2", self.pt, rest(self.p0 * self.p_x, x.p - (self.pt - 1) * self.p0 * self.p_x) + " rows" if self.pt > 1 and x.p % (self.p0 * self.p_x) else "")
+        loop(
+            "for p2",
+            self.pt,
+            rest(self.p0 * self.p_x, x.p - (self.pt - 1) * self.p0 * self.p_x) + " rows"
+            if self.pt > 1 and x.p % (self.p0 * self.p_x)
+            else "",
+        )
         loop("for q2", self.qt, rest(self.q0, self.q_rest))
         loop("for m2", self.mt, rest(self.m_x * self.m0, self.m_rest))
         level("GLB")
@@ -407,7 +425,9 @@ class Mapping:
         loop("for s", x.s)
         loop("for c", self.c0)
         loop("for m", self.m0)
-        lines.append(f"{'  ' * depth}  ofmap[n,g,m,p,q] += iact[n,g,c,U p + D r,U q + D s] * weight[g,m,c,r,s]")
+        lines.append(
+            f"{'  ' * depth}  ofmap[n,g,m,p,q] += iact[n,g,c,U p + D r,U q + D s] * weight[g,m,c,r,s]"
+        )
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, object]:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from rowmesh.hw.buffet import Buffet
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.control import SETTLE_CYCLES, CommandProcessor, fetch_beats
-from rowmesh.hw.dma import Loader, ReadArbiter, Splitter
 from rowmesh.hw.descriptor import Engine
+from rowmesh.hw.dma import Loader, ReadArbiter, Splitter
 from rowmesh.hw.drain import DRAIN_PIPELINE
 from rowmesh.hw.link import Buffer, Fifo, Stage
 from rowmesh.hw.multicast import RowTap, Tap
@@ -175,7 +175,9 @@ ENERGY = {"dram": 200, "glb": 6, "noc": 2, "spad": 1, "pe": 1}
 
 def energy(accesses: Dict[str, int]) -> int:
     """Energy of a layer relative to a MAC: counts times the table."""
-    return sum(count * ENERGY[name.partition(".")[0]] for name, count in accesses.items() if "injected" not in name)
+    return sum(
+        count * ENERGY[name.partition(".")[0]] for name, count in accesses.items() if "injected" not in name
+    )
 
 
 def predict(m: Mapping) -> Prediction:
@@ -205,7 +207,14 @@ def predict_parts(m: Mapping) -> dict[str, int]:
     words = _program_words(a, 0, requant)
     fetched = fetch_beats(a) * a.beat_bytes // 4
     request = ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency
-    config = CommandProcessor.latency + request + 3 + max(fetched, request + 4) + max(0, words - fetched) + SETTLE_CYCLES
+    config = (
+        CommandProcessor.latency
+        + request
+        + 3
+        + max(fetched, request + 4)
+        + max(0, words - fetched)
+        + SETTLE_CYCLES
+    )
     nest = LoopNest.cycles_to_first(a.nest_levels, a.link_segment)
     loader = nest + 3 + Buffer.latency + Splitter.latency + 1
     path = loader + request + Loader.data_latency + 1 + Buffet.latency + Fifo.latency + Tap.latency

@@ -111,7 +111,7 @@ class Nest:
                 bound = np.where(edge, loop.last, loop.bound)
             if loop.name in fixed:
                 at = fixed[loop.name]
-                if not np.all((0 <= at) & (at < bound)):
+                if not np.all((at >= 0) & (at < bound)):
                     raise IndexError(f"loop {loop.name} has no iteration {at}")
                 repeat, index = np.ones(count, np.int64), np.full(count, at)
             else:
@@ -124,7 +124,9 @@ class Nest:
             state[f"last.{loop.name}"] = (index == np.repeat(bound, repeat) - 1).astype(np.int64)
         return state
 
-    def holds(self, name: str, tokens: Mapping[str, npt.NDArray[np.int64]], flag: str) -> npt.NDArray[np.bool_]:
+    def holds(
+        self, name: str, tokens: Mapping[str, npt.NDArray[np.int64]], flag: str
+    ) -> npt.NDArray[np.bool_]:
         """Where a condition holds for tokens, with ``flag`` "first" or "last"."""
         count = len(next(iter(tokens.values())))
         chosen = self.conditions.get(name)
@@ -151,7 +153,8 @@ class Nest:
                 continue
             kept.append(Loop(loop.name, bound, loop.strides, last, when))
         conditions = {
-            name: None if chosen is None else frozenset(chosen) - unit for name, chosen in self.conditions.items()
+            name: None if chosen is None else frozenset(chosen) - unit
+            for name, chosen in self.conditions.items()
         }
         merged = True
         while merged:
@@ -159,7 +162,9 @@ class Nest:
             for at in range(len(kept) - 1):
                 outer, inner = kept[at], kept[at + 1]
                 pair = {outer.name, inner.name}
-                uses = [frozenset(loop.when) for loop in kept] + [c for c in conditions.values() if c is not None]
+                uses = [frozenset(loop.when) for loop in kept] + [
+                    c for c in conditions.values() if c is not None
+                ]
                 names = set(outer.strides) | set(inner.strides)
                 if (
                     outer.last is None
@@ -170,7 +175,8 @@ class Nest:
                 ):
                     kept[at : at + 2] = [Loop(inner.name, outer.bound * inner.bound, inner.strides)]
                     kept = [
-                        Loop(k.name, k.bound, k.strides, k.last, frozenset(k.when) - {outer.name}) for k in kept
+                        Loop(k.name, k.bound, k.strides, k.last, frozenset(k.when) - {outer.name})
+                        for k in kept
                     ]
                     conditions = {
                         n: None if c is None else frozenset(c) - {outer.name} for n, c in conditions.items()
@@ -190,7 +196,7 @@ class Nest:
         nest = self.simplified()
         count = len(nest.loops)
         level = {loop.name: count - 1 - at for at, loop in enumerate(nest.loops)}
-        loops = [
+        loops: list[tuple[int, int, int, Mapping[str, int]]] = [
             (
                 loop.bound,
                 loop.bound if loop.last is None else loop.last,

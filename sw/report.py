@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw.results import ACCESSES, PARTS, LayerResult, Prediction
 from rowmesh.sw.workload import Layer, Workload

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, NoReturn, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
+
 from rowmesh.sw import files
 
 __all__ = ["LARGEST", "Layer", "Workload", "describe_workload", "load_workload"]

@@ -19,6 +19,7 @@ from typing import Any
 
 from amaranth.hdl import Shape
 from amaranth.lib import data
+
 from rowmesh.hw.block import Block
 from rowmesh.hw.config import ArchConfig
 
@@ -28,6 +29,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 _BUILD = _ROOT / "build" / "cocotb"
 _VARIABLE = "ROWMESH_BLOCK_CONFIG"
 _FLAGS = ("-O3", "--x-assign", "unique", "--x-initial", "unique", "--assert", "--no-timing")
+_KEPT = 64
 _CONTROL = '`verilator_config\npublic_flat_rw -module "dut" -var "*"\n'
 
 
@@ -102,6 +104,7 @@ def _failures(log: Path) -> str:
 def _build(verilog: str) -> Path:
     """Build, or find in the cache by the hash of the Verilog."""
     from cocotb_tools.runner import VerilatorControlFile, Verilog
+
     from rowmesh.sim.build import ToolRunner, check_tools
 
     check_tools()
@@ -139,7 +142,18 @@ def _build(verilog: str) -> Path:
                 for path in folder.glob("verilated*.o"):
                     shutil.copy(path, kept / path.name)
                 kept.rename(library)
+        for path in folder.iterdir():
+            if path.name not in ("dut", "dut.v", "build.log"):
+                path.unlink()
+    _prune()
     return folder
+
+
+def _prune() -> None:
+    """Keep the programs built last."""
+    programs = sorted(_BUILD.glob("*/dut"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in programs[_KEPT:]:
+        shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def arch() -> tuple[ArchConfig, dict[str, Any]]:

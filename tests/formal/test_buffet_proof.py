@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from amaranth.hdl import Mux, Signal, signed
 from prove import Proof, assert_covered, assert_proved, assert_refuted, mutant
+
 from rowmesh.hw import buffet
 
 WIDTH = 1

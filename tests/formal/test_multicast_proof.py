@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from amaranth.hdl import Array, Mux, Signal
 from prove import Proof, assert_covered, assert_proved, assert_refuted, mutant
+
 from rowmesh.hw import multicast
 from rowmesh.hw.config import ArchConfig
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from amaranth.hdl import Array, Cat, Mux, Signal, signed
 from prove import Proof, assert_covered, assert_proved, assert_refuted, mutant
+
 from rowmesh.hw import nest
 
 BOUND = 2

@@ -4,6 +4,7 @@ import cocotb
 import numpy as np
 from cocotb_block import Bench, arch, seeds
 from models import issue, wrap
+
 from rowmesh.hw.array import Array, pe_words, row_words
 from rowmesh.hw.flags import mask_word
 from rowmesh.hw.layouts import flit_layout, psum_layout, step_layout

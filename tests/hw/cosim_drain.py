@@ -4,6 +4,7 @@ import cocotb
 import numpy as np
 from cocotb_block import Bench, arch, seeds
 from models import holds, nest, wrap
+
 from rowmesh.hw.drain import Drain, beat_layout, drain_descriptor
 from rowmesh.hw.flags import mask_word
 from rowmesh.hw.layouts import psum_layout

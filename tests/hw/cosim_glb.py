@@ -5,6 +5,7 @@ from collections import deque
 import cocotb
 from cocotb_block import Bench, arch, seeds
 from models import holds, nest
+
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.flags import mask_word
 from rowmesh.hw.glb import GlobalBank, reader_descriptor

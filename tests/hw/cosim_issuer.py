@@ -3,6 +3,7 @@
 import cocotb
 from cocotb_block import Bench, arch, seeds
 from models import issue
+
 from rowmesh.hw.flags import mask_word
 from rowmesh.hw.issuer import Issuer, step_descriptor
 from rowmesh.hw.layouts import step_layout

@@ -3,6 +3,7 @@
 import cocotb
 from cocotb_block import Bench, arch, seeds
 from models import chain, deliver, issue, pe
+
 from rowmesh.hw.flags import mask_word
 from rowmesh.hw.layouts import psum_layout, step_layout, word_layout
 from rowmesh.hw.pe import PE_EVENTS, PE_FIELDS, ProcessingElement

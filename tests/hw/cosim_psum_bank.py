@@ -5,6 +5,7 @@ from itertools import pairwise
 import cocotb
 from cocotb_block import Bench, arch, seeds
 from models import wrap
+
 from rowmesh.hw.layouts import psum_layout
 from rowmesh.hw.psum_bank import BANK_EVENTS, PsumBank
 

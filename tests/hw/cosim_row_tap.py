@@ -3,6 +3,7 @@
 import cocotb
 from cocotb_block import Bench, arch, seeds
 from models import row_words
+
 from rowmesh.hw.layouts import flit_layout, word_layout
 from rowmesh.hw.multicast import ROW_FIELDS
 

@@ -3,6 +3,7 @@
 from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In
+
 from rowmesh.hw.block import Block
 from rowmesh.hw.drain import Drain
 from rowmesh.hw.layouts import psum_layout

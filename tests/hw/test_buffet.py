@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from amaranth.sim import Simulator
+
 from rowmesh.hw.buffet import Buffet
 
 CASES = {

@@ -3,6 +3,7 @@
 import pytest
 from cocotb_block import run_block
 from drain_unit import DrainUnit
+
 from rowmesh.hw.config import ArchConfig
 
 CASES = {

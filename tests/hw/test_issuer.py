@@ -1,6 +1,7 @@
 """The issuer against its golden model; the tests are in cosim_issuer.py."""
 
 from cocotb_block import run_block
+
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.issuer import Issuer
 

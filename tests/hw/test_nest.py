@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from amaranth.sim import Simulator
+
 from rowmesh.hw.nest import LoopNest
 
 Loops = list[tuple[int, int, int, Mapping[str, int]]]

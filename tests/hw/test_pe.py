@@ -2,6 +2,7 @@
 
 import pytest
 from cocotb_block import run_block
+
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.pe import ProcessingElement
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from amaranth.hdl import UnusedElaboratable
 from amaranth.sim import Simulator
+
 from rowmesh.hw.requantize import DelayLine, Requantizer
 from rowmesh.sw import golden
 

@@ -2,6 +2,7 @@
 
 import cocotb
 import pytest
+
 from rowmesh.sim.host import RegisterError, Session
 
 DESTINATION = 0x8000

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from copy_dut import BURST, OVERHEAD, write_copy_dut
+
 from rowmesh.sim import build
 from rowmesh.sim.bench import bench
 from rowmesh.sim.build import BuildError, MissingToolError, build_model, cache_directory, check_tools

@@ -7,9 +7,10 @@ import types
 from pathlib import Path
 
 import pytest
-import rowmesh.sw
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+import rowmesh.sw
 from rowmesh.sw import cli, report, tools
 from rowmesh.sw.files import InputError
 from rowmesh.sw.results import (

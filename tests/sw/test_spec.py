@@ -4,6 +4,7 @@ import re
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import files, spec
 from rowmesh.sw.files import InputError

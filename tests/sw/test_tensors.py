@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from rowmesh.sw.tensors import BASE_ALIGNMENT, TensorLayout, storage_bits
 
 SEEDED = settings(max_examples=80, deadline=None, derandomize=True, database=None)

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+
 from rowmesh.sw import files
 from rowmesh.sw.files import InputError
 from rowmesh.sw.workload import LARGEST, Layer, load_workload

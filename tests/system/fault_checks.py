@@ -2,6 +2,7 @@
 
 import cocotb
 from cocotb.triggers import Timer
+
 from rowmesh.hw.registers import ErrorCode
 from rowmesh.sim.host import CYCLE_NS, Session
 

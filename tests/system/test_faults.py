@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.registers import ErrorCode
 from rowmesh.sim.run import run_test, simulate

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import flow
 from rowmesh.sw.mapper import UnmappableError
@@ -45,7 +46,12 @@ def layers(draw):
     groups = draw(st.sampled_from([1, 1, 1, 2]))
     c = draw(st.integers(1, 12)) * (8 if groups > 1 else 1)
     m = draw(st.sampled_from([1, 2, 3, 4, 6, 8, 12, 16])) * groups
-    padding = [draw(st.integers(0, r - 1)), draw(st.integers(0, s - 1)), draw(st.integers(0, r - 1)), draw(st.integers(0, s - 1))]
+    padding = [
+        draw(st.integers(0, r - 1)),
+        draw(st.integers(0, s - 1)),
+        draw(st.integers(0, r - 1)),
+        draw(st.integers(0, s - 1)),
+    ]
     dilation = [draw(st.sampled_from([1, 1, 2])), draw(st.sampled_from([1, 1, 2]))]
     return Layer(
         name="random",
