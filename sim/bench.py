@@ -113,17 +113,13 @@ def bench(job: SimJob, repeats: int = 1) -> BenchResult:
     cocotb = max((pair[0] for pair in pairs), key=lambda result: result.cycles_per_second)
     loop = max((pair[1] for pair in pairs), key=lambda result: result.cycles_per_second)
     if cocotb.cycles != loop.cycles or cocotb.dumps != loop.dumps:
-        raise SimulationError(
-            f"cocotb took {cocotb.cycles} cycles and the C++ loop {loop.cycles}, or outputs differ"
-        )
+        raise SimulationError(f"cocotb took {cocotb.cycles} cycles and the C++ loop {loop.cycles}, or outputs differ")
     return BenchResult(cocotb=cocotb, loop=loop)
 
 
 def main() -> None:
     """Measure a design for 300,000 cycles after a start whose program is all zeros."""
-    job = SimJob(
-        verilog_dir=Path(sys.argv[1]), image=(), memory_size=1 << 20, program_address=0, max_cycles=300_000
-    )
+    job = SimJob(verilog_dir=Path(sys.argv[1]), image=(), memory_size=1 << 20, program_address=0, max_cycles=300_000)
     result = bench(job, repeats=2)
     for label, run in (("cocotb", result.cocotb), ("C++ loop", result.loop)):
         print(f"{label:9}{run.cycles_per_second / 1000:10.1f} kcycle/s  ({run.cycles} cycles)")

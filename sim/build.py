@@ -272,9 +272,7 @@ def build_model(
 def _control_file(sources: Sequence[Path], no_inline: Sequence[str]) -> str:
     """Text of the .vlt file: what is public, what stays a module of its own, whose warnings are not ours."""
     lines = ["`verilator_config", 'lint_off -file "*/design/*"']
-    lines += [
-        f'public_flat_rw -module "{_TOP}" -var "{names}"' for names in ("host_*", "traffic_*", "*axi_*")
-    ]
+    lines += [f'public_flat_rw -module "{_TOP}" -var "{names}"' for names in ("host_*", "traffic_*", "*axi_*")]
     if no_inline:
         modules = set()
         for path in sources:
@@ -293,9 +291,7 @@ def _control_file(sources: Sequence[Path], no_inline: Sequence[str]) -> str:
 def _tool_versions() -> tuple[str, ...]:
     """Everything outside the sources that a model depends on."""
     check_tools()
-    compiler = subprocess.run(
-        ["g++", "-dumpfullversion"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    compiler = subprocess.run(["g++", "-dumpfullversion"], capture_output=True, text=True, check=True).stdout.strip()
     machine = os.uname()
     return (
         version("verilator"),
@@ -367,9 +363,7 @@ def _build(
                 log_file=log,
             )
         except (RuntimeError, SystemExit) as error:
-            raise BuildError(
-                f"Verilator could not build the {kind} model: {error}\n{_useful(log)}"
-            ) from error
+            raise BuildError(f"Verilator could not build the {kind} model: {error}\n{_useful(log)}") from error
         _keep_library(objects, library, work)
         final = work / "model"
         final.mkdir()
@@ -400,9 +394,7 @@ def _keep_library(objects: Path, library: Path, work: Path) -> None:
 def _useful(log: Path, lines: int = 20) -> str:
     """Return a build log's errors, or its end where it names none."""
     text = log.read_text(errors="replace").splitlines() if log.exists() else []
-    start = next(
-        (i for i, line in enumerate(text) if re.search(r"%Error|%Warning| error: |\*\*\*", line)), None
-    )
+    start = next((i for i, line in enumerate(text) if re.search(r"%Error|%Warning| error: |\*\*\*", line)), None)
     return "\n".join(text[-lines:] if start is None else text[start : start + lines])
 
 
@@ -463,9 +455,7 @@ class ToolRunner(Verilator):
         for command in cmds:
             if command[0] == "make" and self._library is not None and self._library.is_dir():
                 for path in self._library.iterdir():
-                    shutil.copyfile(
-                        path, self.build_dir / path.name
-                    )  # newer than the makefile, so up to date
+                    shutil.copyfile(path, self.build_dir / path.name)  # newer than the makefile, so up to date
             process = subprocess.Popen(
                 command,
                 cwd=cwd,

@@ -111,9 +111,7 @@ class Host:
         words = register.width // 32
         for index in range(words):
             word = value >> (32 * index) & 0xFFFFFFFF
-            _, response = await self.access(
-                register.offset + 4 * index, word, start=start and index == words - 1
-            )
+            _, response = await self.access(register.offset + 4 * index, word, start=start and index == words - 1)
             if response:
                 raise RegisterError(f"the write of {name} was answered with response {response}")
 
@@ -171,9 +169,7 @@ class Host:
         try:
             return self._registers[name]
         except KeyError:
-            raise RegisterError(
-                f"the design has no register {name}; it has {', '.join(self._registers)}"
-            ) from None
+            raise RegisterError(f"the design has no register {name}; it has {', '.join(self._registers)}") from None
 
 
 def stalls(generator: random.Random) -> Iterator[bool]:
@@ -249,9 +245,7 @@ class RandomMemory:
         Number of the burst that fails, from 1; 0 for none.
     """
 
-    def __init__(
-        self, dut: Any, contents: mmap.mmap, *, seed: int, fail_read: int = 0, fail_write: int = 0
-    ) -> None:
+    def __init__(self, dut: Any, contents: mmap.mmap, *, seed: int, fail_read: int = 0, fail_write: int = 0) -> None:
         bus = AxiBus.from_prefix(dut, "m_axi")
         clock, reset = dut.axi_clock, dut.host_in_reset
         self._reader = _Reader(bus.read, clock, reset, mem=contents, fail=fail_read)

@@ -211,9 +211,7 @@ def mutant(module: ModuleType, old: str, new: str) -> ModuleType:
     """
     source = getattr(module, "mutated_source", None) or inspect.getsource(module)
     if source.count(old) != 1:
-        raise ValueError(
-            f"{module.__name__} must contain {old!r} exactly once, not {source.count(old)} times"
-        )
+        raise ValueError(f"{module.__name__} must contain {old!r} exactly once, not {source.count(old)} times")
     spec = importlib.util.spec_from_loader(f"{module.__name__}_mutant", loader=None)
     assert spec is not None
     copy = importlib.util.module_from_spec(spec)
@@ -375,9 +373,7 @@ def _cached(proof: Proof, targets: tuple[str, ...], cover: bool, command: str, t
     if not verdict.failed:
         _CACHE.mkdir(parents=True, exist_ok=True)
         scratch = cached.with_suffix(f".{os.getpid()}")
-        scratch.write_text(
-            json.dumps({"status": verdict.status, "frames": verdict.frames, "missed": verdict.missed})
-        )
+        scratch.write_text(json.dumps({"status": verdict.status, "frames": verdict.frames, "missed": verdict.missed}))
         scratch.replace(cached)
     return verdict
 
@@ -406,9 +402,7 @@ def _solve(folder: str, targets: tuple[str, ...], cover: bool, command: str, tim
     raise RuntimeError(f"abc gave no verdict:\n{log}")
 
 
-def assert_proved(
-    proof: Proof, *, depth: int | None = None, only: tuple[str, ...] = (), timeout: float = 300
-) -> None:
+def assert_proved(proof: Proof, *, depth: int | None = None, only: tuple[str, ...] = (), timeout: float = 300) -> None:
     """Fail unless all checks hold.
 
     Parameters
@@ -424,9 +418,7 @@ def assert_proved(
     """
     command = "pdr" if depth is None else f"bmc3 -F {depth}"
     verdict = _cached(proof, only or proof.checks, False, command, timeout)
-    assert verdict.status == ("proved" if depth is None else "bounded"), (
-        verdict.status + "\n" + verdict.table()
-    )
+    assert verdict.status == ("proved" if depth is None else "bounded"), verdict.status + "\n" + verdict.table()
     assert depth is None or verdict.frames >= depth
 
 

@@ -81,10 +81,7 @@ def row_tap_proof(module: ModuleType = multicast) -> Proof:
         dut.row.ready.eq(p.free(1, "row_ready")),
     ]
     p.assume(flit.low <= flit.high)
-    tags = {
-        name: p.constant(config.tag_width, name)
-        for name in ("phase_low", "phase_high", "index_low", "index_high")
-    }
+    tags = {name: p.constant(config.tag_width, name) for name in ("phase_low", "phase_high", "index_low", "index_high")}
     lanes = {name: p.constant(2, name) for name in ("lane_low", "lane_high")}
     enable = p.constant(1, "enable")
     fields = {**tags, **lanes, "enable": enable}

@@ -146,7 +146,7 @@ def test_psum_bank_final() -> None:
 
 @pytest.mark.slow
 def test_psum_bank_deep() -> None:
-    assert_proved(bank_proof(width=1), depth=16, timeout=600)
+    assert_proved(bank_proof(width=1), depth=14, timeout=900)
 
 
 @pytest.mark.parametrize(

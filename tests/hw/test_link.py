@@ -37,9 +37,7 @@ def transfer(dut: Any, items: list[int], idle: float, stall: float, seed: int) -
         offered = None
         for cycle in range(limit):
             ctx.set(dut.o.ready, ready := rng.random() >= stall)
-            _, _, valid, payload, start = await ctx.tick().sample(
-                dut.o.valid, dut.o.payload, dut.i.valid & dut.i.ready
-            )
+            _, _, valid, payload, start = await ctx.tick().sample(dut.o.valid, dut.o.payload, dut.i.valid & dut.i.ready)
             if start and not times:
                 times.append(cycle)
             if offered is not None:

@@ -48,9 +48,7 @@ def draw(rng: random.Random) -> tuple[Loops, dict[str, int]]:
         for level in range(depth):
             bound, final = rng.choice((1, 2, 3, 7)), rng.randint(1, 4)
             outer = [k for k in range(level + 1, depth) if rng.random() < 0.5]
-            strides = {
-                name: rng.randint(-(1 << width - 1), (1 << width - 1) - 1) for name, width in OUTPUTS.items()
-            }
+            strides = {name: rng.randint(-(1 << width - 1), (1 << width - 1) - 1) for name, width in OUTPUTS.items()}
             loops.append((bound, final, sum(1 << k for k in outer), strides))
             steps *= max(bound, final)
         if steps <= MOST_STEPS:

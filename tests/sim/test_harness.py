@@ -60,9 +60,7 @@ def test_cycles_of_the_memory_model_are_exact(design, beats, latency, write_late
 
 @pytest.mark.parametrize("limit", [4, 3, 1])
 def test_bytes_per_cycle_limits_the_rate(design, limit):
-    short, long = (
-        simulate(copy_job(design, beats, bytes_per_cycle=limit, memory_size=1 << 17)) for beats in (96, 192)
-    )
+    short, long = (simulate(copy_job(design, beats, bytes_per_cycle=limit, memory_size=1 << 17)) for beats in (96, 192))
     assert_copied(short)
     assert_copied(long)
     assert abs(long.cycles - short.cycles - 96 * 8 / limit) <= 1
@@ -75,9 +73,7 @@ def test_same_job_takes_same_cycles(design):
 
 def test_random_stalls_change_cycles_and_nothing_else(design):
     reference = simulate(copy_job(design))
-    results = [
-        simulate(copy_job(design, memory="axi-random", kind="regress", seed=seed)) for seed in (1, 2, 1)
-    ]
+    results = [simulate(copy_job(design, memory="axi-random", kind="regress", seed=seed)) for seed in (1, 2, 1)]
     for result in results:
         assert_copied(result)
         assert result.dumps == reference.dumps
@@ -182,9 +178,7 @@ def test_cache(design, tmp_path, monkeypatch):
 
 def test_no_inline_must_name_a_module(design, tmp_path):
     for name in ("rowmesh.v", "rowmesh.json"):
-        (tmp_path / name).write_text(
-            (design / name).read_text().replace('"no_inline": []', '"no_inline": ["pe"]')
-        )
+        (tmp_path / name).write_text((design / name).read_text().replace('"no_inline": []', '"no_inline": ["pe"]'))
     with pytest.raises(BuildError, match="no_inline of 'pe'"):
         build_model(tmp_path)
 
@@ -192,9 +186,7 @@ def test_no_inline_must_name_a_module(design, tmp_path):
 def test_a_missing_tool_is_one_line(monkeypatch):
     check_tools.cache_clear()
     monkeypatch.setattr(build.shutil, "which", lambda name: None if name == "perl" else name)
-    with pytest.raises(
-        MissingToolError, match=r"^building a simulation needs perl: .*apt-get install perl'$"
-    ):
+    with pytest.raises(MissingToolError, match=r"^building a simulation needs perl: .*apt-get install perl'$"):
         check_tools()
 
 
