@@ -159,15 +159,15 @@ def place_and_route(netlist: Path, seed: int) -> dict[str, Any]:
 def _slowest(report: dict[str, Any]) -> dict[str, Any]:
     """Return the path that limits the clock."""
     clocked = [
-        path
-        for path in report["critical_paths"]
-        if path["from"] == path["to"] and path["from"].startswith("posedge")
+        path for path in report["critical_paths"] if path["from"] == path["to"] and path["from"].startswith("posedge")
     ]
     return max(clocked, key=lambda path: sum(hop["delay"] for hop in path["path"]), default={"path": []})
 
 
 def _hop_name(cell: str) -> str:
-    return re.sub(r"(_(LUT4|PFUMX|L6MUX21|CCU2C|TRELLIS_\w+|DP16KD|MULT18X18D)_.*|\$.*)$", "", cell).removeprefix("dut.")
+    return re.sub(r"(_(LUT4|PFUMX|L6MUX21|CCU2C|TRELLIS_\w+|DP16KD|MULT18X18D)_.*|\$.*)$", "", cell).removeprefix(
+        "dut."
+    )
 
 
 def measure(arch: str = "fpga4x4", seed: int = 1) -> dict[str, Any]:
@@ -235,9 +235,7 @@ def show(result: dict[str, Any], console: Console) -> None:
         f"{result[name]} ({result[name] / result['available'][name]:.0%})"
         for name in ("luts", "ffs", "dsps", "block_rams")
     ]
-    table.add_row(
-        f"{result['mhz']:.1f} MHz", *shares, f"{result['pe_luts']} LUTs, {result['pe_ffs']} registers"
-    )
+    table.add_row(f"{result['mhz']:.1f} MHz", *shares, f"{result['pe_luts']} LUTs, {result['pe_ffs']} registers")
     console.print(table)
     console.print("slowest path:")
     for name, delay in result["critical_path"]:

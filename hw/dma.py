@@ -172,9 +172,7 @@ def _segment_fields(config: ArchConfig) -> list[Field]:
     fields = [
         Field("length", LENGTH_WIDTH, "beats of a segment"),
         Field("length_last", LENGTH_WIDTH, "beats of a segment where length_mask holds"),
-        Field(
-            "length_mask", config.nest_levels + 1, "levels in their last iterations that select length_last"
-        ),
+        Field("length_mask", config.nest_levels + 1, "levels in their last iterations that select length_last"),
     ]
     if config.axi_addr_width > _REGION_WIDTH:
         width = config.axi_addr_width - _REGION_WIDTH
@@ -213,13 +211,9 @@ def storer_descriptor(config: ArchConfig) -> Descriptor:
     outputs = {"address": _address_width(config), "lane": _LANE_WIDTH, "column": _LANE_WIDTH}
     fields = [
         *_segment_fields(config),
-        Field(
-            "columns", bits_for(config.cols), "columns with outputs; segments of columns beyond are dropped"
-        ),
+        Field("columns", bits_for(config.cols), "columns with outputs; segments of columns beyond are dropped"),
         Field("columns_edge", bits_for(config.cols), "columns with outputs where edge_mask holds"),
-        Field(
-            "edge_mask", config.nest_levels + 1, "levels in their last iterations that select columns_edge"
-        ),
+        Field("edge_mask", config.nest_levels + 1, "levels in their last iterations that select columns_edge"),
     ]
     return Descriptor(Engine.STORE, config.nest_levels, outputs, tuple(fields))
 
@@ -229,9 +223,7 @@ class _Segments:
 
     def __init__(self, m: Module, block: Any, config: ArchConfig, descriptor: Descriptor) -> None:
         levels = descriptor.levels
-        m.submodules.nest = nest = LoopNest(
-            levels, descriptor.outputs, descriptor.engine.base, config.link_segment
-        )
+        m.submodules.nest = nest = LoopNest(levels, descriptor.outputs, descriptor.engine.base, config.link_segment)
         wiring.connect(m, wiring.flipped(block.config), nest.config)
         wiring.connect(m, wiring.flipped(block.start), nest.start)
         token = nest.o.payload
@@ -768,9 +760,7 @@ class Storer(Block):
             segments.ready.eq(link.i.ready),
             link.i.payload.address.eq(segments.address),
             columns.eq(Mux(edge, segments.field["columns_edge"], segments.field["columns"])),
-            link.i.payload.beats.eq(
-                Mux(segments.token.out.column.as_unsigned() < columns, segments.length, 0)
-            ),
+            link.i.payload.beats.eq(Mux(segments.token.out.column.as_unsigned() < columns, segments.length, 0)),
             link.i.payload.carried.eq(segments.token.out.lane),
         ]
         wiring.connect(m, link.o, splitter.i)
@@ -788,9 +778,7 @@ class Storer(Block):
             queue = fifo.SyncFIFOBuffered(width=beat_layout(config).size, depth=self.lane_depth)
             m.submodules[f"lane{number}"] = queue
             beat_fifos.append(queue)
-            free = Signal(
-                range(self.lane_depth + 1), name=f"free{number}"
-            )  # beats held that no burst has reserved
+            free = Signal(range(self.lane_depth + 1), name=f"free{number}")  # beats held that no burst has reserved
             pushed, reserved = Signal(name=f"pushed{number}"), Signal(name=f"reserved{number}")
             m.d.comb += [
                 queue.w_en.eq(lane.valid),

@@ -140,9 +140,7 @@ class Packer(Block):
             inside = self.slot == (k // span) * span
             with m.If(Mux(self.raw, inside, here)):
                 m.d.comb += [
-                    merged.data.word_select(k, width).eq(
-                        Mux(self.raw, wide.word_select(k % span, width), self.word)
-                    ),
+                    merged.data.word_select(k, width).eq(Mux(self.raw, wide.word_select(k % span, width), self.word)),
                     merged.strobe.word_select(k, size).eq((1 << size) - 1),
                 ]
         with m.If(self.o.ready):
@@ -206,9 +204,7 @@ class Drain(Block):
         m = Module()
         config, descriptor = self._config, self.descriptor
         levels, lanes, groups = descriptor.levels, config.lanes, config.bank_groups
-        m.submodules.nest = nest = LoopNest(
-            levels, descriptor.outputs, descriptor.engine.base, config.link_segment
-        )
+        m.submodules.nest = nest = LoopNest(levels, descriptor.outputs, descriptor.engine.base, config.link_segment)
         wiring.connect(m, wiring.flipped(self.config), nest.config)
         wiring.connect(m, wiring.flipped(self.start), nest.start)
         token = nest.o.payload
@@ -247,9 +243,7 @@ class Drain(Block):
             plan_bank.eq(now.bank),
             made.bank.eq(token.bank),
             *[getattr(made, name).eq(token.out[name]) for name in ("offset", "group", "param", "slot")],
-            made.columns.eq(
-                Mux(matches(field["edge_mask"], token.last, levels), field["columns_edge"], columns_store)
-            ),
+            made.columns.eq(Mux(matches(field["edge_mask"], token.last, levels), field["columns_edge"], columns_store)),
             short.eq(matches(field["short_mask"], token.last, levels)),
             thin.eq(matches(field["thin_mask"], token.last, levels)),
             made.release.eq(
@@ -298,8 +292,7 @@ class Drain(Block):
         for g in range(groups):
             members = range(g * lanes, min((g + 1) * lanes, config.cols))
             final = [
-                (~used[g][col % lanes] | self.banks[col].available)
-                & (~held[g][col % lanes] | self.banks[col].covered)
+                (~used[g][col % lanes] | self.banks[col].available) & (~held[g][col % lanes] | self.banks[col].covered)
                 for col in members
             ]
             m.d.comb += group_ready[g].eq(Cat(final).all())

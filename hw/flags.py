@@ -32,5 +32,3 @@ def mask_word(levels: int, chosen: Iterable[int] | None) -> int:
             raise ValueError(f"level must be from 0 to {levels - 1}, not {level}")
         word |= 1 << level
     return word
-
-

@@ -211,9 +211,7 @@ class GlobalBank(Block):
             made.high.eq(high),
             made.phase.eq(token.out.phase),
             made.index.eq(token.out.index),
-            made.edge.eq(
-                Cat(matches(field[f"edge{k}_mask"], token.last, levels) for k in range(config.edge_flags))
-            ),
+            made.edge.eq(Cat(matches(field[f"edge{k}_mask"], token.last, levels) for k in range(config.edge_flags))),
         ]
 
         # second stage: the read; a place in the out queue is reserved

@@ -90,9 +90,7 @@ class Issuer(Block):
         m = Module()
         config, descriptor = self._config, self.descriptor
         levels = descriptor.levels
-        m.submodules.nest = nest = LoopNest(
-            levels, descriptor.outputs, descriptor.engine.base, config.link_segment
-        )
+        m.submodules.nest = nest = LoopNest(levels, descriptor.outputs, descriptor.engine.base, config.link_segment)
         m.submodules.link = link = Buffer(step_layout(config))
         wiring.connect(m, wiring.flipped(self.config), nest.config)
         wiring.connect(m, wiring.flipped(self.start), nest.start)

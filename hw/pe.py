@@ -232,8 +232,7 @@ class ProcessingElement(Block):
             passing.eq(~field["active"] | (passed != field["passes"])),
             adding.eq(~passing & ~field["chain_start"]),
             fire.eq(
-                out_ready
-                & Mux(passing, self.psum_i.valid, own.o.valid & (field["chain_start"] | self.psum_i.valid))
+                out_ready & Mux(passing, self.psum_i.valid, own.o.valid & (field["chain_start"] | self.psum_i.valid))
             ),
             self.psum_i.ready.eq(out_ready & (passing | (adding & own.o.valid))),
             own.o.ready.eq(out_ready & ~passing & (field["chain_start"] | self.psum_i.valid)),

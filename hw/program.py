@@ -52,9 +52,7 @@ class Op(enum.IntEnum):
 
 def header_layout() -> data.StructLayout:
     """Layout of a header word."""
-    return data.StructLayout(
-        {"address": unsigned(16), "count": unsigned(11), "bank": unsigned(1), "op": unsigned(4)}
-    )
+    return data.StructLayout({"address": unsigned(16), "count": unsigned(11), "bank": unsigned(1), "op": unsigned(4)})
 
 
 def engine_mask(engines: Iterable[Engine]) -> int:

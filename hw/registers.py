@@ -125,9 +125,7 @@ def registers(counters: Sequence[str] = (), waits: Sequence[str] = ()) -> tuple[
     """
     for what, names, most in (("counters", counters, MAX_COUNTERS), ("waits", waits, MAX_WAITS)):
         if len(names) > most:
-            raise ConfigError(
-                f"{what} must be at most {most}, not {len(names)} (nearest legal value: {most})"
-            )
+            raise ConfigError(f"{what} must be at most {most}, not {len(names)} (nearest legal value: {most})")
         if len(set(names)) != len(names):
             raise ConfigError(f"{what} must have different names, not {list(names)}")
     field = RegisterField
@@ -205,9 +203,7 @@ def registers(counters: Sequence[str] = (), waits: Sequence[str] = ()) -> tuple[
         Register("CYCLES", 0x30, 64, "ro", "Cycles from the start to the interrupt."),
     ]
     table += [
-        Register(
-            name.upper(), COUNTER_BASE + 8 * k, 64, "ro", f"Counts {name.replace('_', ' ')} in the last run."
-        )
+        Register(name.upper(), COUNTER_BASE + 8 * k, 64, "ro", f"Counts {name.replace('_', ' ')} in the last run.")
         for k, name in enumerate(counters)
     ]
     names = [register.name for register in table]
@@ -226,8 +222,7 @@ def register_map(counters: Sequence[str] = (), waits: Sequence[str] = ()) -> dic
             "reset": register.reset,
             "doc": register.doc,
             "fields": {
-                entry.name: {"low": entry.low, "width": entry.width, "doc": entry.doc}
-                for entry in register.fields
+                entry.name: {"low": entry.low, "width": entry.width, "doc": entry.doc} for entry in register.fields
             },
         }
         for register in registers(counters, waits)

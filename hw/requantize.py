@@ -199,10 +199,7 @@ class Requantizer(Block):
 
         def carry(stage: str, *signals: Signal) -> list[Signal]:
             """Register the same values in the next stage."""
-            return [
-                register(f"{stage}_{signal.name.partition('_')[2]}", signal.shape(), signal)
-                for signal in signals
-            ]
+            return [register(f"{stage}_{signal.name.partition('_')[2]}", signal.shape(), signal) for signal in signals]
 
         total = register("sum_total", signed(acc), self.psum + self.bias)
 
@@ -268,13 +265,9 @@ class Requantizer(Block):
 
         # The product of two significands is in [1, 4): keep 24 bits, a guard and a sticky bit.
         double = product[-1]
-        mantissa = register(
-            "select_mantissa", _MANTISSA, Mux(double, product[_MANTISSA:], product[_MANTISSA - 1 : -1])
-        )
+        mantissa = register("select_mantissa", _MANTISSA, Mux(double, product[_MANTISSA:], product[_MANTISSA - 1 : -1]))
         guard = register("select_guard", 1, Mux(double, product[_MANTISSA - 1], product[_MANTISSA - 2]))
-        sticky = register(
-            "select_sticky", 1, product[: _MANTISSA - 2].any() | (double & product[_MANTISSA - 2])
-        )
+        sticky = register("select_sticky", 1, product[: _MANTISSA - 2].any() | (double & product[_MANTISSA - 2]))
         shift = register("select_shift", signed(_EXPONENT), shift - double)
         negative, zero = carry("select", negative, zero)
 

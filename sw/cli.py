@@ -153,9 +153,7 @@ def run(
     seed: Annotated[int, typer.Option(metavar="S", min=0, help="Seed of weights and random inputs.")] = 0,
     memory: Annotated[
         Memory,
-        typer.Option(
-            help="fast: fixed latency, cycles are compared; axi-random: random stalls, they are not."
-        ),
+        typer.Option(help="fast: fixed latency, cycles are compared; axi-random: random stalls, they are not."),
     ] = Memory.FAST,
     json_file: Annotated[
         Path | None,
@@ -202,9 +200,7 @@ def run(
     speed = sum(result.cycles_per_second * result.rtl.cycles for result in results)
     cycles = sum(result.rtl.cycles for result in results)
     if cycles:
-        screen.print(
-            f"simulated {report.short(cycles)} cycles at {report.short(round(speed / cycles))} cycles/s"
-        )
+        screen.print(f"simulated {report.short(cycles)} cycles at {report.short(round(speed / cycles))} cycles/s")
     return 1 if failures else 0
 
 
@@ -232,9 +228,7 @@ def _select(name_or_path: str, patterns: Sequence[str] | None, batch: int | None
                 + f"Its layers are {', '.join(names)}"
             )
     chosen = [
-        layer
-        for layer in layers
-        if not patterns or any(fnmatchcase(layer.name, pattern) for pattern in patterns)
+        layer for layer in layers if not patterns or any(fnmatchcase(layer.name, pattern) for pattern in patterns)
     ]
     return [layer.with_batch(batch) for layer in chosen] if batch is not None else chosen
 

@@ -54,9 +54,7 @@ class MemoryMap:
 
 def _edges(mapping: Mapping, rows: tuple[str, ...]) -> dict[str, tuple[str, ...] | None]:
     """Conditions of the edge flags; ``rows`` are the loops that end in the last row step."""
-    conditions: dict[str, tuple[str, ...] | None] = {
-        f"edge{k}_mask": None for k in range(mapping.config.edge_flags)
-    }
+    conditions: dict[str, tuple[str, ...] | None] = {f"edge{k}_mask": None for k in range(mapping.config.edge_flags)}
     if mapping.m_x_rest != mapping.m_x:
         conditions[f"edge{_EDGE_M}_mask"] = ("mt",)
     if mapping.c_s_rest != mapping.c_s:
@@ -97,9 +95,7 @@ def _read_iact(m: Mapping) -> Nest:
     rest_columns = (m.q_rest - 1) * ux + m.window
     base_x = -x.padding[1] - m.x_offset
     if m.planar:
-        loops.append(
-            Loop("x", beats, {"address": 1, "x": lanes}, ceil_div(m.x_offset + rest_columns, lanes), ("qt",))
-        )
+        loops.append(Loop("x", beats, {"address": 1, "x": lanes}, ceil_div(m.x_offset + rest_columns, lanes), ("qt",)))
         values |= {
             "low_first": m.x_offset,
             "high_last": (m.x_offset + m.tile_columns - 1) % lanes,
@@ -141,9 +137,7 @@ def _read_iact(m: Mapping) -> Nest:
     else:
         loops.append(Loop("index", m.p_x, {"address": uy * row, "y": uy, "index": 1}, m.p_rest, ("pt", "pj")))
         loops.append(Loop("phase", m.r_s, {"address": dy * row, "y": dy, "phase": m.blocks}))
-    loops.append(
-        Loop("cb", m.blocks, {"address": m.tile_rows * row, "block": 1, "phase": 1}, m.blocks_rest, ("ct",))
-    )
+    loops.append(Loop("cb", m.blocks, {"address": m.tile_rows * row, "block": 1, "phase": 1}, m.blocks_rest, ("ct",)))
     inner += ["index", "phase", "cb"]
     conditions |= {
         "release_mask": ("mt", *inner) if m.resident else tuple(inner),
@@ -267,9 +261,7 @@ def _step(m: Mapping) -> Nest:
     )
 
 
-def _column_loops(
-    m: Mapping, by_p: dict[str, int], by_m: dict[str, int], whole: dict[str, int]
-) -> list[Loop]:
+def _column_loops(m: Mapping, by_p: dict[str, int], by_m: dict[str, int], whole: dict[str, int]) -> list[Loop]:
     """Loops over the groups of columns that are drained together.
 
     Strides: ``by_p`` for one output row, ``by_m`` for one filter group, ``whole`` for one lane.
@@ -305,8 +297,7 @@ def _drain(m: Mapping, zero_point: int, clamp: tuple[int, int]) -> Nest:
     # the group output counts groups of lanes: a filter group is p_x / lanes of them
     per_filter = ceil_div(m.p_x, m.config.lanes)
     groups_of_lanes = [
-        Loop(g.name, g.bound, {**g.strides, "group": per_filter if g.name == "mi" else 1})
-        for g in groups_of_lanes
+        Loop(g.name, g.bound, {**g.strides, "group": per_filter if g.name == "mi" else 1}) for g in groups_of_lanes
     ]
     loops = [*_tiles(m, {}), Loop("pj", m.p0, {}, m.p0_rest, ("pt",)), *groups_of_lanes]
     if m.ofmap_layout.planar:
@@ -536,9 +527,7 @@ def pack_params(m: Mapping, bias: npt.NDArray[np.int64], scale: npt.NDArray[np.f
     return beats.tobytes()
 
 
-def compile_layer(
-    m: Mapping, memory: MemoryMap, zero_point: int = 0, clamp: tuple[int, int] | None = None
-) -> Program:
+def compile_layer(m: Mapping, memory: MemoryMap, zero_point: int = 0, clamp: tuple[int, int] | None = None) -> Program:
     """Compile a mapping to the program of one layer.
 
     Raises

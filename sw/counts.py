@@ -67,9 +67,7 @@ def _sent(m: Mapping) -> tuple[tuple[int, int], tuple[int, int]]:
     start = np.arange(m.qt) * m.q0 * ux - x.padding[1]
     if ux <= m.window:
         columns = int(((widths - 1) * ux + m.window).sum())
-        inside = sum(
-            _inside(start[widths == w], int((w - 1) * ux + m.window), x.w) for w in np.unique(widths)
-        )
+        inside = sum(_inside(start[widths == w], int((w - 1) * ux + m.window), x.w) for w in np.unique(widths))
     else:
         columns = x.q * m.window
         at = np.add.outer(np.arange(x.q) * ux - x.padding[1], np.arange(m.window)).ravel()

@@ -261,9 +261,7 @@ def _first_sentence(text: str) -> str:
 def shipped_names(kind: Kind) -> list[str]:
     """Return the names of the shipped files of one kind, sorted."""
     folder = resources.files("rowmesh.configs").joinpath(kind)
-    return sorted(
-        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
-    )
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
 def find(kind: Kind, name_or_path: str | os.PathLike[str]) -> tuple[str, str]:
@@ -303,9 +301,7 @@ def find(kind: Kind, name_or_path: str | os.PathLike[str]) -> tuple[str, str]:
                 raise InputError(f"{given}: is larger than {_LARGEST_FILE >> 20} MB, too large for a {title}")
             return path.stem, path.read_bytes().decode("utf-8-sig")
         if path.exists() and given:
-            raise InputError(
-                f"{given}: is not a file, {_article(title)} is a YAML file or one of {', '.join(names)}"
-            )
+            raise InputError(f"{given}: is not a file, {_article(title)} is a YAML file or one of {', '.join(names)}")
     except UnicodeDecodeError as error:
         raise InputError(f"{given}: is not UTF-8 text (byte {error.start})") from None
     except (OSError, ValueError) as error:

@@ -209,12 +209,8 @@ def run_mapping(
     )
     status = result.registers
     if result.timed_out or status["ERROR"]:
-        shown = ", ".join(
-            f"{name} {status[name]:#x}" for name in ("STATUS", "ERROR", "ERROR_DETAIL", "WAITS")
-        )
-        raise RunError(
-            f"layer {layer.name}: the accelerator did not finish ({result.cycles} cycles): {shown}"
-        )
+        shown = ", ".join(f"{name} {status[name]:#x}" for name in ("STATUS", "ERROR", "ERROR_DETAIL", "WAITS"))
+        raise RunError(f"layer {layer.name}: the accelerator did not finish ({result.cycles} cycles): {shown}")
     ofmap = mapping.ofmap_layout.unpack(result.dumps[0])
     counters = {name.lower(): value for name, value in result.registers.items()}
     measured = Measurement(

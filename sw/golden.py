@@ -110,9 +110,7 @@ def conv2d(
     """
     x, w = _integers("conv2d: iacts", iacts), _integers("conv2d: weights", weights)
     if x.ndim != 4 or w.ndim != 4:
-        raise ValueError(
-            f"conv2d: iacts must be [N, C, H, W] and weights [M, C/G, R, S], not {x.shape} and {w.shape}"
-        )
+        raise ValueError(f"conv2d: iacts must be [N, C, H, W] and weights [M, C/G, R, S], not {x.shape} and {w.shape}")
     (batch, channels, height, width), (filters, depth, kernel_y, kernel_x) = x.shape, w.shape
     if groups < 1 or channels % groups or filters % groups:
         raise ValueError(f"conv2d: groups must divide C ({channels}) and M ({filters}), not {groups}")
@@ -125,12 +123,8 @@ def conv2d(
     rows = _output_extent(height, kernel_y, stride[0], dilation[0], top, bottom)
     cols = _output_extent(width, kernel_x, stride[1], dilation[1], left, right)
     if rows < 1 or cols < 1:
-        raise ValueError(
-            f"conv2d: the kernel {w.shape[2:]} must fit the padded iacts; output is {rows} x {cols}"
-        )
-    offsets = (
-        np.zeros(filters, np.int64) if bias is None else _integers("conv2d: bias", bias).astype(np.int64)
-    )
+        raise ValueError(f"conv2d: the kernel {w.shape[2:]} must fit the padded iacts; output is {rows} x {cols}")
+    offsets = np.zeros(filters, np.int64) if bias is None else _integers("conv2d: bias", bias).astype(np.int64)
     if offsets.shape != (filters,):
         raise ValueError(f"conv2d: bias must be [M] = [{filters}], not {list(offsets.shape)}")
 
@@ -144,9 +138,7 @@ def conv2d(
     planes = padded.reshape(batch, groups, depth, *padded.shape[2:])
     windows = np.lib.stride_tricks.sliding_window_view(planes, span, axis=(3, 4))  # type: ignore[call-overload]
     windows = windows[..., :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
-    windows = windows.transpose(
-        0, 1, 2, 5, 6, 3, 4
-    )  # [N, G, C/G, R, S, P, Q], still a view of the padded iacts
+    windows = windows.transpose(0, 1, 2, 5, 6, 3, 4)  # [N, G, C/G, R, S, P, Q], still a view of the padded iacts
     matrix = w.astype(kind).reshape(groups, filters // groups, reduction)
 
     result = np.empty((batch, groups, filters // groups, rows, cols), np.int64)
@@ -190,9 +182,7 @@ def fully_connected(
     """
     x, w = np.asarray(iacts), np.asarray(weights)
     if w.ndim != 2 or x.ndim < 2:
-        raise ValueError(
-            f"fully_connected: iacts must be [N, ...] and weights [M, K], not {x.shape} and {w.shape}"
-        )
+        raise ValueError(f"fully_connected: iacts must be [N, ...] and weights [M, K], not {x.shape} and {w.shape}")
     flat = x.reshape(x.shape[0], -1, 1, 1)
     return conv2d(flat, w[:, :, None, None], acc_width=acc_width, bias=bias)[:, :, 0, 0]
 
@@ -274,13 +264,9 @@ def requantize(
     if factor.ndim:
         channel = 0 if array.ndim == 1 else 1
         if factor.ndim > 1 or array.ndim == 0 or factor.size not in (1, array.shape[channel]):
-            raise ValueError(
-                f"requantize: scale must be scalar or [M] for acc {array.shape}, not {factor.shape}"
-            )
+            raise ValueError(f"requantize: scale must be scalar or [M] for acc {array.shape}, not {factor.shape}")
         factor = factor.reshape((-1,) + (1,) * (array.ndim - 1 - channel))
-    with np.errstate(
-        over="ignore", under="ignore"
-    ):  # infinity saturates like any large value, tiny values are 0
+    with np.errstate(over="ignore", under="ignore"):  # infinity saturates like any large value, tiny values are 0
         product = array.astype(np.float32) * factor
     # float64 holds every float32 and every sum here, infinity included
     shifted = np.rint(product).astype(np.float64) + zero_point

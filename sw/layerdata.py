@@ -40,9 +40,7 @@ def _photo(layer: Layer, width: int) -> npt.NDArray[np.int64]:
     images = load_sample_images().images
     stack = []
     for n in range(layer.n):
-        picture = Image.fromarray(images[n % len(images)]).resize(
-            (layer.w, layer.h), Image.Resampling.BILINEAR
-        )
+        picture = Image.fromarray(images[n % len(images)]).resize((layer.w, layer.h), Image.Resampling.BILINEAR)
         if layer.c == 1:
             picture = picture.convert("L")
         pixels = np.asarray(picture, dtype=np.int64).reshape(layer.h, layer.w, -1)

@@ -40,16 +40,10 @@ def _raw_candidates(config: ArchConfig, layer: Layer) -> Iterator[dict[str, int 
             continue
         for c0 in _divisors(c, config.iact_spad):
             groups = min(config.rows // r_s, c // c0)
-            for c_s in sorted(
-                {groups, *(d for d in _divisors(c // c0, groups) if 2 * d > groups)}, reverse=True
-            ):
-                for p_x in sorted(
-                    {min(config.cols, layer.p), 1, *_divisors(layer.p, config.cols)}, reverse=True
-                ):
+            for c_s in sorted({groups, *(d for d in _divisors(c // c0, groups) if 2 * d > groups)}, reverse=True):
+                for p_x in sorted({min(config.cols, layer.p), 1, *_divisors(layer.p, config.cols)}, reverse=True):
                     for m_x in sorted({1, config.cols // p_x}):
-                        for m0 in _divisors(
-                            m, min(config.psum_spad, config.weight_spad // (layer.s * c0) or 1)
-                        ):
+                        for m0 in _divisors(m, min(config.psum_spad, config.weight_spad // (layer.s * c0) or 1)):
                             if m_x * m0 > m and m_x > 1:
                                 continue
                             for q0 in _tiles(layer.q, 1):
@@ -90,10 +84,7 @@ def candidates(
     reasons : dict, optional
         Counts how many candidates broke each rule.
     """
-    space = [
-        (_steps(layer, factors), number, factors)
-        for number, factors in enumerate(_raw_candidates(config, layer))
-    ]
+    space = [(_steps(layer, factors), number, factors) for number, factors in enumerate(_raw_candidates(config, layer))]
     for steps, _, factors in sorted(space, key=lambda entry: entry[:2]):
         try:
             yield steps, Mapping(config=config, layer=layer, dataflow="rs", **factors)  # type: ignore[arg-type]

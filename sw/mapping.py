@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw.tensors import TensorLayout
+from rowmesh.sw.tensors import TensorLayout, storage_bits
 from rowmesh.sw.workload import Layer
 
 __all__ = ["IllegalMappingError", "Mapping"]
@@ -98,7 +98,7 @@ class Mapping:
     def ofmap_layout(self) -> TensorLayout:
         """Ofmap in memory: accumulators or requantised words."""
         x = self.layer
-        bits = self.config.data_width if x.output == "requant" else self.config.acc_width
+        bits = self.config.data_width if x.output == "requant" else storage_bits(self.config.acc_width)
         return TensorLayout(x.n, x.m, x.p, x.q, bits, self.config.beat_bytes)
 
     @property
@@ -366,9 +366,7 @@ class Mapping:
         k = self.out_lanes
         if self.ofmap_layout.planar:
             rule(self.qt == 1 or self.q0 % k == 0, f"column tiles of {self.q0} are no whole beats of {k}")
-            rule(
-                x.groups == 1 and self.m_x * self.m0 >= self.m, "a packed ofmap needs all filters in one tile"
-            )
+            rule(x.groups == 1 and self.m_x * self.m0 >= self.m, "a packed ofmap needs all filters in one tile")
             rule(self.m_x == 1, "a packed ofmap excludes filters across columns")
         else:
             whole = self.m0 % k == 0
@@ -425,9 +423,7 @@ class Mapping:
         loop("for s", x.s)
         loop("for c", self.c0)
         loop("for m", self.m0)
-        lines.append(
-            f"{'  ' * depth}  ofmap[n,g,m,p,q] += iact[n,g,c,U p + D r,U q + D s] * weight[g,m,c,r,s]"
-        )
+        lines.append(f"{'  ' * depth}  ofmap[n,g,m,p,q] += iact[n,g,c,U p + D r,U q + D s] * weight[g,m,c,r,s]")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, object]:

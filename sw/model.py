@@ -62,13 +62,13 @@ def _program_words(config: ArchConfig, engines: int, requant: bool) -> int:
 
 
 def _round(m: Mapping) -> tuple[int, int]:
-    """Cycles that the iact path takes for one round of flits (one column position of all rows), and its words."""
+    """Cycles that the iact path takes for one round (one column position of all rows), and its flits."""
     x = m.layer
     rows = (m.p_x - 1) * x.stride[0] + m.height if m.diagonal else m.p_x * m.r_s
     flits = rows * m.blocks
     words = m.lanes if m.planar else min(m.c0, m.lanes)
     flits_of_row = m.p_x * ceil_div(m.c0, m.lanes)
-    return max(flits, flits_of_row * words), words
+    return max(flits, flits_of_row * words), flits
 
 
 def _rounds(m: Mapping, q: int) -> int:
@@ -79,13 +79,13 @@ def _rounds(m: Mapping, q: int) -> int:
 
 def pass_rates(m: Mapping, rows: int, q: int) -> Pass:
     """Busy cycles of the engines in a pass."""
-    cost, _ = _round(m)
+    _, flits_of_round = _round(m)
+    columns = (q - 1) * m.stride[1] + m.window if m.layer.stride[1] <= m.window else q * m.window
     flits = ceil_div(m.weights, m.lanes)
-    last = (m.weights - 1) % m.lanes + 1
-    row_words = m.m_x * ((flits - 1) * m.lanes + last)
+    row_words = m.m_x * m.weights
     return Pass(
         steps=rows * q * m.layer.s * m.c0 * m.m0,
-        iact=rows * _rounds(m, q) * cost,
+        iact=rows * max(_rounds(m, q) * flits_of_round, columns * m.p_x * m.c0),
         weight=max(flits * m.m_x * m.chain, row_words),
     )
 
@@ -175,9 +175,7 @@ ENERGY = {"dram": 200, "glb": 6, "noc": 2, "spad": 1, "pe": 1}
 
 def energy(accesses: Dict[str, int]) -> int:
     """Energy of a layer relative to a MAC: counts times the table."""
-    return sum(
-        count * ENERGY[name.partition(".")[0]] for name, count in accesses.items() if "injected" not in name
-    )
+    return sum(count * ENERGY[name.partition(".")[0]] for name, count in accesses.items() if "injected" not in name)
 
 
 def predict(m: Mapping) -> Prediction:
@@ -208,12 +206,7 @@ def predict_parts(m: Mapping) -> dict[str, int]:
     fetched = fetch_beats(a) * a.beat_bytes // 4
     request = ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency
     config = (
-        CommandProcessor.latency
-        + request
-        + 3
-        + max(fetched, request + 4)
-        + max(0, words - fetched)
-        + SETTLE_CYCLES
+        CommandProcessor.latency + request + 3 + max(fetched, request + 4) + max(0, words - fetched) + SETTLE_CYCLES
     )
     nest = LoopNest.cycles_to_first(a.nest_levels, a.link_segment)
     loader = nest + 3 + Buffer.latency + Splitter.latency + 1

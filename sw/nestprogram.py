@@ -124,9 +124,7 @@ class Nest:
             state[f"last.{loop.name}"] = (index == np.repeat(bound, repeat) - 1).astype(np.int64)
         return state
 
-    def holds(
-        self, name: str, tokens: Mapping[str, npt.NDArray[np.int64]], flag: str
-    ) -> npt.NDArray[np.bool_]:
+    def holds(self, name: str, tokens: Mapping[str, npt.NDArray[np.int64]], flag: str) -> npt.NDArray[np.bool_]:
         """Where a condition holds for tokens, with ``flag`` "first" or "last"."""
         count = len(next(iter(tokens.values())))
         chosen = self.conditions.get(name)
@@ -153,8 +151,7 @@ class Nest:
                 continue
             kept.append(Loop(loop.name, bound, loop.strides, last, when))
         conditions = {
-            name: None if chosen is None else frozenset(chosen) - unit
-            for name, chosen in self.conditions.items()
+            name: None if chosen is None else frozenset(chosen) - unit for name, chosen in self.conditions.items()
         }
         merged = True
         while merged:
@@ -162,9 +159,7 @@ class Nest:
             for at in range(len(kept) - 1):
                 outer, inner = kept[at], kept[at + 1]
                 pair = {outer.name, inner.name}
-                uses = [frozenset(loop.when) for loop in kept] + [
-                    c for c in conditions.values() if c is not None
-                ]
+                uses = [frozenset(loop.when) for loop in kept] + [c for c in conditions.values() if c is not None]
                 names = set(outer.strides) | set(inner.strides)
                 if (
                     outer.last is None
@@ -174,13 +169,8 @@ class Nest:
                     and all(len(pair & use) != 1 for use in uses)
                 ):
                     kept[at : at + 2] = [Loop(inner.name, outer.bound * inner.bound, inner.strides)]
-                    kept = [
-                        Loop(k.name, k.bound, k.strides, k.last, frozenset(k.when) - {outer.name})
-                        for k in kept
-                    ]
-                    conditions = {
-                        n: None if c is None else frozenset(c) - {outer.name} for n, c in conditions.items()
-                    }
+                    kept = [Loop(k.name, k.bound, k.strides, k.last, frozenset(k.when) - {outer.name}) for k in kept]
+                    conditions = {n: None if c is None else frozenset(c) - {outer.name} for n, c in conditions.items()}
                     merged = True
                     break
         return Nest(kept, self.bases, conditions, self.values)
@@ -207,8 +197,6 @@ class Nest:
         ]
         values = dict(nest.values)
         for name, chosen in nest.conditions.items():
-            values[name] = mask_word(
-                descriptor.levels, None if chosen is None else [level[loop] for loop in chosen]
-            )
+            values[name] = mask_word(descriptor.levels, None if chosen is None else [level[loop] for loop in chosen])
         bases = {name: value for name, value in nest.bases.items() if name in descriptor.outputs}
         return descriptor.encode(loops, bases, values)

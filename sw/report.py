@@ -87,9 +87,7 @@ def _row(name: str, results: Sequence[LayerResult], *, passed: bool, style: str 
     flows = {result.dataflow for result in results}
     judged = all(result.judges_cycles for result in results)
     off = f"{100 * (predicted - cycles) / cycles:+.2f}%" if cycles else "-"
-    late = judged and any(
-        reason.startswith(("cycles", "part ")) for result in results for reason in result.failures()
-    )
+    late = judged and any(reason.startswith(("cycles", "part ")) for result in results for reason in result.failures())
     return [
         ([name], style),
         ([flows.pop() if len(flows) == 1 else "mixed"], ""),
@@ -150,12 +148,10 @@ def result_table(title: str, layers: Sequence[Layer], results: Sequence[LayerRes
         Layer by layer, in the same order.
     """
     passed = [
-        result.passed and not missing_outputs(layer, result)
-        for layer, result in zip(layers, results, strict=True)
+        result.passed and not missing_outputs(layer, result) for layer, result in zip(layers, results, strict=True)
     ]
     rows = [
-        _row(layer.name, [result], passed=good)
-        for layer, result, good in zip(layers, results, passed, strict=True)
+        _row(layer.name, [result], passed=good) for layer, result, good in zip(layers, results, passed, strict=True)
     ]
     if len(results) > 1:
         conv = [index for index, layer in enumerate(layers) if layer.kind == "conv"]

@@ -94,9 +94,7 @@ class _Performance:
             given = getattr(self, field)
             if set(given) != set(names):
                 wrong = ", ".join(sorted(set(given) ^ set(names)))
-                raise ValueError(
-                    f"{type(self).__name__}.{field} must have exactly its named keys; wrong: {wrong}"
-                )
+                raise ValueError(f"{type(self).__name__}.{field} must have exactly its named keys; wrong: {wrong}")
             # one order everywhere, and no alias of the caller's dictionary
             object.__setattr__(self, field, {name: int(given[name]) for name in names})
 
@@ -209,9 +207,7 @@ class LayerResult:
         for name, performance in (("predicted", self.predicted), ("RTL", self.rtl)):
             total = sum(performance.parts.values())
             if total != performance.cycles:
-                reasons.append(
-                    f"parts: the {name} parts add up to {total:,}, not to {performance.cycles:,} cycles"
-                )
+                reasons.append(f"parts: the {name} parts add up to {total:,}, not to {performance.cycles:,} cycles")
         for name in ACCESSES:
             predicted, counted = self.predicted.accesses[name], self.rtl.accesses[name]
             if predicted != counted:

@@ -79,10 +79,7 @@ class TensorLayout:
                 raise ValueError(f"TensorLayout.{field.name} must be at least 1, not {value}")
         if self.word_bits not in _TYPES:
             raise ValueError(f"TensorLayout.word_bits must be 8, 16 or 32, not {self.word_bits}")
-        if (
-            self.beat_bytes & (self.beat_bytes - 1)
-            or not self.word_bytes <= self.beat_bytes <= BASE_ALIGNMENT
-        ):
+        if self.beat_bytes & (self.beat_bytes - 1) or not self.word_bytes <= self.beat_bytes <= BASE_ALIGNMENT:
             raise ValueError(
                 f"TensorLayout.beat_bytes must be a power of two from {self.word_bytes} to {BASE_ALIGNMENT}, "
                 f"not {self.beat_bytes}"

@@ -30,9 +30,7 @@ def require_tools(tools: Iterable[str] = tuple(REQUIRED)) -> None:
     """
     missing = [tool for tool in tools if shutil.which(tool) is None]
     if missing:
-        debian, fedora = (
-            " ".join(REQUIRED.get(tool, (tool, tool))[system] for tool in missing) for system in (0, 1)
-        )
+        debian, fedora = (" ".join(REQUIRED.get(tool, (tool, tool))[system] for tool in missing) for system in (0, 1))
         raise MissingToolError(
             f"{', '.join(missing)} not found on PATH, needed to build a simulation: "
             f"install with `apt install {debian}` (Debian, Ubuntu) or `dnf install {fedora}` (Fedora)"

@@ -108,13 +108,7 @@ def _choice(field: str, *legal: str) -> BeforeValidator:
 
 
 def _check_name(value: object) -> object:
-    if (
-        not isinstance(value, str)
-        or not value
-        or not value.isprintable()
-        or value != value.strip()
-        or len(value) > 64
-    ):
+    if not isinstance(value, str) or not value or not value.isprintable() or value != value.strip() or len(value) > 64:
         near = files.one_line(str(value))[:64].strip() if isinstance(value, str | int) else ""
         _refuse("name", value, "a string of 1 to 64 printable characters", near or "CONV1")
     return value
@@ -209,17 +203,12 @@ class Layer(BaseModel):
         ):
             if (taps - 1) * step + 1 > padded:
                 near = (padded - 1) // step + 1
-                rule = (
-                    f"at most {near}: with dilation {step} it has to fit the padded input's {padded} {axis}"
-                )
+                rule = f"at most {near}: with dilation {step} it has to fit the padded input's {padded} {axis}"
                 _refuse(field, taps, rule, near)
         common = math.gcd(self.c, self.m)
         if common % self.groups:
             legal_groups = (
-                d
-                for low in range(1, math.isqrt(common) + 1)
-                if common % low == 0
-                for d in (low, common // low)
+                d for low in range(1, math.isqrt(common) + 1) if common % low == 0 for d in (low, common // low)
             )
             near = min(legal_groups, key=lambda d: (abs(d - self.groups), d))
             _refuse("groups", self.groups, f"a divisor of C ({self.c}) and M ({self.m})", near)
@@ -310,9 +299,7 @@ class Workload(BaseModel):
             if not isinstance(name, str):
                 continue
             if name in seen:
-                _refuse(
-                    f"layers[{index}].name", name, f"unique (layers[{seen[name]}] has it)", f"{name}_{index}"
-                )
+                _refuse(f"layers[{index}].name", name, f"unique (layers[{seen[name]}] has it)", f"{name}_{index}")
             seen[name] = index
         return data
 
@@ -378,9 +365,7 @@ def _complaint(details: ErrorDetails) -> tuple[files.Place, str]:
         return path, details["msg"].removeprefix(f"{field} ")
     if kind == "extra_forbidden":
         model = Layer if "layers" in path else Workload
-        return path, files.unknown_key(
-            path[-1], [info.alias or name for name, info in model.model_fields.items()]
-        )
+        return path, files.unknown_key(path[-1], [info.alias or name for name, info in model.model_fields.items()])
     if kind == "missing":
         return path, _MISSING
     if kind in ("model_type", "dict_type", "model_attributes_type"):

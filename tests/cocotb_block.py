@@ -176,9 +176,7 @@ class Codec:
         self._shape = None if self._layout is not None else Shape.cast(shape)
         self.width = Shape.cast(shape).width
         self._fields = (
-            [(key, Codec(field.shape), field.offset) for key, field in shape]
-            if self._layout is not None
-            else []
+            [(key, Codec(field.shape), field.offset) for key, field in shape] if self._layout is not None else []
         )
 
     def pack(self, value: Any) -> int:
@@ -295,16 +293,12 @@ class Sink(_Port):
 
     def sample(self) -> None:
         if not int(self.valid.value):
-            assert self._pending is None, (
-                f"{self.name}: an offered item was withdrawn in cycle {self.bench.cycle}"
-            )
+            assert self._pending is None, f"{self.name}: an offered item was withdrawn in cycle {self.bench.cycle}"
             return
         if not self._ready and not self._stable:
             return
         bits = self.payload.value.to_unsigned() if self.payload is not None else 0
-        assert self._pending in (None, bits), (
-            f"{self.name}: an offered item changed in cycle {self.bench.cycle}"
-        )
+        assert self._pending in (None, bits), f"{self.name}: an offered item changed in cycle {self.bench.cycle}"
         self._pending = None
         if self._ready:
             self.items.append(self.codec.unpack(bits))

@@ -51,9 +51,7 @@ class Reads:
                 ctx.set(axi.rdata, self.content(address))
                 ctx.set(axi.rlast, beats == 1)
                 ctx.set(axi.rresp, 2 if number == self.fail else 0)
-            sampled = await ctx.tick().sample(
-                axi.arvalid, axi.arready, axi.araddr, axi.arlen, axi.arsize, axi.rready
-            )
+            sampled = await ctx.tick().sample(axi.arvalid, axi.arready, axi.araddr, axi.arlen, axi.arsize, axi.rready)
             valid, ready, address, length, axsize, rready = sampled[2:]
             if busy and rready:
                 self.beats += 1
@@ -157,9 +155,7 @@ class Writes:
 Loop = tuple[int, int, int, Mapping[str, int]]
 
 
-def nest_steps(
-    levels: int, loops: list[Loop], bases: Mapping[str, int]
-) -> Iterator[tuple[int, dict[str, int]]]:
+def nest_steps(levels: int, loops: list[Loop], bases: Mapping[str, int]) -> Iterator[tuple[int, dict[str, int]]]:
     """Yield (last flags, outputs) of each step of a nest."""
     loops = loops + [(1, 1, 0, {})] * (levels - len(loops))
 

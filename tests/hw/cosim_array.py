@@ -168,9 +168,7 @@ class Layer:
                 for m in range(self.m):
                     for group in range(self.groups):
                         void = int(p >= self.p)
-                        value = (
-                            0 if void else wrap(int(self.y[0, group * self.m + m, p, q]), CONFIG.acc_width)
-                        )
+                        value = 0 if void else wrap(int(self.y[0, group * self.m + m, p, q]), CONFIG.acc_width)
                         start = int(q == 0 and m == 0 and group == 0)
                         result.append({"value": value, "void": void, "first": 1, "last": 1, "start": start})
         return result
@@ -188,9 +186,7 @@ async def _run(unit, layer, random):
     unit.i["weight"].send(layer.weights(random))
     unit.i["step"].send(layer.steps())
     expected = [layer.psums(col) for col in range(COLS)]
-    await unit.bench.until(
-        lambda: all(len(s.items) >= len(e) for s, e in zip(unit.psum, expected, strict=True))
-    )
+    await unit.bench.until(lambda: all(len(s.items) >= len(e) for s, e in zip(unit.psum, expected, strict=True)))
     await unit.bench.run(25)
     for col, sink in enumerate(unit.psum):
         assert sink.items == expected[col], f"column {col}"
@@ -252,7 +248,5 @@ async def waits_name_the_missing_operand(dut):
     for sink in unit.psum:
         sink.stall = 0.0
     expected = [layer.psums(col) for col in range(COLS)]
-    await unit.bench.until(
-        lambda: all(len(s.items) >= len(e) for s, e in zip(unit.psum, expected, strict=True))
-    )
+    await unit.bench.until(lambda: all(len(s.items) >= len(e) for s, e in zip(unit.psum, expected, strict=True)))
     assert [sink.items for sink in unit.psum] == expected

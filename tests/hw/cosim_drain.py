@@ -133,8 +133,7 @@ def _program(random):
 
         def span(beats, positions, strides=strides):
             inner = [
-                beat * strides[BEAT]["offset"]
-                + (words_last if beat == beats - 1 else words) * strides[WORD]["offset"]
+                beat * strides[BEAT]["offset"] + (words_last if beat == beats - 1 else words) * strides[WORD]["offset"]
                 for beat in range(beats)
             ]
             return max(inner) - strides[WORD]["offset"] + (positions - 1) * strides[POSITION]["offset"] + 1
@@ -254,9 +253,7 @@ async def one_word_a_lane_a_cycle(dut):
     await bench.reset()
     random = next(seeds(1))
     size = SLOTS // SPAN
-    for number, (words, flush, raw) in enumerate(
-        ((12, 1, 0), (2 * SLOTS, SLOTS, 0), (4 * size, size, 1), (12, 1, 1))
-    ):
+    for number, (words, flush, raw) in enumerate(((12, 1, 0), (2 * SLOTS, SLOTS, 0), (4 * size, size, 1), (12, 1, 1))):
         work = Work(random, *_stream(words, flush, raw=raw))
         await bench.configure(work.words, number % 2)
         unit.load(work)

@@ -49,12 +49,7 @@ class Bank:
     def _skip(self):
         self.skipping = 0
         if self.fill.done:
-            while (
-                self.slots
-                and self.slots[0] is None
-                and self.held + self.skipping < DEPTH
-                and self.skipping < 200
-            ):
+            while self.slots and self.slots[0] is None and self.held + self.skipping < DEPTH and self.skipping < 200:
                 self.slots.popleft()
                 self.skipping += 1
                 if self.bench.random.random() < 0.2:
@@ -95,11 +90,7 @@ class Golden:
                 return holds(values.get(name, 0), token.last, LEVELS)
 
             low = values["low_first"] if holds(values["first_mask"], token.first, LEVELS) else values["low"]
-            high = (
-                values["high_edge" if last("edge_mask") else "high_last"]
-                if last("last_mask")
-                else values["high"]
-            )
+            high = values["high_edge" if last("edge_mask") else "high_last"] if last("last_mask") else values["high"]
             valid = range(low, high + 1)
             inside = {
                 k: not CLIP
@@ -166,9 +157,7 @@ def _program(random):
     flits = random.randint(1, 5)
     width = random.randint((flits - 1) * step + 1, flits * step)
     height, blocks, repeats = random.randint(1, 4), random.randint(1, 2), random.randint(1, 3)
-    pad_x, top, bottom = (
-        (random.randint(0, 2), random.randint(0, 2), random.randint(0, 2)) if CLIP else (0, 0, 0)
-    )
+    pad_x, top, bottom = (random.randint(0, 2), random.randint(0, 2), random.randint(0, 2)) if CLIP else (0, 0, 0)
     # x, times, row, block; a row's slots are its flits, x outside has none
     tags = {name: {"phase": random.randint(-3, 3), "index": random.randint(-3, 3)} for name in "xtrb"}
     loops = [
@@ -183,9 +172,7 @@ def _program(random):
         (blocks, blocks, 0, {"block": 1} | tags["b"]),
     ]
     if not CLIP:
-        loops = [
-            (a, b, c, {k: v for k, v in d.items() if k not in "xy" and k != "block"}) for a, b, c, d in loops
-        ]
+        loops = [(a, b, c, {k: v for k, v in d.items() if k not in "xy" and k != "block"}) for a, b, c, d in loops]
     bases = {"address": -pad_x, "phase": random.randint(0, 9), "index": random.randint(0, 9)}
     bases |= {"x": -pad_x * step, "y": -top, "block": 0} if CLIP else {}
     values = _lanes(random) | {

@@ -21,8 +21,7 @@ def _program(random):
         outer = ((1 << LEVELS) - 1) & ~((2 << level) - 1)
         bound = random.choice((1, 1, 2, 3))
         strides = {
-            name: random.randrange(-(1 << (width - 1)), 1 << (width - 1))
-            for name, width in DESCRIPTOR.outputs.items()
+            name: random.randrange(-(1 << (width - 1)), 1 << (width - 1)) for name, width in DESCRIPTOR.outputs.items()
         }
         mask = random.choice((0, random.getrandbits(LEVELS) & outer))
         loops.append((bound, random.randint(1, bound), mask, strides))

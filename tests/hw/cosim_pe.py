@@ -21,9 +21,7 @@ class Pe:
         word, step, psum = word_layout(CONFIG), step_layout(CONFIG), psum_layout(CONFIG)
         layouts = {"iact": word, "weight": word, "step": step, "psum": psum}
         self.i = {name: bench.source(f"{name}_i", layout) for name, layout in layouts.items()}
-        self.o = {
-            name: bench.sink(f"{name}_o", layout, stable=name == "psum") for name, layout in layouts.items()
-        }
+        self.o = {name: bench.sink(f"{name}_o", layout, stable=name == "psum") for name, layout in layouts.items()}
         self.counts = dict.fromkeys(PE_EVENTS, 0)
         self.mac_cycles = []
         bench.hooks.append(self._count)
@@ -128,9 +126,7 @@ def _psums_below(random, own, passes, start):
             void = int(random.random() < 0.2)
             value = 0 if void else random.getrandbits(CONFIG.acc_width) - (1 << (CONFIG.acc_width - 1))
             begins = int(mine["start"] and number == 0)
-            below.append(
-                {"value": value, "void": void, "first": mine["first"], "last": mine["last"], "start": begins}
-            )
+            below.append({"value": value, "void": void, "first": mine["first"], "last": mine["last"], "start": begins})
     return below
 
 
@@ -162,18 +158,14 @@ async def random_programs(dut):
         golden = pe(steps, taken["iact"], taken["weight"], subscription["skip"], CONFIG.acc_width)
         below = _psums_below(random, golden.psums, subscription["passes"], subscription["chain_start"])
         links = {name: subscription[name] for name in ("passes", "active")}
-        expected = chain(
-            below, golden.psums, start=subscription["chain_start"], acc_width=CONFIG.acc_width, **links
-        )
+        expected = chain(below, golden.psums, start=subscription["chain_start"], acc_width=CONFIG.acc_width, **links)
         total = len(expected)
         await unit.subscribe(subscription)
         unit.bench.random_stalls()
         for name, items in (*buses.items(), ("step", steps), ("psum", below)):
             unit.i[name].send(items)
         await unit.bench.until(
-            lambda total=total: (
-                len(unit.o["psum"].items) >= total and all(port.done for port in unit.i.values())
-            ),
+            lambda total=total: len(unit.o["psum"].items) >= total and all(port.done for port in unit.i.values()),
             30000,
         )
         await unit.bench.run(12)
@@ -183,9 +175,7 @@ async def random_programs(dut):
         assert unit.o["step"].items == steps
         events = golden.events | {f"{name}_delivered": len(words) for name, words in taken.items()}
         assert unit.counts == events
-        kinds.add(
-            (subscription["chain_start"], subscription["passes"] > 0, any(p["void"] for p in golden.psums))
-        )
+        kinds.add((subscription["chain_start"], subscription["passes"] > 0, any(p["void"] for p in golden.psums)))
         unit.clear()
     assert len(kinds) >= 6, "the random programs do not cover enough kinds of chain"
 
@@ -205,18 +195,14 @@ async def inactive_is_a_pure_hop(dut):
         await unit.subscribe(subscription)
         loops, values, tiles = _convolution(random)
         steps = issue(LEVELS, loops, {}, values, CONFIG.edge_flags)
-        buses = _operands(
-            random, steps, tiles, {f"{n}_{e}": 1 for n in ("iact", "weight") for e in ("low", "high")}
-        )
+        buses = _operands(random, steps, tiles, {f"{n}_{e}": 1 for n in ("iact", "weight") for e in ("low", "high")})
         golden = [{"first": 1, "last": 0, "start": k == 0} for k in range(20)]
         below = _psums_below(random, golden, 1, 1)
         unit.bench.random_stalls()
         sent = {**buses, "step": steps, "psum": below}
         for name, items in sent.items():
             unit.i[name].send(items)
-        await unit.bench.until(
-            lambda sent=sent: all(len(unit.o[name].items) >= len(sent[name]) for name in sent)
-        )
+        await unit.bench.until(lambda sent=sent: all(len(unit.o[name].items) >= len(sent[name]) for name in sent))
         await unit.bench.run(10)
         for name, items in sent.items():
             assert unit.o[name].items == items, name
@@ -257,9 +243,7 @@ async def one_step_a_cycle(dut):
         assert macs[-1] - macs[0] == 59
         last_steps = macs[length - 1 :: length]
         latency = ProcessingElement.latency
-        assert [b - a for a, b in zip(last_steps, unit.o["psum"].cycles, strict=True)] == [latency] * len(
-            last_steps
-        )
+        assert [b - a for a, b in zip(last_steps, unit.o["psum"].cycles, strict=True)] == [latency] * len(last_steps)
         unit.clear()
 
 
@@ -273,16 +257,12 @@ async def one_psum_a_cycle_along_the_chain(dut):
     length = 1 if CONFIG.chain_fifo >= ProcessingElement.latency else 2
     steps = _dot_products(50 // length, length)
     iacts, weights = ([_word(random, 0, 0) for _ in steps] for _ in range(2))
-    golden = pe(
-        steps, *(deliver(w, 0, TAGS, 0, CONFIG.data_width) for w in (iacts, weights)), 0, CONFIG.acc_width
-    )
+    golden = pe(steps, *(deliver(w, 0, TAGS, 0, CONFIG.data_width) for w in (iacts, weights)), 0, CONFIG.acc_width)
     below = _psums_below(random, golden.psums, 0, 0)
     for name, items in (("iact", iacts), ("weight", weights), ("step", steps), ("psum", below)):
         unit.i[name].send(items)
     await unit.bench.until(lambda: len(unit.o["psum"].items) == 50 // length, 200)
-    assert unit.o["psum"].items == chain(
-        below, golden.psums, passes=0, start=0, active=1, acc_width=CONFIG.acc_width
-    )
+    assert unit.o["psum"].items == chain(below, golden.psums, passes=0, start=0, active=1, acc_width=CONFIG.acc_width)
     assert unit.o["psum"].cycles[-1] - unit.o["psum"].cycles[0] == 50 - length
     assert unit.mac_cycles[-1] - unit.mac_cycles[0] == 49
 
@@ -305,9 +285,7 @@ async def a_blocked_chain_stops_only_results(dut):
     assert int(dut.waits.value) == 0b100
     unit.bench.stall(0.0, unit.o["psum"])
     await unit.bench.until(lambda: len(unit.o["psum"].items) == 30, 300)
-    golden = pe(
-        steps, *(deliver(w, 0, TAGS, 0, CONFIG.data_width) for w in (iacts, weights)), 0, CONFIG.acc_width
-    )
+    golden = pe(steps, *(deliver(w, 0, TAGS, 0, CONFIG.data_width) for w in (iacts, weights)), 0, CONFIG.acc_width)
     assert unit.o["psum"].items == golden.psums
 
 
@@ -322,9 +300,7 @@ async def accumulators_wrap(dut):
     length = min(length, 600)
     steps = _dot_products(2, length)
     words = [{"data": extreme, "index": 0, "edge": 0} for _ in steps]
-    golden = pe(
-        steps, *(deliver(words, 0, TAGS, 0, CONFIG.data_width) for _ in range(2)), 0, CONFIG.acc_width
-    )
+    golden = pe(steps, *(deliver(words, 0, TAGS, 0, CONFIG.data_width) for _ in range(2)), 0, CONFIG.acc_width)
     most = (1 << (CONFIG.acc_width - 1)) - 1
     below = [{"value": v, "void": 0, "first": 1, "last": 0, "start": 0} for v in (most, -most - 1)]
     expected = chain(below, golden.psums, passes=0, start=0, active=1, acc_width=CONFIG.acc_width)

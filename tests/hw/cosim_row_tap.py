@@ -57,9 +57,7 @@ async def random_subscriptions(dut):
     for random in seeds(25):
         span = random.choice((2, 4, 1 << CONFIG.tag_width))
         subscription = {"enable": int(random.random() < 0.9)}
-        subscription |= (
-            _range(random, span, "phase") | _range(random, span, "index") | _range(random, LANES, "lane")
-        )
+        subscription |= _range(random, span, "phase") | _range(random, span, "index") | _range(random, LANES, "lane")
         await _subscribe(bench, subscription)
         flits = [_flit(random, span) for _ in range(40)]
         expected = row_words(flits, subscription)
@@ -80,9 +78,7 @@ async def one_flit_a_cycle_past_the_tap(dut):
     """What the row does not take passes at one flit a cycle, one cycle later."""
     bench, trunk, onward, row = await _start(dut)
     random = next(seeds(1))
-    await _subscribe(
-        bench, {"enable": 1, "lane_high": LANES - 1, "phase_low": 9, "phase_high": 9, "index_high": 15}
-    )
+    await _subscribe(bench, {"enable": 1, "lane_high": LANES - 1, "phase_low": 9, "phase_high": 9, "index_high": 15})
     flits = [_flit(random, 8) for _ in range(50)]
     trunk.send(flits)
     await bench.until(lambda: len(onward.items) == 50, 100)

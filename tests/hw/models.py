@@ -175,17 +175,10 @@ def row_words(flits: Sequence[Mapping[str, Any]], subscription: Mapping[str, int
         if not subscription["index_low"] <= flit["index"] <= subscription["index_high"]:
             continue
         low, high = max(flit["low"], subscription["lane_low"]), min(flit["high"], subscription["lane_high"])
-        words += [
-            {"data": flit["data"][k], "index": flit["index"], "edge": flit["edge"]}
-            for k in range(low, high + 1)
-        ]
+        words += [{"data": flit["data"][k], "index": flit["index"], "edge": flit["edge"]} for k in range(low, high + 1)]
     return words
 
 
 def deliver(words: Sequence[Mapping[str, int]], low: int, high: int, skip: int, width: int) -> list[int]:
     """Words that a PE takes from its row's bus, as signed values."""
-    return [
-        wrap(word["data"], width)
-        for word in words
-        if low <= word["index"] <= high and not word["edge"] & skip
-    ]
+    return [wrap(word["data"], width) for word in words if low <= word["index"] <= high and not word["edge"] & skip]

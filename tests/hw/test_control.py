@@ -46,9 +46,7 @@ class Bench:
         def content(address: int) -> int:
             return int.from_bytes(self.image[address - at : address - at + size], "little")
 
-        self.memory = Reads(
-            self.arbiter.axi, latency=latency, stall=stall, seed=seed, content=content, fail=fail
-        )
+        self.memory = Reads(self.arbiter.axi, latency=latency, stall=stall, seed=seed, content=content, fail=fail)
         self.events: list[tuple[Any, ...]] = []
         self.cycle = 0
         self.config_cycles: list[int] = []
@@ -263,9 +261,7 @@ def test_register_accesses_at_once():
             ctx.set(axi.bready, k % 3 == 0)
             ctx.set(axi.rready, k % 4 == 0)
             ctx.set(axi.wdata, k)
-            sampled = await ctx.tick().sample(
-                axi.bvalid, axi.bready, axi.rvalid, axi.rready, axi.rdata, axi.wready
-            )
+            sampled = await ctx.tick().sample(axi.bvalid, axi.bready, axi.rvalid, axi.rready, axi.rdata, axi.wready)
             if sampled[4] and sampled[5]:
                 words.append(sampled[6])
         assert set(words) == {ID}
@@ -286,9 +282,7 @@ def test_random_program(seed, width, stall):
     for _ in range(6):
         bank = rng.randrange(2)
         base = rng.randrange(1 << 15)
-        program.write(
-            bank, {base + rng.randrange(40): rng.getrandbits(32) for _ in range(rng.randint(0, 40))}
-        )
+        program.write(bank, {base + rng.randrange(40): rng.getrandbits(32) for _ in range(rng.randint(0, 40))})
         engines = rng.sample(STARTABLE, rng.randint(1, 8))
         program.start(bank, *engines).wait(*engines)
     words = program.end().words
@@ -492,9 +486,7 @@ def test_soft_reset_in_the_middle(after, stall):
 
     async def watch(ctx):
         while True:
-            _, _, reset, outstanding = await ctx.tick().sample(
-                self.control.core_reset, self.arbiter.outstanding
-            )
+            _, _, reset, outstanding = await ctx.tick().sample(self.control.core_reset, self.arbiter.outstanding)
             assert not (reset and outstanding)
 
     async def bench(self, ctx):

@@ -26,9 +26,7 @@ def holds(mask: int, last: int, levels: int) -> bool:
 
 @pytest.mark.parametrize(("width", "burst"), [(64, 16), (64, 1), (512, 256), (128, 4)])
 def test_splitter(width, burst):
-    config = CONFIG.replace(
-        axi_data_width=width, burst_beats=burst, glb_iact_flits=1024, glb_weight_flits=1024
-    )
+    config = CONFIG.replace(axi_data_width=width, burst_beats=burst, glb_iact_flits=1024, glb_weight_flits=1024)
     dut, rng = Splitter(config, 4), random.Random(burst)
     size, page = config.beat_bytes, 4096 // config.beat_bytes
     segments = [
@@ -89,9 +87,7 @@ class LoadBench:
         self.config, self.depth = config, depth
         self.loader = Loader(config, engine, clip=clip, depth=depth)
         self.arbiter = ReadArbiter(config, 2)
-        self.memory = Reads(
-            self.arbiter.axi, latency=latency, stall=stall, seed=seed, burst=config.burst_beats
-        )
+        self.memory = Reads(self.arbiter.axi, latency=latency, stall=stall, seed=seed, burst=config.burst_beats)
         self.slots: list[int | None] = []
         self.fill_cycles: list[int] = []
         self.held = self.requested = self.cycle = 0
@@ -200,9 +196,7 @@ def random_load(rng: random.Random, clip: bool, most: int) -> Any:
 @pytest.mark.parametrize("seed", range(3))
 def test_loader_random(seed, clip, stall):
     rng = random.Random(seed)
-    bench = LoadBench(
-        clip=clip, depth=(16, 40, 300)[seed], latency=rng.choice((1, 7, 60)), stall=stall, seed=seed
-    )
+    bench = LoadBench(clip=clip, depth=(16, 40, 300)[seed], latency=rng.choice((1, 7, 60)), stall=stall, seed=seed)
     bench.run(*[random_load(rng, clip, 24 + 20 * clip) for _ in range(4)])
 
 
@@ -241,9 +235,7 @@ def test_loader_throughput(clip, length, memory_latency):
     """One beat a cycle from the first to the last, borders included; and the stated latency."""
     bench = LoadBench(clip=clip, depth=1024, latency=memory_latency)
     count = max(20, 480 // length)  # more than a memory latency
-    loops = [
-        (count, count, 0, {"address": 4 * length * SIZE, "y": 1} if clip else {"address": length * SIZE})
-    ]
+    loops = [(count, count, 0, {"address": 4 * length * SIZE, "y": 1} if clip else {"address": length * SIZE})]
     bases = {"address": 0, "x": -1, "y": 0, "block": 0} if clip else {"address": 0}
     fields = {"length": length}
     if clip:
@@ -265,9 +257,7 @@ def test_loader_waits_for_room():
     async def release(ctx):
         for _ in range(200):
             await ctx.tick()
-        seen.append(
-            (bench.held, bench.memory.beats, ctx.get(bench.loader.waiting), ctx.get(bench.loader.idle))
-        )
+        seen.append((bench.held, bench.memory.beats, ctx.get(bench.loader.waiting), ctx.get(bench.loader.idle)))
         bench.hold = False
 
     async def start(ctx):
@@ -571,9 +561,7 @@ def test_storer_waits_for_all_beats_and_halts():
     seen = []
 
     async def bench(ctx):
-        await write_config(
-            ctx, dut.config, 0, dut.descriptor.encode([], {"address": 64}, {"length": 20, "columns": 1})
-        )
+        await write_config(ctx, dut.config, 0, dut.descriptor.encode([], {"address": 64}, {"length": 20, "columns": 1}))
         await put(ctx, dut.start, 0)
         for _ in range(15):
             await put(ctx, dut.lanes[0], {"data": 1, "strobe": 255})

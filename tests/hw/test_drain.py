@@ -8,9 +8,7 @@ from rowmesh.hw.config import ArchConfig
 
 CASES = {
     "int8": ArchConfig(cols=3, nest_levels=6, psum_bank_words=29, param_words=40),
-    "int16": ArchConfig(
-        data_width=16, acc_width=24, cols=6, nest_levels=6, psum_bank_words=32, param_words=30
-    ),
+    "int16": ArchConfig(data_width=16, acc_width=24, cols=6, nest_levels=6, psum_bank_words=32, param_words=30),
 }
 
 

@@ -7,7 +7,5 @@ from rowmesh.hw.issuer import Issuer
 
 
 def test_issuer():
-    config = ArchConfig(
-        nest_levels=6, edge_flags=2, iact_spad=12, weight_spad=20, psum_spad=5, link_segment=4
-    )
+    config = ArchConfig(nest_levels=6, edge_flags=2, iact_spad=12, weight_spad=20, psum_spad=5, link_segment=4)
     run_block(Issuer(config), config, "cosim_issuer")

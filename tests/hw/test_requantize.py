@@ -62,9 +62,7 @@ def run(
     return got
 
 
-def expected(
-    acc_width: int, cases: list[Case], zero_point: int, low: int, high: int
-) -> list[tuple[int, int]]:
+def expected(acc_width: int, cases: list[Case], zero_point: int, low: int, high: int) -> list[tuple[int, int]]:
     raw = golden.wrap(np.array([psum + bias for psum, bias, _ in cases]), acc_width)
     scale = np.array([scale for *_, scale in cases], np.uint32).view(np.float32)
     word = golden.requantize(raw, scale, zero_point, low, high)
@@ -77,9 +75,7 @@ def check(acc_width, data_width, cases, zero_point=0, low=None, high=None, stall
     got = run(acc_width, data_width, cases, zero_point, low, high, stalls)
     want = expected(acc_width, cases, zero_point, low, high)
     wrong = [
-        (case, np.uint32(case[2]).view(np.float32), g, w)
-        for case, g, w in zip(cases, got, want, strict=True)
-        if g != w
+        (case, np.uint32(case[2]).view(np.float32), g, w) for case, g, w in zip(cases, got, want, strict=True) if g != w
     ]
     assert not wrong, f"{len(wrong)} of {len(cases)}, first (case, scale, got, want): {wrong[:3]}"
     return [word for word, _ in got]
@@ -91,9 +87,7 @@ def random_cases(rng: random.Random, acc_width: int, data_width: int, count: int
         total = rng.getrandbits(rng.randint(1, acc_width - 1)) * rng.choice((-1, 1))
         bias = rng.getrandbits(rng.randint(1, acc_width - 1)) * rng.choice((-1, 1))
         psum = int(golden.wrap(total - bias, acc_width))
-        target = (
-            rng.uniform(0.0, 1.5 * (1 << data_width)) if rng.random() < 0.9 else 10 ** rng.uniform(-30, 30)
-        )
+        target = rng.uniform(0.0, 1.5 * (1 << data_width)) if rng.random() < 0.9 else 10 ** rng.uniform(-30, 30)
         scale = min(max(target / max(1, abs(total)), 1e-37), 3e38)
         yield psum, bias, bits(scale)
 

@@ -373,9 +373,7 @@ def test_random_arguments_never_end_in_a_traceback(flow, capsys, tmp_path, monke
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(
-    key=st.sampled_from(
-        ["N", "M", "C", "H", "W", "R", "S", "stride", "padding", "dilation", "groups", "kind", "name"]
-    ),
+    key=st.sampled_from(["N", "M", "C", "H", "W", "R", "S", "stride", "padding", "dilation", "groups", "kind", "name"]),
     value=st.integers(-100, 0) | word | st.floats() | st.lists(st.integers(-2, 0), min_size=3, max_size=5),
 )
 def test_random_values_in_a_file_are_one_line(flow, capsys, tmp_path, key, value):
@@ -395,12 +393,10 @@ def test_the_installed_command_in_a_process_of_its_own(tmp_path):
     command = [str(Path(sys.executable).parent / "rowmesh")]
     if shutil.which(command[0]) is None:
         command = [sys.executable, "-c", "import sys; from rowmesh.sw.cli import main; sys.exit(main())"]
-    done = subprocess.run(
-        [*command, "map", "nope.yaml", "demo"], capture_output=True, text=True, cwd=tmp_path
-    )
+    done = subprocess.run([*command, "map", "nope.yaml", "demo"], capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "rowmesh: 'nope.yaml': no such file; shipped architectures are eyeriss, primes, square16, tiny\n"
+        "rowmesh: 'nope.yaml': no such file; shipped architectures are eyeriss, fpga4x4, primes, square16, tiny\n"
     )
 
 

@@ -145,9 +145,7 @@ def test_layer_matches_onnxruntime_qlinearconv(layer, per_channel, with_bias):
     w >>= weight_shift()
     filters = layer["filters"]
     x_zero, y_zero = (np.int8(v) for v in rng.integers(-128, 128, 2))
-    bias = (
-        rng.integers(-(2**18), 2**18, filters).astype(np.int32) if with_bias else np.zeros(filters, np.int32)
-    )
+    bias = rng.integers(-(2**18), 2**18, filters).astype(np.int32) if with_bias else np.zeros(filters, np.int32)
     x_scale, y_scale = (np.float32(v) for v in rng.uniform(1e-3, 0.2, 2))
     # outputs spread over a few times the int8 range, so that most are not clamped
     spread = 60 * np.sqrt(w[0].size) * 60 / rng.uniform(20, 400, filters if per_channel else None)
@@ -260,9 +258,7 @@ def test_real_layers_are_exact_and_fast(channels, plane, filters, kernel, stride
     rows, cols = got.shape[2:]
     for m, p, q in zip(*(rng.integers(0, size, 300) for size in (filters, rows, cols)), strict=True):
         first = m // (filters // groups) * (channels // groups)
-        window = padded[0, first : first + channels // groups, p * stride :, q * stride :][
-            :, :kernel, :kernel
-        ]
+        window = padded[0, first : first + channels // groups, p * stride :, q * stride :][:, :kernel, :kernel]
         exact = sum(a * b for a, b in zip(window.ravel().tolist(), w[m].ravel().tolist(), strict=True))
         assert got[0, m, p, q] == (exact + 2**31) % 2**32 - 2**31
 

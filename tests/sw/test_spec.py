@@ -23,10 +23,11 @@ def refusal(tmp_path, body):
 
 
 def test_shipped_architectures():
-    assert files.shipped_names("arch") == ["eyeriss", "primes", "square16", "tiny"]
+    assert files.shipped_names("arch") == ["eyeriss", "fpga4x4", "primes", "square16", "tiny"]
     shapes = {name: spec.load_arch(name) for name in files.shipped_names("arch")}
     assert {name: (arch.rows, arch.cols, arch.data_width) for name, arch in shapes.items()} == {
         "eyeriss": (12, 14, 16),
+        "fpga4x4": (4, 4, 8),
         "primes": (5, 7, 16),
         "square16": (16, 16, 8),
         "tiny": (3, 3, 8),

@@ -37,9 +37,7 @@ def outputs_by_counting(size, taps, stride, dilation, before, after):
 def test_alexnet_is_the_published_one():
     layers = {layer.name: layer for layer in load_workload("alexnet").layers}
     assert list(layers) == ["CONV1", "CONV2", "CONV3", "CONV4", "CONV5", "FC6", "FC7", "FC8"]
-    assert [(layer.p, layer.q) for layer in layers.values()] == [(55, 55), (27, 27)] + 3 * [(13, 13)] + 3 * [
-        (1, 1)
-    ]
+    assert [(layer.p, layer.q) for layer in layers.values()] == [(55, 55), (27, 27)] + 3 * [(13, 13)] + 3 * [(1, 1)]
     assert [layer.macs for layer in layers.values()] == [
         105_415_200, 223_948_800, 149_520_384, 112_140_288, 74_760_192, 37_748_736, 16_777_216, 4_096_000,
     ]  # fmt: skip
@@ -61,9 +59,7 @@ def test_shipped_workloads_load_and_chain(name):
     workload = load_workload(name)
     assert workload.name == name
     assert workload.description
-    assert all(
-        before.m == after.c for before, after in zip(workload.layers, workload.layers[1:], strict=False)
-    )
+    assert all(before.m == after.c for before, after in zip(workload.layers, workload.layers[1:], strict=False))
 
 
 def test_demo_is_small_and_has_what_it_is_for():
@@ -216,8 +212,7 @@ def test_the_line_is_the_fields_own(tmp_path):
     with pytest.raises(InputError) as info:
         load_workload(write(tmp_path, text))
     assert str(info.value) == (
-        f"{tmp_path}/w.yaml:17: workload.layers[1].stride: {PAIR}, not 'zero' (nearest legal value: 1); "
-        "1 more after it"
+        f"{tmp_path}/w.yaml:17: workload.layers[1].stride: {PAIR}, not 'zero' (nearest legal value: 1); 1 more after it"
     )
 
 
@@ -258,9 +253,7 @@ def test_malformed_files(tmp_path, text, message):
 
 
 def test_unknown_names_and_paths(tmp_path):
-    with pytest.raises(
-        InputError, match=r"no workload named 'alexnt', did you mean alexnet\? Shipped are alexnet"
-    ):
+    with pytest.raises(InputError, match=r"no workload named 'alexnt', did you mean alexnet\? Shipped are alexnet"):
         load_workload("alexnt")
     with pytest.raises(InputError, match="no such file; shipped workloads are alexnet"):
         load_workload(tmp_path / "none.yaml")
@@ -280,9 +273,7 @@ def test_a_bomb_of_aliases_is_refused(tmp_path):
 
 junk = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**6), 10**6) | st.floats() | st.text(max_size=8),
-    lambda children: (
-        st.lists(children, max_size=5) | st.dictionaries(st.text(max_size=4), children, max_size=3)
-    ),
+    lambda children: st.lists(children, max_size=5) | st.dictionaries(st.text(max_size=4), children, max_size=3),
     max_leaves=6,
 )
 
