@@ -36,15 +36,19 @@ WRITE_LATENCY = 20
 
 @dataclass(frozen=True)
 class Pass:
-    """Busy cycles of the engines in one pass of ``rows`` row steps and ``q`` output columns."""
+    """Busy cycles of the engines in one pass of ``rows`` row steps and ``q`` output columns.
+
+    ``load`` is what the weight bank's refill takes: its depth is spent once in a round trip to memory.
+    """
 
     steps: int
     iact: int
     weight: int
+    load: int
 
     @property
     def bound(self) -> int:
-        """The slowest engine."""
+        """The slowest engine of the array's side."""
         return max(self.steps, self.iact, self.weight)
 
 
@@ -83,11 +87,34 @@ def pass_rates(m: Mapping, rows: int, q: int) -> Pass:
     columns = (q - 1) * m.stride[1] + m.window if m.layer.stride[1] <= m.window else q * m.window
     flits = ceil_div(m.weights, m.lanes)
     row_words = m.m_x * m.weights
+    depth = m.config.glb_weight_flits
     return Pass(
         steps=rows * q * m.layer.s * m.c0 * m.m0,
         iact=rows * max(_rounds(m, q) * flits_of_round, columns * m.p_x * m.c0),
         weight=max(flits * m.m_x * m.chain, row_words),
+        load=ceil_div(flits * m.m_x * m.chain * max(_round_trip(m), depth), depth),
     )
+
+
+def _round_trip(m: Mapping) -> int:
+    """Cycles from a flit's release in a bank to the fill of the slot that it freed."""
+    request = ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency
+    burst = min(m.config.burst_beats, m.config.glb_weight_flits)
+    return request + Splitter.latency + 2 + Loader.data_latency + burst
+
+
+def _slice_stall(m: Mapping) -> int:
+    """Wait for a channel tile's iacts where two of them do not fit the bank.
+
+    What does not fit beside the tile in use is asked for when that is released, which is when its last flit is read;
+    the PEs still work on what they hold then.
+    """
+    missing = 2 * m.slice_flits - m.config.glb_iact_flits
+    if missing <= 0 or (m.resident and m.ct > 1):
+        return 0
+    step = m.stride[1] * m.c0
+    held = ceil_div(m.config.iact_spad, step) * m.layer.s * m.c0 * m.m0
+    return max(0, missing + _round_trip(m) - held)
 
 
 def _trunk_latency(m: Mapping) -> int:
@@ -233,8 +260,10 @@ def predict_parts(m: Mapping) -> dict[str, int]:
             wait = rows * row
             weight = _pass_stall(m, rows, q)
             extra = max(wait + max(0, weight - row), rates.bound - rates.steps)
+            starved = max(0, rates.load - rates.steps - extra)
             stall["noc"] += count * passes * extra
-            busy += count * passes * (rates.steps + extra)
+            stall["dma"] += count * passes * starved
+            busy += count * passes * (rates.steps + extra + starved)
             stall["psum"] += count * _psum_stall(m, q)
             stall["psum"] += count * max(0, rows * _drain_row(m, q) - passes * (rates.steps + extra))
 
@@ -246,7 +275,10 @@ def predict_parts(m: Mapping) -> dict[str, int]:
     slow = max(1.0, request / (a.read_bursts * burst))
     initial = int((weights_ahead if padded else 0) + first * slow)
     rest = int(total_beats + (slow - 1) * beats["iact"]) - first - weights_ahead
-    stall["dma"] = initial + max(0, rest - busy - stall["psum"])
+    stall["dma"] += initial + max(0, rest - busy - stall["psum"])
+
+    switches = images * m.pt * m.qt * (1 if m.resident else m.mt * m.ct) - 1
+    stall["dma"] += switches * _slice_stall(m)
 
     # after the last step
     groups, group, head = _drain_group(m, m.q_rest)
