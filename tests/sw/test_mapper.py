@@ -1,0 +1,115 @@
+"""Mappings, their counts, and the mapper."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from rowmesh.hw.config import ArchConfig
+from rowmesh.hw.descriptor import Engine
+from rowmesh.sw import compiler
+from rowmesh.sw.counts import access_counts, dram_beats
+from rowmesh.sw.deadlock import check_deadlock_freedom
+from rowmesh.sw.mapper import UnmappableError, candidates, find_mapping
+from rowmesh.sw.mapping import IllegalMappingError, Mapping
+from rowmesh.sw.model import predict
+from rowmesh.sw.results import PARTS
+from rowmesh.sw.spec import load_arch
+from rowmesh.sw.workload import Layer, load_workload
+
+SMALL = ArchConfig(rows=4, cols=5, data_width=16, glb_iact_flits=512, glb_weight_flits=64, psum_bank_words=96)
+LAYER = Layer(name="small", M=8, C=8, H=7, W=9, R=3, S=3, padding=1)
+
+
+def count_tokens(mapping):
+    """Access counts by walking the nests that the hardware walks."""
+    nests = compiler.nests(mapping, compiler.MemoryMap.of(mapping))
+    read = nests[Engine.READ_IACT]
+    tokens = read.tokens({})
+    low = np.where(read.holds("first_mask", tokens, "first"), read.values.get("low_first", 0), read.values["low"])
+    last, edge = read.holds("last_mask", tokens, "last"), read.holds("edge_mask", tokens, "last")
+    high = np.where(
+        last, np.where(edge, read.values.get("high_edge", 0), read.values["high_last"]), read.values["high"]
+    )
+    lanes = np.arange(mapping.lanes)
+    valid = (lanes >= low[:, None]) & (lanes <= high[:, None])
+    x = tokens["x"][:, None] + (lanes if read.values["lanes_along_x"] else 0)
+    row = (tokens["y"] >= 0) & (tokens["y"] < read.values["height"])
+    row &= (tokens["block"] >= 0) & (tokens["block"] < read.values["blocks"])
+    inside = row[:, None] & (x >= 0) & (x < read.values["width"])
+    load = nests[Engine.LOAD_IACT]
+    segments = load.tokens({})
+    start, length = segments["x"], load.values["length"]
+    beats = np.minimum(start + length, load.values["width"]) - np.maximum(start, 0)
+    good = (segments["y"] >= 0) & (segments["y"] < load.values["height"]) & (segments["block"] < load.values["blocks"])
+    return {
+        "noc.iact.injected": int(valid.sum()),
+        "glb.iact.read": int((valid & inside).sum()),
+        "beats.iact": int(np.clip(beats, 0, None)[good].sum()),
+        "steps": nests[Engine.STEP].steps,
+    }
+
+
+@st.composite
+def layers(draw):
+    r, s = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    return Layer(
+        name="random",
+        N=draw(st.integers(1, 2)),
+        M=draw(st.sampled_from([2, 3, 4, 8])),
+        C=draw(st.sampled_from([1, 3, 4, 6, 8, 12])),
+        H=draw(st.integers(r, 9)),
+        W=draw(st.integers(s, 9)),
+        R=r,
+        S=s,
+        stride=[draw(st.integers(1, 3)), draw(st.integers(1, 3))],
+        padding=[draw(st.integers(0, r - 1)), draw(st.integers(0, s - 1))],
+    )
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(layer=layers(), pick=st.integers(0, 10**6))
+def test_closed_forms_equal_the_nests(layer, pick):
+    found = [mapping for _, mapping in candidates(SMALL, layer)]
+    assume(found)
+    mapping = found[pick % len(found)]
+    counted = count_tokens(mapping)
+    predicted = access_counts(mapping)
+    assert predicted["noc.iact.injected"] == counted["noc.iact.injected"]
+    assert predicted["glb.iact.read"] == counted["glb.iact.read"]
+    assert dram_beats(mapping)["iact"] == counted["beats.iact"]
+    assert predict(mapping).parts["compute"] == counted["steps"]
+    check_deadlock_freedom(
+        SMALL, compiler.nests(mapping, compiler.MemoryMap.of(mapping)), compiler.subscriptions(mapping)
+    )
+
+
+@pytest.mark.parametrize("layer", load_workload("alexnet").layers[:5], ids=lambda layer: layer.name)
+def test_alexnet_uses_nine_tenths_of_the_array(layer):
+    config = load_arch("eyeriss")
+    prediction = predict(find_mapping(config, layer))
+    assert list(prediction.parts) == list(PARTS)
+    assert sum(prediction.parts.values()) == prediction.cycles
+    assert layer.macs / config.pes / prediction.cycles > 0.89
+
+
+def test_every_word_of_the_weights_is_packed_once():
+    mapping = find_mapping(SMALL, LAYER)
+    weights = np.arange(LAYER.m * LAYER.c * 9).reshape(LAYER.m, LAYER.c, 3, 3) + 1
+    packed = np.frombuffer(compiler.pack_weights(mapping, weights), "<i2")
+    assert sorted(packed[packed != 0]) == list(range(1, weights.size + 1))
+    assert len(packed) == compiler.weight_beats(mapping) * mapping.lanes
+
+
+def test_an_illegal_mapping_names_the_rule():
+    factors = find_mapping(SMALL, LAYER).to_json()
+    with pytest.raises(IllegalMappingError, match="columns exceed the array's 5"):
+        Mapping(config=SMALL, layer=LAYER, **{**factors, "p_x": 3, "m_x": 2})
+    with pytest.raises(IllegalMappingError, match="must divide"):
+        Mapping(config=SMALL, layer=LAYER, **{**factors, "m0": 3})
+
+
+def test_a_layer_that_cannot_run_is_refused_with_a_reason():
+    wide = Layer(name="wide", M=4, C=4, H=3, W=40, R=3, S=39)
+    with pytest.raises(UnmappableError, match="layer wide: .*iacts exceed the spad"):
+        find_mapping(SMALL, wide)
