@@ -111,5 +111,5 @@ def test_an_illegal_mapping_names_the_rule():
 
 def test_a_layer_that_cannot_run_is_refused_with_a_reason():
     wide = Layer(name="wide", M=4, C=4, H=3, W=40, R=3, S=39)
-    with pytest.raises(UnmappableError, match="layer wide: .*iacts exceed the spad"):
+    with pytest.raises(UnmappableError, match=r"layer wide: .*iacts exceed the spad"):
         find_mapping(SMALL, wide)
