@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from amaranth.hdl import ClockDomain, ClockSignal, DomainRenamer, Module, ResetSignal, Signal
+from amaranth.hdl import ClockDomain, ClockSignal, DomainRenamer, Module, ResetSignal, Shape, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
@@ -40,6 +40,22 @@ def descriptors(config: ArchConfig) -> dict[Engine, Descriptor]:
     }
 
 
+def _interfaces(config: ArchConfig) -> dict[str, Any]:
+    """Return the interfaces of the top, by the prefix of their ports."""
+    return {
+        "m_axi": Axi4(config.axi_addr_width, config.axi_data_width),
+        "s_axil": Axi4Lite(ADDRESS_WIDTH).flip(),
+    }
+
+
+def _members(config: ArchConfig) -> dict[str, Any]:
+    """Return the ports of the top."""
+    interfaces = _interfaces(config).items()
+    return {k: v for prefix, signature in interfaces for k, v in flat_members(prefix, signature).items()} | {
+        "irq": Out(1)
+    }
+
+
 class Top(Block):
     """The whole accelerator.
 
@@ -56,15 +72,12 @@ class Top(Block):
 
     def __init__(self, config: ArchConfig) -> None:
         self._config = config
-        self._axi = Axi4(config.axi_addr_width, config.axi_data_width)
-        self._axil: Any = Axi4Lite(ADDRESS_WIDTH).flip()
-        super().__init__({**flat_members("m_axi", self._axi), **flat_members("s_axil", self._axil), "irq": Out(1)})
+        super().__init__(_members(config))
 
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
         config = self._config
-        axi: Any = flat_interface(self, "m_axi", self._axi)
-        axil: Any = flat_interface(self, "s_axil", self._axil)
+        axi, axil = (flat_interface(self, prefix, signature) for prefix, signature in _interfaces(config).items())
 
         reset = Signal()
         m.domains.core = ClockDomain("core", local=True)
@@ -125,13 +138,12 @@ def metadata(config: ArchConfig, modules: list[str]) -> dict[str, Any]:
     modules : list of str
         Module names of the Verilog.
     """
-    top = Top(config)
     ports = {
-        path[0]: {
+        name: {
             "direction": "output" if member.flow is Out else "input",
-            "width": len(value),
+            "width": Shape.cast(member.shape).width,
         }
-        for path, member, value in top.signature.flatten(top)
+        for name, member in _members(config).items()
     }
     clock = {name: {"direction": "input", "width": 1} for name in ("clk", "rst")}
     return {
