@@ -34,7 +34,6 @@ GOAL = 80.0
 """MHz that the project promises for ``fpga4x4``."""
 
 _TARGET = 100.0  # MHz asked of nextpnr: beyond the goal, so that it keeps working on the slowest paths
-_HIERARCHY = "processing_element", "loop_level"  # modules whose area is printed
 
 
 def harness(ports: dict[str, dict[str, Any]]) -> str:
@@ -91,8 +90,10 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def synthesise(verilog: list[Path], top: str, target: Path) -> dict[str, int]:
-    """Synthesise for the ECP5, unless it was done for the same text; return how often each cell is used.
+def synthesise(verilog: list[Path], top: str, target: Path) -> dict[str, dict[str, int]]:
+    """Synthesise for the ECP5, unless it was done for the same text; return the cells of each module.
+
+    The hierarchy is kept until the end: each module is mapped once, however often it is used.
 
     Parameters
     ----------
@@ -100,11 +101,19 @@ def synthesise(verilog: list[Path], top: str, target: Path) -> dict[str, int]:
     top : str
     target : Path
         Netlist in JSON.
+
+    Returns
+    -------
+    dict
+        For each module, how often each type of cell (or module) is used in it.
     """
     script = [
         *(f"read_verilog {path}" for path in verilog),
-        f"synth_ecp5 -abc9 -top {top} -json {target}",
+        f"synth_ecp5 -abc9 -noflatten -nowidelut -top {top}",
         f"tee -q -o {target.with_suffix('.stat.json')} stat -json",
+        "flatten",
+        "opt_clean -purge",
+        f"write_json {target}",
     ]
     key = _digest(version("pyosys"), *script, *(path.read_text() for path in verilog))
     if not _cached(target, key):
@@ -113,7 +122,20 @@ def synthesise(verilog: list[Path], top: str, target: Path) -> dict[str, int]:
             subprocess.run([sys.executable, "-c", code], check=True, stdout=log, stderr=subprocess.STDOUT)
         target.with_suffix(target.suffix + ".key").write_text(key)
     statistics = json.loads(target.with_suffix(".stat.json").read_text())
-    return {name: int(count) for name, count in statistics["design"]["num_cells_by_type"].items()}
+    return {
+        name.lstrip("\\"): {cell: int(count) for cell, count in module["num_cells_by_type"].items()}
+        for name, module in statistics["modules"].items()
+    }
+
+
+def cells(modules: dict[str, dict[str, int]], name: str) -> dict[str, int]:
+    """Return the cells of a module and all that it contains."""
+    total: dict[str, int] = {}
+    for cell, count in modules[name].items():
+        inner = cells(modules, cell) if cell in modules else {cell: 1}
+        for kind, number in inner.items():
+            total[kind] = total.get(kind, 0) + count * number
+    return total
 
 
 def place_and_route(netlist: Path, seed: int) -> dict[str, Any]:
@@ -192,8 +214,7 @@ def measure(arch: str = "fpga4x4", seed: int = 1) -> dict[str, Any]:
     wrapper = folder / f"{HARNESS}.v"
     wrapper.write_text(harness(json.loads(top.read_text())["ports"]))
     netlist = folder / f"{HARNESS}.json"
-    synthesise([design, wrapper], HARNESS, netlist)
-    element = synthesise([design], "processing_element", folder / "processing_element.json")
+    element = cells(synthesise([design, wrapper], HARNESS, netlist), "processing_element")
     report = place_and_route(netlist, seed)
     path = _slowest(report)
     hops: dict[str, float] = {}

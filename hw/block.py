@@ -5,13 +5,15 @@ Amaranth writes a module for every instance of a component. A :class:`Block` tha
 Elaborated for anything else (the simulator, a formal proof) a block is an ordinary component.
 """
 
+import enum
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from amaranth.hdl import ClockSignal, Instance, ResetSignal, Value
+from amaranth.hdl import ClockSignal, Instance, ResetSignal, Shape, ShapeCastable, Value
 from amaranth.lib import wiring
 
-__all__ = ["Block", "Emission"]
+__all__ = ["Block", "Emission", "memory_style"]
 
 
 class Emission:
@@ -41,7 +43,7 @@ class Emission:
     def module_name(self, block: "Block") -> str:
         """Return the module name of a block; ask for the module if it is new."""
         if block.key not in self._names:
-            stem = re.sub(r"(?<!^)(?=[A-Z][a-z])", "_", type(block).__name__).lower()
+            stem = block.label
             number = self._count.get(stem, 0) + 1
             self._count[stem] = number
             self._names[block.key] = stem if number == 1 else f"{stem}_{number}"
@@ -59,15 +61,59 @@ class Emission:
         return Instance(self.module_name(block), **ports)
 
 
+_LONGEST_LABEL = 60
+
+
+def memory_style(block: bool) -> dict[str, Any]:
+    """Return the attributes of a memory for synthesis: block or distributed RAM.
+
+    All memories here are read only after the cycle of the write, so what a collision of the two gives does not matter.
+    """
+    return {"ram_style": "block" if block else "distributed", "no_rw_check": 1}
+
+
+def _words(name: str, value: Any) -> list[str]:
+    """Return what an argument adds to a module's name."""
+    if isinstance(value, enum.Enum):
+        return [value.name.lower()]
+    if isinstance(value, bool):
+        return [name] if value and name else []
+    if isinstance(value, int):
+        return [] if name else [str(value)]
+    if isinstance(value, Shape | ShapeCastable):
+        return [str(Shape.cast(value).width)]
+    if isinstance(value, Mapping):
+        return [str(key) for key in value]
+    return []
+
+
+def _same(value: Any) -> str:
+    """Return a text that is equal for arguments that give equal modules: of a payload only the width counts."""
+    return f"<{Shape.cast(value).width}>" if isinstance(value, Shape | ShapeCastable) else repr(value)
+
+
 class Block(wiring.Component):
-    """Base class of every component of the accelerator (see the module's text)."""
+    """Base class of every component of the accelerator (see the module's text).
+
+    Attributes
+    ----------
+    key : str
+        Class and arguments: equal for components that are the same module.
+    label : str
+        Name of the module, unless taken: class and arguments in words.
+    """
+
+    key: str
+    label: str
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Block":  # noqa: D102
         self = super().__new__(cls)
-        self.key = f"{cls.__name__}{args!r}{sorted(kwargs.items())!r}"
+        named = [("", value) for value in args] + sorted(kwargs.items())
+        self.key = f"{cls.__name__}({', '.join(f'{name}={_same(value)}' for name, value in named)})"
+        stem = re.sub(r"(?<!^)(?=[A-Z][a-z])", "_", cls.__name__).lower()
+        label = "_".join([stem, *(word for name, value in named for word in _words(name, value))])
+        self.label = label if len(label) <= _LONGEST_LABEL else stem
         return self
-
-    key: str
 
     if TYPE_CHECKING:  # members come from the signature, which type checkers do not see
 

@@ -8,12 +8,12 @@ words are released one after the other during their last use.
 
 from typing import Any
 
-from amaranth.hdl import Module, Signal, unsigned
+from amaranth.hdl import Module, Mux, Signal, unsigned
 from amaranth.lib import memory, stream
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from rowmesh.hw.block import Block
+from rowmesh.hw.block import Block, memory_style
 
 __all__ = ["Buffet", "wrapped_sum"]
 
@@ -132,7 +132,7 @@ class Buffet(Block):
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
         count = unsigned(ceil_log2(self._depth + 1))
-        store: Any = memory.Memory(shape=self._shape, depth=self._physical, init=[])
+        store: Any = memory.Memory(shape=self._shape, depth=self._physical, init=[], attrs=memory_style(self._block))
         m.submodules.store = store
         write = store.write_port()
         read = store.read_port(domain="sync" if self._block else "comb")
@@ -144,8 +144,10 @@ class Buffet(Block):
         held = Signal(count)  # words from the head to the tail
         lag = Signal(count)  # words from the origin to the head
         filled = Signal(count)
-        freed = Signal(count)
-        moved = Signal(count)
+        # with enable coming late, all that it selects from is computed without it
+        after = Signal(count)  # words from the origin to the head after the release
+        kept = Signal.like(held)
+        ahead = Signal.like(stored)
 
         fill = Signal()
         m.d.comb += [
@@ -160,19 +162,20 @@ class Buffet(Block):
             self.held.eq(held),
             read.addr.eq(wrapped_sum(m, origin, self.offset, self._physical, "address")),
         ]
+        m.d.comb += [
+            after.eq(lag + self.release),
+            kept.eq(Mux(self.enable, held - self.release, held)),
+            ahead.eq(Mux(self.enable & self.sync, stored - after, stored)),
+        ]
+        m.d.sync += [held.eq(kept + filled), stored.eq(ahead + filled)]
+        next_origin = wrapped_sum(m, origin, after, self._physical, "next_origin")
         with m.If(self.enable):
-            m.d.comb += freed.eq(self.release)
+            m.d.sync += lag.eq(Mux(self.sync, 0, after))
             with m.If(self.sync):
-                m.d.comb += moved.eq(lag + self.release)
+                m.d.sync += origin.eq(next_origin)
         step = 1 if not self._skip_width else filled
         with m.If(fill | (self.skip != 0) if self._skip_width else fill):
             m.d.sync += tail.eq(wrapped_sum(m, tail, step, self._physical, "next_tail"))
-        m.d.sync += [
-            origin.eq(wrapped_sum(m, origin, moved, self._physical, "next_origin")),
-            stored.eq(stored + filled - moved),
-            held.eq(held + filled - freed),
-            lag.eq(lag + freed - moved),
-        ]
         if self._block:
             m.d.comb += [self.response.eq(read.data), read.en.eq(self.enable & ~self.quiet)]
         else:

@@ -8,8 +8,8 @@ port of the read arbiter, writes descriptors, starts engines and waits for them 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Module, Mux, ResetInserter, Signal, unsigned
-from amaranth.lib import data, fifo, memory, stream, wiring
+from amaranth.hdl import Array, Cat, ClockDomain, ClockSignal, DomainRenamer, Module, Mux, ResetSignal, Signal, unsigned
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
 
@@ -18,6 +18,7 @@ from rowmesh.hw.block import Block
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.dma import Beats, request_layout
+from rowmesh.hw.link import Fifo
 from rowmesh.hw.nest import ConfigBus
 from rowmesh.hw.program import MAGIC, STARTABLE, Op, header_layout
 from rowmesh.hw.registers import ADDRESS_WIDTH, COUNTER_BASE, ErrorCode, registers
@@ -46,7 +47,7 @@ def fetch_beats(config: ArchConfig) -> int:
     return min(config.burst_beats, PAGE_BYTES // config.beat_bytes)
 
 
-class CommandProcessor(wiring.Component):
+class CommandProcessor(Block):
     """Fetches a program and executes it.
 
     Contract: one word of the program a cycle while words are there; the first request ``latency`` cycles
@@ -146,8 +147,8 @@ class CommandProcessor(wiring.Component):
         most = fetch_beats(config)
         shift = exact_log2(config.beat_bytes)
         depth = _FETCH_BURSTS * most
-        queue = fifo.SyncFIFOBuffered(width=config.axi_data_width, depth=depth)
-        m.submodules.queue = ResetInserter(clear)(queue)
+        m.domains.queue = ClockDomain("queue", local=True)
+        m.submodules.queue = DomainRenamer("queue")(queue := Fifo(config.axi_data_width, depth, block=True))
 
         address = Signal(config.axi_addr_width, reset_less=True)
         remaining = Signal(_LENGTH_WIDTH)  # beats to be requested
@@ -164,8 +165,10 @@ class CommandProcessor(wiring.Component):
             go.eq(pending & self.request.ready),
             self.request.valid.eq(pending),
             self.request.payload.eq(prepared),
-            queue.w_en.eq(self.data.valid),
-            queue.w_data.eq(self.data.data),
+            queue.i.valid.eq(self.data.valid),
+            queue.i.payload.eq(self.data.data),
+            ClockSignal("queue").eq(ClockSignal()),
+            ResetSignal("queue").eq(ResetSignal() | clear),
         ]
         asked = Signal(range(most + 1))
         rest = Signal.like(remaining)
@@ -195,14 +198,14 @@ class CommandProcessor(wiring.Component):
         index = Signal(range(words))
         fetch = Signal()
         m.d.comb += [
-            fetch.eq(queue.r_rdy & (~valid | take)),
+            fetch.eq(queue.o.valid & (~valid | take)),
             pop.eq(fetch & (index == words - 1)),
-            queue.r_en.eq(pop),
+            queue.o.ready.eq(pop),
         ]
         with m.If(fetch):
-            m.d.sync += [word.eq(queue.r_data.word_select(index, 32)), index.eq(index + 1)]
+            m.d.sync += [word.eq(queue.o.payload.word_select(index, 32)), index.eq(index + 1)]
         with m.If(~valid | take):
-            m.d.sync += valid.eq(queue.r_rdy)
+            m.d.sync += valid.eq(queue.o.valid)
         with m.If(clear):
             m.d.sync += [valid.eq(0), index.eq(0)]
         m.d.sync += self.moved.eq(take | self.data.valid)
@@ -318,7 +321,7 @@ class CommandProcessor(wiring.Component):
                 m.d.comb += self.illegal.eq(1)
 
 
-class Counters(wiring.Component):
+class Counters(Block):
     """Performance counters of 64 bits: cycles, and those of the core.
 
     Each counter collects its increments in a small register; a sweep over all of them adds these to the
@@ -534,7 +537,12 @@ class Control(Block):
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
         processor = CommandProcessor(self._config, self._engines)
-        m.submodules.processor = ResetInserter(self.core_reset)(processor)
+        m.domains.processor = ClockDomain("processor", local=True)
+        m.d.comb += [
+            ClockSignal("processor").eq(ClockSignal()),
+            ResetSignal("processor").eq(ResetSignal() | self.core_reset),
+        ]
+        m.submodules.processor = DomainRenamer("processor")(processor)
         m.submodules.counters = counters = Counters(tuple(self._counters.values()))
         wiring.connect(m, processor.request, wiring.flipped(self.request))
         wiring.connect(m, wiring.flipped(self.data), processor.data)

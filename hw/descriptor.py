@@ -16,7 +16,8 @@ from rowmesh.hw.nest import LoopNest, NestProgram
 
 __all__ = ["ENGINE_STRIDE", "Descriptor", "Engine", "Field", "field_signal"]
 
-ENGINE_STRIDE = 1 << 10
+_STRIDE_BITS = 10
+ENGINE_STRIDE = 1 << _STRIDE_BITS
 """Word addresses reserved for each engine."""
 
 
@@ -86,6 +87,23 @@ class Descriptor:
             if entry.name == name:
                 return self.engine.base + self.nest_words + position
         raise KeyError(f"{self.engine.name} has no field {name}")
+
+    def connect(self, m: Module, config: Any, nest: LoopNest) -> None:
+        """Hand the writes of the nest's words to the engine's nest.
+
+        Parameters
+        ----------
+        m : Module
+        config : interface of ConfigBus
+        nest : LoopNest
+        """
+        inner: Any = nest.config
+        m.d.comb += [
+            inner.valid.eq(config.valid & (config.address[_STRIDE_BITS:] == self.engine.value)),
+            inner.bank.eq(config.bank),
+            inner.address.eq(config.address[:_STRIDE_BITS]),
+            inner.data.eq(config.data),
+        ]
 
     def encode(
         self,

@@ -9,7 +9,7 @@ go on.
 from typing import Any
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed, unsigned
-from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2, exact_log2
 
@@ -223,8 +223,8 @@ class _Segments:
 
     def __init__(self, m: Module, block: Any, config: ArchConfig, descriptor: Descriptor) -> None:
         levels = descriptor.levels
-        m.submodules.nest = nest = LoopNest(levels, descriptor.outputs, descriptor.engine.base, config.link_segment)
-        wiring.connect(m, wiring.flipped(block.config), nest.config)
+        m.submodules.nest = nest = LoopNest(levels, descriptor.outputs, config.link_segment)
+        descriptor.connect(m, block.config, nest)
         wiring.connect(m, wiring.flipped(block.start), nest.start)
         token = nest.o.payload
         self.valid, self.ready, self.token = nest.o.valid, nest.o.ready, token
@@ -775,15 +775,15 @@ class Storer(Block):
         covered = []
         issue = Signal()
         for number, lane in enumerate(self.lanes):
-            queue = fifo.SyncFIFOBuffered(width=beat_layout(config).size, depth=self.lane_depth)
+            queue = Fifo(beat_layout(config), self.lane_depth, block=True)
             m.submodules[f"lane{number}"] = queue
             beat_fifos.append(queue)
             free = Signal(range(self.lane_depth + 1), name=f"free{number}")  # beats held that no burst has reserved
             pushed, reserved = Signal(name=f"pushed{number}"), Signal(name=f"reserved{number}")
             m.d.comb += [
-                queue.w_en.eq(lane.valid),
-                queue.w_data.eq(lane.payload),
-                lane.ready.eq(queue.w_rdy),
+                queue.i.valid.eq(lane.valid),
+                queue.i.payload.eq(lane.payload),
+                lane.ready.eq(queue.i.ready),
                 pushed.eq(lane.valid & lane.ready),
                 reserved.eq(issue & (burst.carried == number)),
             ]
@@ -828,9 +828,9 @@ class Storer(Block):
         pop, load = Signal(), Signal()
         view: Any = Signal(beat_layout(config))
         m.d.comb += [
-            view.eq(Array(queue.r_data for queue in beat_fifos)[current]),
-            pop.eq((remaining != 0) & Array(queue.r_rdy for queue in beat_fifos)[current] & beats.i.ready),
-            *[queue.r_en.eq(pop & (current == number)) for number, queue in enumerate(beat_fifos)],
+            view.eq(Array(queue.o.payload for queue in beat_fifos)[current]),
+            pop.eq((remaining != 0) & Array(queue.o.valid for queue in beat_fifos)[current] & beats.i.ready),
+            *[queue.o.ready.eq(pop & (current == number)) for number, queue in enumerate(beat_fifos)],
             beats.i.valid.eq(pop),
             beats.i.payload.beat.eq(view),
             beats.i.payload.last.eq(remaining == 1),

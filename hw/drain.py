@@ -17,7 +17,7 @@ from rowmesh.hw.buffet import Buffet
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.descriptor import Descriptor, Engine, Field, field_signal
 from rowmesh.hw.flags import matches
-from rowmesh.hw.link import Stage
+from rowmesh.hw.link import Buffer
 from rowmesh.hw.nest import ConfigBus, LoopNest
 from rowmesh.hw.requantize import Requantizer
 
@@ -27,7 +27,7 @@ __all__ = ["DRAIN_PIPELINE", "Drain", "beat_layout", "drain_descriptor", "drain_
 _GATHER = 2  # cycles: bank and parameter read, multiplexer over the groups
 
 
-DRAIN_PIPELINE = Stage.latency + _GATHER + len(Requantizer.STAGES) + 1
+DRAIN_PIPELINE = Buffer.latency + _GATHER + len(Requantizer.STAGES) + 1
 """Cycles from a step of the drain's nest to its word's beat."""
 
 
@@ -204,11 +204,11 @@ class Drain(Block):
         m = Module()
         config, descriptor = self._config, self.descriptor
         levels, lanes, groups = descriptor.levels, config.lanes, config.bank_groups
-        m.submodules.nest = nest = LoopNest(levels, descriptor.outputs, descriptor.engine.base, config.link_segment)
-        wiring.connect(m, wiring.flipped(self.config), nest.config)
+        m.submodules.nest = nest = LoopNest(levels, descriptor.outputs, config.link_segment)
+        descriptor.connect(m, self.config, nest)
         wiring.connect(m, wiring.flipped(self.start), nest.start)
         token = nest.o.payload
-        run_fields = ("raw", "zero_point", "clamp_low", "clamp_high", "use_param", "columns", "lane_param")
+        run_fields = ("raw", "zero_point", "clamp_low", "clamp_high", "use_param", "lane_param")
         plan_bank, pipe_bank = Signal(), Signal()
         field, piped = {}, {}
         for entry in descriptor.fields:
@@ -224,18 +224,16 @@ class Drain(Block):
                 "group": bits_for(groups),
                 "param": ceil_log2(config.param_words),
                 "slot": ceil_log2(config.flit_words),
-                "columns": bits_for(config.cols),
+                "used": config.cols,  # columns that give a word
+                "held": config.cols,  # columns whose bank holds a slot
                 "release": bits_for(config.psum_bank_words),
                 "param_release": bits_for(config.param_words),
                 "flush": 1,
                 "end": 1,
             }
         )
-        columns_store = field_signal(
-            m, self.config, descriptor.address("columns"), "columns_token", bits_for(config.cols), [token.bank]
-        )[0]
-        m.submodules.plan = plan = Stage(word_layout)
-        short, thin = Signal(), Signal()
+        m.submodules.plan = plan = Buffer(word_layout)
+        short, thin, columns = Signal(), Signal(), Signal(bits_for(config.cols))
         made, now = plan.i.payload, plan.o.payload
         m.d.comb += [
             plan.i.valid.eq(nest.o.valid),
@@ -243,7 +241,9 @@ class Drain(Block):
             plan_bank.eq(now.bank),
             made.bank.eq(token.bank),
             *[getattr(made, name).eq(token.out[name]) for name in ("offset", "group", "param", "slot")],
-            made.columns.eq(Mux(matches(field["edge_mask"], token.last, levels), field["columns_edge"], columns_store)),
+            columns.eq(Mux(matches(field["edge_mask"], token.last, levels), field["columns_edge"], field["columns"])),
+            *[made.used[col].eq(col < columns) for col in range(config.cols)],
+            *[made.held[col].eq(col < field["columns"]) for col in range(config.cols)],
             short.eq(matches(field["short_mask"], token.last, levels)),
             thin.eq(matches(field["thin_mask"], token.last, levels)),
             made.release.eq(
@@ -275,24 +275,22 @@ class Drain(Block):
         m.d.comb += self.fill.ready.eq(params[0].fill.ready)
 
         used = [Signal(lanes, name=f"used{g}") for g in range(groups)]  # lanes that give a word
-        held = [Signal(lanes, name=f"held{g}") for g in range(groups)]  # lanes whose bank holds a slot
         psums_ready, params_ready, advance, go = Signal(), Signal(), Signal(), Signal()
         settled = Signal()  # the words in the pipeline belong to the same descriptor
         group_ready = Signal(groups)
         for col, bank in enumerate(self.banks):
             g, lane = divmod(col, lanes)
             m.d.comb += [
-                used[g][lane].eq(col < now.columns),
-                held[g][lane].eq(col < field["columns"]),
+                used[g][lane].eq(now.used[col]),
                 bank.offset.eq(now.offset),
                 bank.enable.eq(go & (now.group == g) & used[g][lane]),
-                bank.free.eq(go & (now.group == g) & held[g][lane]),
+                bank.free.eq(go & (now.group == g) & now.held[col]),
                 bank.release.eq(now.release),
             ]
         for g in range(groups):
             members = range(g * lanes, min((g + 1) * lanes, config.cols))
             final = [
-                (~used[g][col % lanes] | self.banks[col].available) & (~held[g][col % lanes] | self.banks[col].covered)
+                (~now.used[col] | self.banks[col].available) & (~now.held[col] | self.banks[col].covered)
                 for col in members
             ]
             m.d.comb += group_ready[g].eq(Cat(final).all())
@@ -332,7 +330,9 @@ class Drain(Block):
         # one descriptor's constants serve the whole pipeline: the next one's first word waits until it is empty
         with m.If(go):
             m.d.sync += pipe_bank.eq(now.bank)
-        m.d.comb += settled.eq((now.bank == pipe_bank) | ~Cat(t.valid for t in tags).any())
+        empty = Signal(init=1)
+        m.d.sync += empty.eq(~Cat(t.valid for t in tags).any() & ~go)
+        m.d.comb += settled.eq((now.bank == pipe_bank) | empty)
         out_tag = tags[-1]
         packers = []
         for lane in range(lanes):

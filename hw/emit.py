@@ -14,6 +14,7 @@ __all__ = ["emit"]
 
 _SCRIPT = (
     "read_rtlil {source}",
+    "delete w:* s:0 %i",  # ports and wires without bits, for which Verilog has no notation
     "proc -nomux -norom",
     "memory_collect",
     "attrmap {attributes}",

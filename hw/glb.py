@@ -17,7 +17,7 @@ from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.descriptor import Descriptor, Engine, Field, field_signal
 from rowmesh.hw.flags import matches
 from rowmesh.hw.layouts import flit_layout, lane_width
-from rowmesh.hw.link import Fifo, Stage
+from rowmesh.hw.link import Buffer, Fifo
 from rowmesh.hw.nest import ConfigBus, LoopNest
 
 __all__ = ["COORDINATE_WIDTH", "GlobalBank", "reader_descriptor"]
@@ -128,16 +128,16 @@ class GlobalBank(Block):
     def latency(self) -> int:
         """Cycles from the start token to the first flit."""
         nest = LoopNest.cycles_to_first(self.descriptor.levels, self._config.link_segment)
-        return nest + Stage.latency + Buffet.latency + Fifo.latency
+        return nest + Buffer.latency + Buffet.latency + Fifo.latency
 
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
         config, descriptor = self._config, self.descriptor
         levels, words = descriptor.levels, config.flit_words
         clip = self._engine is Engine.READ_IACT
-        m.submodules.nest = nest = LoopNest(levels, descriptor.outputs, self._engine.base, config.link_segment)
+        m.submodules.nest = nest = LoopNest(levels, descriptor.outputs, config.link_segment)
         m.submodules.buffet = buffet = self._buffet
-        wiring.connect(m, wiring.flipped(self.config), nest.config)
+        descriptor.connect(m, self.config, nest)
         wiring.connect(m, wiring.flipped(self.start), nest.start)
         wiring.connect(m, wiring.flipped(self.fill), buffet.fill)
         if clip:
@@ -164,7 +164,7 @@ class GlobalBank(Block):
                 **{name: flit_layout(config)[name].shape for name in ("low", "high", "phase", "index", "edge")},
             }
         )
-        m.submodules.plan = plan = Stage(plan_layout)
+        m.submodules.plan = plan = Buffer(plan_layout)
         low, high = Signal(lane_width(config)), Signal(lane_width(config))
         first = matches(field["first_mask"], token.first, levels)
         last = matches(field["last_mask"], token.last, levels)
@@ -175,7 +175,9 @@ class GlobalBank(Block):
         ]
         inside = Signal(words)
         valid_lanes = Signal(words)
-        m.d.comb += [valid_lanes[k].eq((k >= low) & (k <= high)) for k in range(words)]
+        for k in range(words):
+            above = low <= k if k < words - 1 else 1
+            m.d.comb += valid_lanes[k].eq(above & (high >= k if k else 1))
         if clip:
             bounds = {
                 name: field[limit].as_signed() for name, limit in (("y", "height"), ("block", "blocks"), ("x", "width"))

@@ -90,9 +90,9 @@ class Issuer(Block):
         m = Module()
         config, descriptor = self._config, self.descriptor
         levels = descriptor.levels
-        m.submodules.nest = nest = LoopNest(levels, descriptor.outputs, descriptor.engine.base, config.link_segment)
+        m.submodules.nest = nest = LoopNest(levels, descriptor.outputs, config.link_segment)
         m.submodules.link = link = Buffer(step_layout(config))
-        wiring.connect(m, wiring.flipped(self.config), nest.config)
+        descriptor.connect(m, self.config, nest)
         wiring.connect(m, wiring.flipped(self.start), nest.start)
         wiring.connect(m, link.o, wiring.flipped(self.o))
         token, step = nest.o.payload, link.i.payload

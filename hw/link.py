@@ -11,7 +11,7 @@ from amaranth.lib import memory, stream
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from rowmesh.hw.block import Block
+from rowmesh.hw.block import Block, memory_style
 
 __all__ = ["Buffer", "Fifo", "Stage"]
 
@@ -103,17 +103,19 @@ class Stage(Block):
 
 
 class Fifo(Block):
-    """A first-in first-out queue in distributed RAM.
+    """A first-in first-out queue.
 
-    Contract: one item in and one out a cycle sustained; latency 1 cycle; holds ``depth`` items; neither side's
-    handshake depends combinationally on the other's.
+    Contract: one item in and one out a cycle sustained; latency ``latency`` cycles; holds ``depth`` items; neither
+    side's handshake depends combinationally on the other's.
 
     Parameters
     ----------
     shape : ShapeLike
         Payload.
     depth : int
-        Items.
+        Items, at least 2 with ``block``.
+    block : bool
+        Block RAM, whose read register holds the oldest item; otherwise distributed RAM.
 
     Members
     -------
@@ -128,9 +130,10 @@ class Fifo(Block):
     level: Signal
 
     latency = 1
+    """Of a queue in distributed RAM; one more with ``block``."""
 
-    def __init__(self, shape: Any, depth: int) -> None:
-        self._shape, self._depth = shape, depth
+    def __init__(self, shape: Any, depth: int, *, block: bool = False) -> None:
+        self._shape, self._depth, self._block = shape, depth, block
         super().__init__(
             {
                 "i": In(stream.Signature(shape)),
@@ -141,26 +144,43 @@ class Fifo(Block):
 
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
-        pointer = unsigned(max(1, ceil_log2(self._depth)))
+        # with block, one of the items is in the read register
+        stored = self._depth - self._block
+        pointer = unsigned(max(1, ceil_log2(stored)))
         store: Any
-        m.submodules.store = store = memory.Memory(shape=self._shape, depth=1 << pointer.width, init=[])
-        write, read = store.write_port(), store.read_port(domain="comb")
+        m.submodules.store = store = memory.Memory(
+            shape=self._shape, depth=1 << pointer.width, init=[], attrs=memory_style(self._block)
+        )
+        write = store.write_port()
+        read = store.read_port(domain="sync" if self._block else "comb")
         head, tail = Signal(pointer), Signal(pointer)
+        held = Signal(range(stored + 1))
+        full, some = Signal(), Signal()
         push, pop = Signal(), Signal()
         m.d.comb += [
             push.eq(self.i.valid & self.i.ready),
-            pop.eq(self.o.valid & self.o.ready),
-            self.i.ready.eq(self.level != self._depth),
-            self.o.valid.eq(self.level != 0),
+            self.i.ready.eq(~full),
             write.addr.eq(tail),
             write.data.eq(self.i.payload),
             write.en.eq(push),
             read.addr.eq(head),
             self.o.payload.eq(read.data),
         ]
-        m.d.sync += [
-            head.eq(head + pop),
-            tail.eq(tail + push),
-            self.level.eq(self.level + push - pop),
-        ]
+        m.d.sync += [head.eq(head + pop), tail.eq(tail + push)]
+        with m.If(push & ~pop):
+            m.d.sync += [held.eq(held + 1), some.eq(1), full.eq(held == stored - 1)]
+        with m.Elif(pop & ~push):
+            m.d.sync += [held.eq(held - 1), some.eq(held != 1), full.eq(0)]
+        if self._block:
+            ahead = Signal()
+            m.d.comb += [
+                pop.eq(some & (~ahead | self.o.ready)),
+                read.en.eq(pop),
+                self.o.valid.eq(ahead),
+                self.level.eq(held + ahead),
+            ]
+            with m.If(~ahead | self.o.ready):
+                m.d.sync += ahead.eq(some)
+        else:
+            m.d.comb += [pop.eq(self.o.valid & self.o.ready), self.o.valid.eq(some), self.level.eq(held)]
         return m

@@ -8,7 +8,7 @@ leg sees it twice or misses it; each leg's valid is gated by the other leg's rea
 from typing import Any
 
 from amaranth.hdl import Array, Module, Mux, Signal, unsigned
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from rowmesh.hw.block import Block
@@ -38,7 +38,8 @@ class Tap(Block):
         From the previous and to the next hop; tie ``o.ready`` high behind the last one.
     local : Out(stream.Signature(shape))
     match : In(1)
-        The held item (``local.payload``) is for the local consumer; combinational.
+        The arriving item (``i.payload``) is for the local consumer; held with it, so that no ready waits for a
+        comparison.
     """
 
     i: stream.Interface
@@ -61,15 +62,19 @@ class Tap(Block):
 
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
-        m.submodules.hold = hold = (Buffer if self._registered else Stage)(self._shape)
-        wiring.connect(m, wiring.flipped(self.i), hold.i)
-        served = Signal()
+        layout = data.StructLayout({"item": self._shape, "match": 1})
+        m.submodules.hold = hold = (Buffer if self._registered else Stage)(layout)
+        head, served = hold.o.payload, Signal()
         m.d.comb += [
-            served.eq(~self.match | self.local.ready),
-            self.o.payload.eq(hold.o.payload),
-            self.local.payload.eq(hold.o.payload),
+            hold.i.valid.eq(self.i.valid),
+            hold.i.payload.item.eq(self.i.payload),
+            hold.i.payload.match.eq(self.match),
+            self.i.ready.eq(hold.i.ready),
+            served.eq(~head.match | self.local.ready),
+            self.o.payload.eq(head.item),
+            self.local.payload.eq(head.item),
             self.o.valid.eq(hold.o.valid & served),
-            self.local.valid.eq(hold.o.valid & self.match & self.o.ready),
+            self.local.valid.eq(hold.o.valid & head.match & self.o.ready),
             hold.o.ready.eq(served & self.o.ready),
         ]
         return m
@@ -141,18 +146,22 @@ class RowTap(Block):
         m.submodules.tap = tap = Tap(flit_layout(config))
         wiring.connect(m, wiring.flipped(self.i), tap.i)
         wiring.connect(m, tap.o, wiring.flipped(self.o))
-        head = tap.local.payload
+        arriving, head = self.i.payload, tap.local.payload
         low, high = Signal(lanes), Signal(lanes)
         m.d.comb += [
             low.eq(Mux(head.low > field["lane_low"], head.low, field["lane_low"])),
             high.eq(Mux(head.high < field["lane_high"], head.high, field["lane_high"])),
+            # the last four: the flit's lanes and the row's window overlap
             tap.match.eq(
                 field["enable"]
-                & (head.phase >= field["phase_low"])
-                & (head.phase <= field["phase_high"])
-                & (head.index >= field["index_low"])
-                & (head.index <= field["index_high"])
-                & (low <= high)
+                & (arriving.phase >= field["phase_low"])
+                & (arriving.phase <= field["phase_high"])
+                & (arriving.index >= field["index_low"])
+                & (arriving.index <= field["index_high"])
+                & (arriving.low <= field["lane_high"])
+                & (arriving.high >= field["lane_low"])
+                & (arriving.low <= arriving.high)
+                & (field["lane_low"] <= field["lane_high"])
             ),
         ]
 

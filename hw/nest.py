@@ -2,8 +2,9 @@
 
 A nest of ``levels`` loops is a pipeline of :class:`LoopLevel`, the outermost first. A level takes a token from the
 loop around it and emits one token an iteration, with every affine output advanced by the level's stride and its own
-first and last flags added. Each level accepts its next outer token in the cycle in which it emits its last iteration,
-so no boundary of any loop costs a cycle.
+first and last flags shifted in behind those of the outer loops. So a level knows neither its number nor its address,
+and all levels of a nest are the same module. Each level accepts its next outer token in the cycle in which it emits
+its last iteration, so no boundary of any loop costs a cycle.
 
 A level's bound is replaced by its *last bound* where all outer levels named in its mask are in their last iteration:
 so an imperfect factor is a field of the descriptor and not a second descriptor.
@@ -15,7 +16,7 @@ descriptor is written, and may even start, while the current one runs.
 from collections.abc import Mapping
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -74,38 +75,42 @@ class LoopLevel(Block):
     """One loop of a nest.
 
     Contract: one token a cycle; latency 1 cycle from an outer token to its first iteration; no bubble between the
-    last iteration of one outer token and the first of the next.
+    last iteration of one outer token and the first of the next. Bit 0 of the outgoing flags is the level's own, bit k
+    that of the k-th loop around it.
 
     Parameters
     ----------
     levels : int
         Loops of the whole nest.
-    level : int
-        This one's number, 0 innermost.
     outputs : Mapping[str, int]
         Affine outputs and their widths.
-    base : int
-        Address of the level's first configuration word.
 
     Members
     -------
-    config : In(ConfigBus())
+    write : In
+        Write the level's word 0, 1, ...: bounds, mask (bit k: the k + 1-th loop around this one), one stride an output.
+    write_bank : In(1)
+    write_data : In(32)
     i : In(stream.Signature(token_layout(levels, outputs)))
     o : Out(stream.Signature(token_layout(levels, outputs)))
     """
 
-    config: Any
+    write: Signal
+    write_bank: Signal
+    write_data: Signal
     i: stream.Interface
     o: stream.Interface
 
     latency = 1
 
-    def __init__(self, levels: int, level: int, outputs: Mapping[str, int], base: int = 0) -> None:
-        self._levels, self._level, self._outputs, self._base = levels, level, dict(outputs), base
+    def __init__(self, levels: int, outputs: Mapping[str, int]) -> None:
+        self._levels, self._outputs = levels, dict(outputs)
         layout = token_layout(levels, outputs)
         super().__init__(
             {
-                "config": In(ConfigBus()),
+                "write": In(_WORDS_FIXED + len(outputs)),
+                "write_bank": In(1),
+                "write_data": In(32),
                 "i": In(stream.Signature(layout)),
                 "o": Out(stream.Signature(layout)),
             }
@@ -119,9 +124,9 @@ class LoopLevel(Block):
             m.submodules[name] = store
             write = store.write_port()
             m.d.comb += [
-                write.addr.eq(self.config.bank),
-                write.data.eq(self.config.data),
-                write.en.eq(self.config.valid & (self.config.address == self._base + index)),
+                write.addr.eq(self.write_bank),
+                write.data.eq(self.write_data),
+                write.en.eq(self.write[index]),
             ]
             return store
 
@@ -149,8 +154,8 @@ class LoopLevel(Block):
             self.i.ready.eq(~valid | (is_last & self.o.ready)),
             self.o.valid.eq(valid),
             self.o.payload.eq(token),
-            self.o.payload.first[self._level].eq(is_first),
-            self.o.payload.last[self._level].eq(is_last),
+            self.o.payload.first.eq(Cat(is_first, token.first)),
+            self.o.payload.last.eq(Cat(is_last, token.last)),
         ]
         m.d.comb += [stride.addr.eq(token.bank) for stride in strides.values()]
         with m.If(self.i.ready):
@@ -182,14 +187,13 @@ class LoopNest(Block):
         Loops.
     outputs : Mapping[str, int]
         Affine outputs and their widths in bits; arithmetic wraps.
-    base : int
-        Address of the nest's first configuration word.
     segment : int
         Levels between two links with a registered ready.
 
     Members
     -------
     config : In(ConfigBus())
+        Writes of this nest's words only, with addresses relative to its first one.
     start : In(stream.Signature(1))
         Bank of the descriptor to run.
     o : Out(stream.Signature(token_layout(levels, outputs)))
@@ -200,8 +204,8 @@ class LoopNest(Block):
     start: stream.Interface
     o: stream.Interface
 
-    def __init__(self, levels: int, outputs: Mapping[str, int], base: int = 0, segment: int = 4) -> None:
-        self._levels, self._outputs, self._base, self._segment = levels, dict(outputs), base, segment
+    def __init__(self, levels: int, outputs: Mapping[str, int], segment: int = 4) -> None:
+        self._levels, self._outputs, self._segment = levels, dict(outputs), segment
         self._layout = token_layout(levels, outputs)
         super().__init__(
             {
@@ -240,14 +244,14 @@ class LoopNest(Block):
         levels, outputs
             As of the nest.
         loops : list of (bound, last_bound, mask, strides)
-            From the innermost (level 0) outwards; missing outer levels run once.
+            From the innermost (level 0) outwards; missing outer levels run once. Bit k of a mask names level k.
         bases : Mapping[str, int]
             Initial value of each output.
 
         Raises
         ------
         ValueError
-            If there are more loops than levels, or a field does not fit.
+            If there are more loops than levels, a field does not fit, or a mask names a level that is not further out.
         """
         if len(loops) > levels:
             raise ValueError(f"a nest of {levels} levels cannot run {len(loops)} loops")
@@ -260,11 +264,18 @@ class LoopNest(Block):
             for value in (bound, last):
                 if not 1 <= value <= 1 << BOUND_WIDTH:
                     raise ValueError(f"loop bound must be from 1 to {1 << BOUND_WIDTH}, not {value}")
+            if mask & ((2 << level) - 1) or mask >> levels:
+                raise ValueError(f"mask of level {level} must name outer levels only, not {mask:#b}")
             words[at] = (last - 1) << BOUND_WIDTH | (bound - 1)
-            words[at + 1] = mask
+            words[at + 1] = mask >> (level + 1)
             for position, (name, width) in enumerate(outputs.items()):
                 words[at + 2 + position] = _fit(strides.get(name, 0), width, f"stride of {name}")
         return words
+
+    def _writes(self, address: int) -> Value:
+        """Whether the configuration word at an address is written."""
+        config: Any = self.config
+        return config.valid & (config.address == address)
 
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
@@ -281,7 +292,7 @@ class LoopNest(Block):
             m.d.comb += [
                 write.addr.eq(self.config.bank),
                 write.data.eq(self.config.data),
-                write.en.eq(self.config.valid & (self.config.address == self._base + position)),
+                write.en.eq(self._writes(position)),
                 read.addr.eq(self.start.payload),
                 entry.i.payload.out[name].eq(read.data),
             ]
@@ -291,9 +302,13 @@ class LoopNest(Block):
                 m.submodules[f"link{level}"] = link = Buffer(self._layout)
                 wiring.connect(m, upstream, link.i)
                 upstream = link.o
-            at = self._base + len(self._outputs) + level * (_WORDS_FIXED + len(self._outputs))
-            m.submodules[f"level{level}"] = loop = LoopLevel(self._levels, level, self._outputs, at)
-            wiring.connect(m, wiring.flipped(self.config), loop.config)
+            m.submodules[f"level{level}"] = loop = LoopLevel(self._levels, self._outputs)
+            at = len(self._outputs) + level * len(loop.write)
+            m.d.comb += [
+                loop.write.eq(Cat(self._writes(at + word) for word in range(len(loop.write)))),
+                loop.write_bank.eq(self.config.bank),
+                loop.write_data.eq(self.config.data),
+            ]
             wiring.connect(m, upstream, loop.i)
             upstream = loop.o
         wiring.connect(m, upstream, wiring.flipped(self.o))

@@ -15,7 +15,7 @@ from rowmesh.hw.block import Block
 from rowmesh.hw.buffet import Buffet
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.layouts import PSUM_FLAGS, psum_layout, step_layout, word_layout
-from rowmesh.hw.link import Fifo
+from rowmesh.hw.link import Fifo, Stage
 from rowmesh.hw.multicast import Tap
 
 __all__ = ["PE_EVENTS", "PE_FIELDS", "PE_WAITS", "ProcessingElement"]
@@ -130,16 +130,16 @@ class ProcessingElement(Block):
             m.submodules[f"{name}_tap"], m.submodules[f"{name}_spad"] = tap, buffet
             wiring.connect(m, wiring.flipped(getattr(self, f"{name}_i")), tap.i)
             wiring.connect(m, tap.o, wiring.flipped(getattr(self, f"{name}_o")))
-            head = tap.local.payload
+            arriving = tap.i.payload
             m.d.comb += [
                 tap.match.eq(
                     field["active"]
-                    & (head.index >= field[f"{name}_low"])
-                    & (head.index <= field[f"{name}_high"])
-                    & ((head.edge & field["skip"]) == 0)
+                    & (arriving.index >= field[f"{name}_low"])
+                    & (arriving.index <= field[f"{name}_high"])
+                    & ((arriving.edge & field["skip"]) == 0)
                 ),
                 buffet.fill.valid.eq(tap.local.valid),
-                buffet.fill.payload.eq(head.data),
+                buffet.fill.payload.eq(tap.local.payload.data),
                 tap.local.ready.eq(buffet.fill.ready),
                 self.events[PE_EVENTS.index(f"{name}_delivered")].eq(tap.local.valid & tap.local.ready),
             ]
@@ -154,16 +154,24 @@ class ProcessingElement(Block):
         wiring.connect(m, step_tap.local, steps.i)
         m.d.comb += step_tap.match.eq(field["active"])
 
-        step = steps.o.payload
-        absent, operands, room, go = Signal(), Signal(), Signal(), Signal()
-        reserved = Signal(range(config.chain_fifo + 1))
+        # the next step is held in a register, with the answer whether this PE takes part
+        m.submodules.next_step = next_step = Stage(data.StructLayout({"step": step_layout(config), "absent": 1}))
+        m.d.comb += [
+            next_step.i.valid.eq(steps.o.valid),
+            next_step.i.payload.step.eq(steps.o.payload),
+            next_step.i.payload.absent.eq((steps.o.payload.edge & field["skip"]) != 0),
+            steps.o.ready.eq(next_step.i.ready),
+        ]
+        step, absent = next_step.o.payload.step, next_step.o.payload.absent
+        operands, room, go = Signal(), Signal(), Signal()
+        reserved, reserved_all = Signal(range(config.chain_fifo + 1)), Signal()
+        reserve, free = Signal(), Signal()
         m.submodules.own = own = Fifo(psum_layout(config), config.chain_fifo)
         m.d.comb += [
-            absent.eq((step.edge & field["skip"]) != 0),
             operands.eq(absent | (iact.available & weight.available)),
-            room.eq(~step.emit | (reserved != config.chain_fifo)),
-            go.eq(steps.o.valid & operands & room),
-            steps.o.ready.eq(operands & room),
+            room.eq(~step.emit | ~reserved_all),
+            go.eq(next_step.o.valid & operands & room),
+            next_step.o.ready.eq(operands & room),
             iact.offset.eq(step.iact),
             iact.enable.eq(go & ~absent),
             iact.release.eq(step.iact_release),
@@ -172,11 +180,16 @@ class ProcessingElement(Block):
             weight.enable.eq(go & ~absent),
             weight.release.eq(step.weight_release),
             weight.sync.eq(step.weight_sync),
-            self.waits[0].eq(steps.o.valid & ~absent & ~iact.available),
-            self.waits[1].eq(steps.o.valid & ~absent & ~weight.available),
-            self.waits[2].eq(steps.o.valid & ~room),
+            self.waits[0].eq(next_step.o.valid & ~absent & ~iact.available),
+            self.waits[1].eq(next_step.o.valid & ~absent & ~weight.available),
+            self.waits[2].eq(next_step.o.valid & ~room),
+            reserve.eq(go & step.emit),
+            free.eq(own.o.valid & own.o.ready),
         ]
-        m.d.sync += reserved.eq(reserved + (go & step.emit) - (own.o.valid & own.o.ready))
+        with m.If(reserve & ~free):
+            m.d.sync += [reserved.eq(reserved + 1), reserved_all.eq(reserved == config.chain_fifo - 1)]
+        with m.Elif(free & ~reserve):
+            m.d.sync += [reserved.eq(reserved - 1), reserved_all.eq(0)]
 
         # three stages behind the buffets' read: operands, product, sum
         control = data.StructLayout(
@@ -198,6 +211,8 @@ class ProcessingElement(Block):
         a, w = Signal(signed(config.data_width)), Signal(signed(config.data_width))
         product = Signal(signed(2 * config.data_width))
         m.d.sync += [a.eq(iact.response), w.eq(weight.response), product.eq(a * w)]
+        with m.If(stages[1].void):  # an absent PE's psum is zero, so that a chain can add it
+            m.d.sync += product.eq(0)
 
         at = stages[2]
         spad: Any
@@ -208,12 +223,12 @@ class ProcessingElement(Block):
         total = Signal(signed(config.acc_width))
         m.d.comb += [
             read.addr.eq(at.psum),
-            total.eq(Mux(at.clear, 0, read.data) + product),
+            total.eq(Mux(at.clear | at.void, 0, read.data) + product),
             store.addr.eq(at.psum),
             store.data.eq(total),
             store.en.eq(valid[2] & ~at.emit & ~at.void),
             own.i.valid.eq(valid[2] & at.emit),
-            own.i.payload.value.eq(Mux(at.void, 0, total)),
+            own.i.payload.value.eq(total),
             own.i.payload.void.eq(at.void),
             *[own.i.payload[flag].eq(at[flag]) for flag in PSUM_FLAGS],
             self.events[PE_EVENTS.index("mac")].eq(go & ~absent),

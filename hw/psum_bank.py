@@ -13,7 +13,7 @@ from amaranth.lib import memory, stream
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from rowmesh.hw.block import Block
+from rowmesh.hw.block import Block, memory_style
 from rowmesh.hw.buffet import wrapped_sum
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.layouts import psum_layout
@@ -90,7 +90,7 @@ class PsumBank(Block):
         m = Module()
         depth, width = self._config.psum_bank_words, signed(self._config.acc_width)
         store: Any
-        m.submodules.store = store = memory.Memory(shape=width, depth=depth, init=[])
+        m.submodules.store = store = memory.Memory(shape=width, depth=depth, init=[], attrs=memory_style(block=True))
         read, write = store.read_port(domain="sync"), store.write_port()
 
         tail, base, next_word, head = (Signal(range(depth), name=n) for n in ("tail", "base", "next_word", "head"))
@@ -148,19 +148,20 @@ class PsumBank(Block):
             *[two[name].eq(one[name]) for name in one],
             old.eq(read.data),
         ]
-        final, freed = Signal(), Signal(range(depth + 1))
+        # with free coming late, all that it selects from is computed without it
+        final, kept, still_final = Signal(), Signal.like(held), Signal.like(finals)
         m.d.comb += [
             write.addr.eq(two["address"]),
             write.data.eq(Mux(two["first"], 0, old) + two["value"]),
             write.en.eq(two["valid"] & ~two["void"]),
             final.eq(two["valid"] & two["last"]),
-            freed.eq(Mux(self.free, self.release, 0)),
+            kept.eq(Mux(self.free, held - self.release, held)),
+            still_final.eq(Mux(self.free, finals - self.release, finals)),
         ]
-        m.d.sync += [
-            head.eq(wrapped_sum(m, head, freed, depth, "next_head")),
-            held.eq(held + (accept & psum.first) - freed),
-            finals.eq(finals + final - freed),
-        ]
+        m.d.sync += [held.eq(kept + (accept & psum.first)), finals.eq(still_final + final)]
+        next_head = wrapped_sum(m, head, self.release, depth, "next_head")
+        with m.If(self.free):
+            m.d.sync += head.eq(next_head)
         # the drain's word leaves the memory's register before an update's read replaces it
         drained, latched = Signal(), Signal(width, reset_less=True)
         m.d.sync += drained.eq(self.enable)

@@ -156,15 +156,15 @@ def test_buffet_larger(case: Case) -> None:
 @pytest.mark.parametrize(
     ("check", "case", "old", "new"),
     [
-        ("occupancy", Case(3), "held + filled - freed", "held + filled - moved"),
+        ("occupancy", Case(3), "Mux(self.enable, held - self.release, held)", "Mux(self.enable, held - after, held)"),
         ("occupancy", Case(3), "held = Signal(count)  #", "held = Signal(count, reset_less=True)  #"),
         ("room", Case(3), "ready.eq(held != self._depth)", "ready.eq(stored != self._depth)"),
         ("room", Case(3), "ready.eq(held != self._depth)", "ready.eq(held <= self._depth)"),
         ("covered", Case(3), "self.release <= held", "self.release < held"),
         ("available", Case(3), "self.offset < stored", "self.offset <= stored"),
         ("available", Case(3), "stored = Signal(range(2 * self._depth + 1))", "stored = Signal(count)"),
-        ("available", Case(3), "moved.eq(lag + self.release)", "moved.eq(self.release)"),
-        ("data", Case(3), "wrapped_sum(m, origin, moved,", "wrapped_sum(m, origin, freed,"),
+        ("available", Case(3), "after.eq(lag + self.release)", "after.eq(self.release)"),
+        ("data", Case(3), "wrapped_sum(m, origin, after,", "wrapped_sum(m, origin, self.release,"),
         ("data", Case(3, round_up=False), "with m.If(total >= depth)", "with m.If(total > depth)"),
         ("data", Case(3), "with m.If(self.enable & ~self.quiet)", "with m.If(self.enable)"),
         ("data", Case(4, block=True), "read.en.eq(self.enable & ~self.quiet)", "read.en.eq(1)"),

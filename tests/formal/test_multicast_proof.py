@@ -27,7 +27,7 @@ def tap_proof(module: ModuleType = multicast, registered: bool = True) -> Proof:
         dut.i.payload.eq(p.free(WIDTH, "i_payload")),
         dut.o.ready.eq(p.free(1, "o_ready")),
         dut.local.ready.eq(p.free(1, "local_ready")),
-        dut.match.eq(dut.local.payload[0]),
+        dut.match.eq(dut.i.payload[0]),
     ]
     push = Signal()
     m.d.comb += push.eq(dut.i.valid & dut.i.ready)
@@ -159,14 +159,14 @@ def test_tap(registered: bool) -> None:
     ("check", "old", "new"),
     [
         ("next_once", "self.o.valid.eq(hold.o.valid & served)", "self.o.valid.eq(hold.o.valid)"),
-        ("local_once", "hold.o.valid & self.match & self.o.ready", "hold.o.valid & self.match"),
-        ("local_subscribed", "hold.o.valid & self.match & self.o.ready", "hold.o.valid & self.o.ready"),
+        ("local_once", "hold.o.valid & head.match & self.o.ready", "hold.o.valid & head.match"),
+        ("local_subscribed", "hold.o.valid & head.match & self.o.ready", "hold.o.valid & self.o.ready"),
         ("nothing_left_behind", "hold.o.ready.eq(served & self.o.ready)", "hold.o.ready.eq(self.o.ready)"),
-        ("deaf_leg", "served.eq(~self.match | self.local.ready)", "served.eq(self.local.ready)"),
-        ("progress", "self.o.valid.eq(hold.o.valid & served)", "self.o.valid.eq(hold.o.valid & ~self.match)"),
-        ("next_order", "self.o.payload.eq(hold.o.payload)", "self.o.payload.eq(self.i.payload)"),
+        ("deaf_leg", "served.eq(~head.match | self.local.ready)", "served.eq(self.local.ready)"),
+        ("progress", "self.o.valid.eq(hold.o.valid & served)", "self.o.valid.eq(hold.o.valid & ~head.match)"),
+        ("next_order", "self.o.payload.eq(head.item)", "self.o.payload.eq(self.i.payload)"),
         ("next_stable", "hold.o.ready.eq(served & self.o.ready)", "hold.o.ready.eq(1)"),
-        ("local_order", "self.local.payload.eq(hold.o.payload)", "self.local.payload.eq(self.i.payload)"),
+        ("local_order", "self.local.payload.eq(head.item)", "self.local.payload.eq(self.i.payload)"),
     ],
 )
 def test_tap_control(check: str, old: str, new: str) -> None:
@@ -184,11 +184,15 @@ def test_row_tap() -> None:
     [
         ("words", "lane.eq(low), end.eq(high)", "lane.eq(head.low), end.eq(high)"),
         ("words", "self.row.payload.index.eq(flit.index)", "self.row.payload.index.eq(head.index)"),
-        ("once", "(head.index <= field", "(head.index >= field"),
+        ("once", "(arriving.index <= field", "(arriving.index >= field"),
         ("once", "(lane == end)", "(lane == flit.high)"),
         ("room", "~valid | (self.row.ready & (lane == end))", "1"),
         ("no_bubble", "valid.eq(tap.local.valid)", "valid.eq(tap.local.valid & ~valid)"),
-        ("progress", "tap.match.eq(", "tap.match.eq(self.i.valid & "),
+        (
+            "progress",
+            "hold.o.ready.eq(served & self.o.ready)",
+            "hold.o.ready.eq(served & self.o.ready & self.local.valid)",
+        ),
     ],
 )
 def test_row_tap_control(check: str, old: str, new: str) -> None:

@@ -165,7 +165,11 @@ async def random_programs(dut):
         for name, items in (*buses.items(), ("step", steps), ("psum", below)):
             unit.i[name].send(items)
         await unit.bench.until(
-            lambda total=total: len(unit.o["psum"].items) >= total and all(port.done for port in unit.i.values()),
+            lambda total=total, buses=buses: (
+                len(unit.o["psum"].items) >= total
+                and all(len(unit.o[name].items) >= len(bus) for name, bus in buses.items())
+                and all(port.done for port in unit.i.values())
+            ),
             30000,
         )
         await unit.bench.run(12)
