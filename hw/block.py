@@ -8,7 +8,7 @@ Elaborated for anything else (the simulator, a formal proof) a block is an ordin
 import enum
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from amaranth.hdl import ClockSignal, Instance, ResetSignal, Shape, ShapeCastable, Value
 from amaranth.lib import wiring
@@ -25,12 +25,18 @@ class Emission:
         The top component.
     name : str
         Module name of the top.
+
+    Attributes
+    ----------
+    shared : list of str
+        Modules whose blocks are ``shared``, so far.
     """
 
     def __init__(self, root: "Block", name: str) -> None:
         self._names: dict[str, str] = {root.key: name}
         self._pending: list[Block] = [root]
         self._count: dict[str, int] = {}
+        self.shared: list[str] = []
         self.current: Block | None = None
 
     def take(self) -> "tuple[str, Block] | None":
@@ -48,6 +54,8 @@ class Emission:
             self._count[stem] = number
             self._names[block.key] = stem if number == 1 else f"{stem}_{number}"
             self._pending.append(block)
+            if block.shared:
+                self.shared.append(self._names[block.key])
         return self._names[block.key]
 
     def instance(self, block: "Block") -> Instance:
@@ -101,10 +109,13 @@ class Block(wiring.Component):
         Class and arguments: equal for components that are the same module.
     label : str
         Name of the module, unless taken: class and arguments in words.
+    shared : bool
+        Large and used many times: simulators do well to keep its code apart, once for all instances.
     """
 
     key: str
     label: str
+    shared: ClassVar[bool] = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Block":  # noqa: D102
         self = super().__new__(cls)

@@ -152,7 +152,6 @@ class Buffet(Block):
         fill = Signal()
         m.d.comb += [
             fill.eq(self.fill.valid & self.fill.ready),
-            self.fill.ready.eq(held != self._depth),
             filled.eq(fill + self.skip),
             write.addr.eq(tail),
             write.data.eq(self.fill.payload),
@@ -173,12 +172,23 @@ class Buffet(Block):
             m.d.sync += lag.eq(Mux(self.sync, 0, after))
             with m.If(self.sync):
                 m.d.sync += origin.eq(next_origin)
+        if self._skip_width:
+            m.d.comb += self.fill.ready.eq(held != self._depth)
+        else:  # the same as a register
+            full = Signal()
+            m.d.comb += self.fill.ready.eq(~full)
+            with m.If(self.enable & (self.release != 0)):
+                m.d.sync += full.eq(0)
+            with m.Elif(fill & (held == self._depth - 1)):
+                m.d.sync += full.eq(1)
         step = 1 if not self._skip_width else filled
         with m.If(fill | (self.skip != 0) if self._skip_width else fill):
             m.d.sync += tail.eq(wrapped_sum(m, tail, step, self._physical, "next_tail"))
         if self._block:
             m.d.comb += [self.response.eq(read.data), read.en.eq(self.enable & ~self.quiet)]
         else:
+            response = Signal(self._shape, reset_less=True)
+            m.d.comb += self.response.eq(response)
             with m.If(self.enable & ~self.quiet):
-                m.d.sync += self.response.eq(read.data)
+                m.d.sync += response.eq(read.data)
         return m

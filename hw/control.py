@@ -18,7 +18,7 @@ from rowmesh.hw.block import Block
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.dma import Beats, request_layout
-from rowmesh.hw.link import Fifo
+from rowmesh.hw.link import Buffer, Fifo
 from rowmesh.hw.nest import ConfigBus
 from rowmesh.hw.program import MAGIC, STARTABLE, Op, header_layout
 from rowmesh.hw.registers import ADDRESS_WIDTH, COUNTER_BASE, ErrorCode, registers
@@ -124,7 +124,7 @@ class CommandProcessor(Block):
 
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
-        word, valid, take = Signal(32, reset_less=True), Signal(), Signal()
+        word, valid, take = Signal(32), Signal(), Signal()
         extend, beats = Signal(), Signal(_LENGTH_WIDTH)
         clear, drained = Signal(), Signal()
         self._fetch(m, extend, beats, clear, drained, word, valid, take)
@@ -174,7 +174,7 @@ class CommandProcessor(Block):
         rest = Signal.like(remaining)
         m.d.comb += rest.eq(remaining - asked)
         m.d.sync += remaining.eq(rest)
-        with m.If((~pending | go) & (remaining != 0) & (room >= most)):
+        with m.If(~pending & (remaining != 0) & (room >= most)):  # one burst in two cycles is more than enough
             m.d.comb += asked.eq(part)
             m.d.sync += [
                 pending.eq(1),
@@ -197,17 +197,21 @@ class CommandProcessor(Block):
         words = config.axi_data_width // 32
         index = Signal(range(words))
         fetch = Signal()
+        m.submodules.words = DomainRenamer("queue")(ahead := Buffer(unsigned(32)))
         m.d.comb += [
-            fetch.eq(queue.o.valid & (~valid | take)),
+            ahead.i.valid.eq(queue.o.valid),
+            ahead.i.payload.eq(queue.o.payload.word_select(index, 32)),
+            fetch.eq(queue.o.valid & ahead.i.ready),
             pop.eq(fetch & (index == words - 1)),
             queue.o.ready.eq(pop),
+            valid.eq(ahead.o.valid),
+            word.eq(ahead.o.payload),
+            ahead.o.ready.eq(take),
         ]
         with m.If(fetch):
-            m.d.sync += [word.eq(queue.o.payload.word_select(index, 32)), index.eq(index + 1)]
-        with m.If(~valid | take):
-            m.d.sync += valid.eq(queue.o.valid)
+            m.d.sync += index.eq(index + 1)
         with m.If(clear):
-            m.d.sync += [valid.eq(0), index.eq(0)]
+            m.d.sync += index.eq(0)
         m.d.sync += self.moved.eq(take | self.data.valid)
 
     def _execute(
@@ -238,8 +242,9 @@ class CommandProcessor(Block):
         m.d.sync += self.config.valid.eq(0)
         with m.If(settle != 0):
             m.d.sync += settle.eq(settle - 1)
+        none_left = Signal()
         with m.If(take):
-            m.d.sync += left.eq(left - 1)
+            m.d.sync += [left.eq(left - 1), none_left.eq(left == 1)]
         for port in self.starts:
             m.d.comb += port.payload.eq(bank)
             with m.If(port.valid & port.ready):
@@ -261,12 +266,12 @@ class CommandProcessor(Block):
                     refuse()
             with m.State("LENGTH"), m.If(ready):
                 m.d.comb += [take.eq(1), extend.eq(1)]
-                m.d.sync += left.eq(word - 2)
+                m.d.sync += [left.eq(word - 2), none_left.eq(0)]
                 m.next = "HEADER"
                 with m.If((word < 3) | (word >> _LENGTH_WIDTH != 0)):
                     refuse()
             with m.State("HEADER"):
-                with m.If(left == 0):
+                with m.If(none_left):
                     refuse()
                 with m.Elif(ready):
                     m.d.comb += take.eq(1)
@@ -291,7 +296,7 @@ class CommandProcessor(Block):
                     with m.If(((header.op == Op.START) | (header.op == Op.WAIT)) & ~named):
                         refuse()
             with m.State("WRITE"):
-                with m.If(left == 0):
+                with m.If(none_left):
                     refuse()
                 with m.Elif(ready):
                     m.d.comb += take.eq(1)

@@ -218,6 +218,9 @@ class Core(Block):
             observer.mac.eq(pe_events["pe_mac"] != 0),
             observer.issued.eq(issuer.issued),
             observer.waits.eq(array.waits),
+        ]
+        # the array's waits are older than that
+        m.d.sync += [
             observer.iact_starved.eq(read_iact.starved),
             observer.weight_starved.eq(read_weight.starved),
         ]
@@ -246,8 +249,6 @@ class Core(Block):
             else:
                 m.d.sync += target.eq(increments[name])
             at += width
-        m.d.sync += moved.eq(
-            Cat(value != 0 for name, value in increments.items() if not name.startswith("part_")).any()
-        )
+        m.d.sync += moved.eq(self.counters[len(PARTS) :].any())
         m.d.comb += self.progress.eq(moved)
         return m

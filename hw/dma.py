@@ -95,8 +95,8 @@ class Beats(wiring.Signature):
 class Splitter(Block):
     """Splits segments into bursts of at most ``burst_beats`` that do not cross 4 KB.
 
-    Contract: one burst a cycle, no bubble between segments; latency 1 cycle. A segment of no beats gives one
-    burst of no beats.
+    Contract: one burst a cycle, no bubble between segments; latency 2 cycles, the second in a link that registers both
+    sides. A segment of no beats gives one burst of no beats.
 
     Parameters
     ----------
@@ -109,12 +109,15 @@ class Splitter(Block):
     i : In(stream.Signature(segment_layout(config, carried)))
         The address is that of a whole beat.
     o : Out(stream.Signature(burst_layout(config, carried)))
+    busy : Out(1)
+        A burst is inside.
     """
 
     i: stream.Interface
     o: stream.Interface
+    busy: Signal
 
-    latency = 1
+    latency = 1 + Buffer.latency
 
     def __init__(self, config: ArchConfig, carried: Any = None) -> None:
         self._config, self._carried = config, carried
@@ -122,12 +125,16 @@ class Splitter(Block):
             {
                 "i": In(stream.Signature(segment_layout(config, carried))),
                 "o": Out(stream.Signature(burst_layout(config, carried))),
+                "busy": Out(1),
             }
         )
 
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
         config = self._config
+        m.submodules.link = link = Buffer(self.o.payload.shape())
+        wiring.connect(m, link.o, wiring.flipped(self.o))
+        o = link.i
         shift = exact_log2(config.beat_bytes)
         page = PAGE_BYTES // config.beat_bytes
         most = min(config.burst_beats, page)
@@ -136,34 +143,44 @@ class Splitter(Block):
         segment: Any = Signal(segment_layout(config, self._carried), reset_less=True)
         room = Signal(range(page + 1), reset_less=True)  # beats to the end of the page
         limit = Signal(range(most + 1), reset_less=True)  # of them, what a burst can take
-        fits, taken = Signal(), Signal()
+        fits = Signal(reset_less=True)  # what is left of the segment is one burst
+        taken = Signal()
         m.d.comb += [
-            fits.eq(segment.beats <= limit),
-            taken.eq(~valid | (self.o.ready & fits)),
+            taken.eq(~valid | (o.ready & fits)),
             self.i.ready.eq(taken),
-            self.o.valid.eq(valid),
-            self.o.payload.address.eq(segment.address),
-            self.o.payload.beats.eq(Mux(fits, segment.beats, limit)),
-            self.o.payload.first.eq(first),
-            self.o.payload.last.eq(fits),
+            self.busy.eq(valid | link.o.valid),
+            o.valid.eq(valid),
+            o.payload.address.eq(segment.address),
+            o.payload.beats.eq(Mux(fits, segment.beats, limit)),
+            o.payload.first.eq(first),
+            o.payload.last.eq(fits),
         ]
         if self._carried is not None:
-            m.d.comb += self.o.payload.carried.eq(segment.carried)
-        new_room = Signal.like(room)
+            m.d.comb += o.payload.carried.eq(segment.carried)
+        # both of what `taken` selects from are computed before it is known
+        rooms = {name: Signal.like(room, name=f"room_{name}") for name in ("taken", "rest")}
+        limits = {name: Mux(value > most, most, value) for name, value in rooms.items()}
         rest = Signal.like(room)
-        m.d.comb += rest.eq(room - limit)
-        with m.If(taken):
-            m.d.comb += new_room.eq(page - self.i.payload.address[shift : exact_log2(PAGE_BYTES)])
-        with m.Else():
-            m.d.comb += new_room.eq(Mux(rest == 0, page, rest))
-        with m.If(taken | self.o.ready):
-            m.d.sync += [room.eq(new_room), limit.eq(Mux(new_room > most, most, new_room)), first.eq(taken)]
+        m.d.comb += [
+            rooms["taken"].eq(page - self.i.payload.address[shift : exact_log2(PAGE_BYTES)]),
+            rest.eq(room - limit),
+            rooms["rest"].eq(Mux(rest == 0, page, rest)),
+        ]
+        left = Signal(LENGTH_WIDTH)
+        m.d.comb += left.eq(segment.beats - limit)
+        with m.If(taken | o.ready):
+            m.d.sync += [
+                room.eq(Mux(taken, rooms["taken"], rooms["rest"])),
+                limit.eq(Mux(taken, limits["taken"], limits["rest"])),
+                fits.eq(Mux(taken, self.i.payload.beats <= limits["taken"], left <= limits["rest"])),
+                first.eq(taken),
+            ]
         with m.If(taken):
             m.d.sync += [valid.eq(self.i.valid), segment.eq(self.i.payload)]
-        with m.Elif(self.o.ready):
+        with m.Elif(o.ready):
             m.d.sync += [
                 segment.address.eq(segment.address + (limit << shift)),
-                segment.beats.eq(segment.beats - limit),
+                segment.beats.eq(left),
             ]
         return m
 
@@ -355,7 +372,7 @@ class Loader(Block):
             wiring.connect(m, stage.o, link.i)
             busy = stage.o.valid
         issuing = self._issue(m, splitter.o)
-        busy |= (segments.running != 0) | link.o.valid | splitter.o.valid | issuing
+        busy |= (segments.running != 0) | link.o.valid | splitter.busy | issuing
         m.d.comb += self.idle.eq(~busy)
         return m
 
@@ -694,7 +711,7 @@ class Storer(Block):
     error : Out(1)
         It was not OKAY.
     written_words : Out(bits_for(flit_words))
-        Data words written by this cycle's beat (those with their strobes set).
+        Data words of the beat written in the cycle before (those with their strobes set).
     written_beats : Out(1)
         A beat was written.
     """
@@ -851,7 +868,7 @@ class Storer(Block):
             m.d.sync += remaining.eq(remaining - pop)
 
         word_bytes = config.data_width // 8
-        strobes = Cat(view.strobe[k * word_bytes] for k in range(config.flit_words))
+        strobes = Signal(config.flit_words, reset_less=True)  # of the beat written in the cycle before
         total: Any = Const(0)
         for bit in strobes:
             total = total + bit
@@ -859,9 +876,10 @@ class Storer(Block):
             self.outstanding.eq(self.outstanding + issue - axi.bvalid),
             self.responded.eq(axi.bvalid),
             self.error.eq(axi.bvalid & (axi.bresp != RESP_OKAY)),
+            strobes.eq(Cat(view.strobe[k * word_bytes] for k in range(config.flit_words))),
             self.written_beats.eq(pop),
-            self.written_words.eq(Mux(pop, total, 0)),
+            self.written_words.eq(Mux(self.written_beats, total, 0)),
         ]
-        busy = (segments.running != 0) | link.o.valid | splitter.o.valid | stage.o.valid
+        busy = (segments.running != 0) | link.o.valid | splitter.busy | stage.o.valid
         m.d.comb += self.idle.eq(~(busy | (self.outstanding != 0)))
         return m

@@ -208,11 +208,11 @@ class Drain(Block):
         descriptor.connect(m, self.config, nest)
         wiring.connect(m, wiring.flipped(self.start), nest.start)
         token = nest.o.payload
-        run_fields = ("raw", "zero_point", "clamp_low", "clamp_high", "use_param", "lane_param")
-        plan_bank, pipe_bank = Signal(), Signal()
+        run_fields = ("raw", "zero_point", "clamp_low", "clamp_high", "use_param")
+        pipe_bank = Signal()
         field, piped = {}, {}
         for entry in descriptor.fields:
-            users = [plan_bank, pipe_bank] if entry.name in run_fields else [token.bank]
+            users = [token.bank, pipe_bank] if entry.name in run_fields else [token.bank]
             values = field_signal(m, self.config, descriptor.address(entry.name), entry.name, entry.width, users)
             field[entry.name], piped[entry.name] = values[0], values[-1]
 
@@ -222,7 +222,8 @@ class Drain(Block):
                 "bank": 1,
                 "offset": ceil_log2(config.psum_bank_words),
                 "group": bits_for(groups),
-                "param": ceil_log2(config.param_words),
+                "use_param": 1,
+                "params": data.ArrayLayout(unsigned(ceil_log2(config.param_words)), lanes),
                 "slot": ceil_log2(config.flit_words),
                 "used": config.cols,  # columns that give a word
                 "held": config.cols,  # columns whose bank holds a slot
@@ -238,9 +239,10 @@ class Drain(Block):
         m.d.comb += [
             plan.i.valid.eq(nest.o.valid),
             nest.o.ready.eq(plan.i.ready),
-            plan_bank.eq(now.bank),
             made.bank.eq(token.bank),
-            *[getattr(made, name).eq(token.out[name]) for name in ("offset", "group", "param", "slot")],
+            *[getattr(made, name).eq(token.out[name]) for name in ("offset", "group", "slot")],
+            made.use_param.eq(field["use_param"]),
+            *[made.params[lane].eq(token.out.param + lane * field["lane_param"]) for lane in range(lanes)],
             columns.eq(Mux(matches(field["edge_mask"], token.last, levels), field["columns_edge"], field["columns"])),
             *[made.used[col].eq(col < columns) for col in range(config.cols)],
             *[made.held[col].eq(col < field["columns"]) for col in range(config.cols)],
@@ -299,7 +301,7 @@ class Drain(Block):
             psums_ready.eq(Array(group_ready)[now.group]),
             chosen.eq(Array(used)[now.group]),
             params_ready.eq(
-                ~field["use_param"]
+                ~now.use_param
                 | Cat((~chosen[k] | table.available) & table.covered for k, table in enumerate(params)).all()
             ),
             go.eq(plan.o.valid & psums_ready & params_ready & advance & settled),
@@ -308,7 +310,7 @@ class Drain(Block):
         ]
         for lane, table in enumerate(params):
             m.d.comb += [
-                table.offset.eq(now.param + lane * field["lane_param"]),
+                table.offset.eq(now.params[lane]),
                 table.enable.eq(go),
                 table.release.eq(now.param_release),
                 table.sync.eq(1),

@@ -24,8 +24,8 @@ _SCRIPT = (
 _ATTRIBUTES = "generator", "top", "src", "amaranth.hierarchy", "amaranth.decoding"
 
 
-def emit(top: Block, name: str) -> tuple[str, list[str]]:
-    """Return the Verilog-2005 text of a design and its module names.
+def emit(top: Block, name: str) -> tuple[str, list[str], list[str]]:
+    """Return the Verilog-2005 text of a design, the names of its modules, and of those the shared ones.
 
     Parameters
     ----------
@@ -46,4 +46,4 @@ def emit(top: Block, name: str) -> tuple[str, list[str]]:
         code = f"from pyosys import libyosys as ys; d = ys.Design(); [d.run_pass(p) for p in {script!r}]"
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
         verilog = target.read_text()
-    return verilog, re.findall(r"^module \\?(\S+?)\s*\(", verilog, flags=re.MULTILINE)
+    return verilog, re.findall(r"^module \\?(\S+?)\s*\(", verilog, flags=re.MULTILINE), emission.shared

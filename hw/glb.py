@@ -6,7 +6,7 @@ had, without touching memory, so that the programs of the PEs are the same at bo
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2
@@ -17,7 +17,7 @@ from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.descriptor import Descriptor, Engine, Field, field_signal
 from rowmesh.hw.flags import matches
 from rowmesh.hw.layouts import flit_layout, lane_width
-from rowmesh.hw.link import Buffer, Fifo
+from rowmesh.hw.link import Buffer, Fifo, Stage
 from rowmesh.hw.nest import ConfigBus, LoopNest
 
 __all__ = ["COORDINATE_WIDTH", "GlobalBank", "reader_descriptor"]
@@ -90,9 +90,9 @@ class GlobalBank(Block):
     starved : Out(1)
         The next flit waits for its fill.
     injected : Out
-        Words sent in this cycle.
+        Words sent (one cycle later).
     read : Out
-        Words read from the bank in this cycle.
+        Words read from the bank (one cycle later).
     """
 
     def __init__(self, config: ArchConfig, engine: Engine) -> None:
@@ -128,7 +128,7 @@ class GlobalBank(Block):
     def latency(self) -> int:
         """Cycles from the start token to the first flit."""
         nest = LoopNest.cycles_to_first(self.descriptor.levels, self._config.link_segment)
-        return nest + Buffer.latency + Buffet.latency + Fifo.latency
+        return nest + Stage.latency + Buffer.latency + Buffet.latency + Fifo.latency
 
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
@@ -159,11 +159,10 @@ class GlobalBank(Block):
                 "touch": 1,  # some word is read
                 "mask": words,  # lanes that are not padding
                 "end": 1,
-                "reads": bits_for(words),
-                "injects": bits_for(words),
                 **{name: flit_layout(config)[name].shape for name in ("low", "high", "phase", "index", "edge")},
             }
         )
+        m.submodules.flit = flit = Stage(plan_layout)
         m.submodules.plan = plan = Buffer(plan_layout)
         low, high = Signal(lane_width(config)), Signal(lane_width(config))
         first = matches(field["first_mask"], token.first, levels)
@@ -174,10 +173,6 @@ class GlobalBank(Block):
             high.eq(Mux(last, Mux(edge, field["high_edge"], field["high_last"]), field["high"])),
         ]
         inside = Signal(words)
-        valid_lanes = Signal(words)
-        for k in range(words):
-            above = low <= k if k < words - 1 else 1
-            m.d.comb += valid_lanes[k].eq(above & (high >= k if k else 1))
         if clip:
             bounds = {
                 name: field[limit].as_signed() for name, limit in (("y", "height"), ("block", "blocks"), ("x", "width"))
@@ -197,18 +192,15 @@ class GlobalBank(Block):
                 ]
         else:
             m.d.comb += inside.eq(~0)
-        made = plan.i.payload
+        made = flit.i.payload
         m.d.comb += [
-            plan.i.valid.eq(nest.o.valid),
-            nest.o.ready.eq(plan.i.ready),
+            flit.i.valid.eq(nest.o.valid),
+            nest.o.ready.eq(flit.i.ready),
             made.offset.eq(token.out.address),
             made.release.eq(Mux(matches(field["release_mask"], token.last, levels), field["release"], 0)),
             made.sync.eq(matches(field["sync_mask"], token.last, levels)),
             made.mask.eq(inside),
-            made.touch.eq((inside & valid_lanes).any()),
             made.end.eq(token.last.all()),
-            made.reads.eq(sum((inside & valid_lanes)[k] for k in range(words))),
-            made.injects.eq(high - low + 1),
             made.low.eq(low),
             made.high.eq(high),
             made.phase.eq(token.out.phase),
@@ -216,7 +208,19 @@ class GlobalBank(Block):
             made.edge.eq(Cat(matches(field[f"edge{k}_mask"], token.last, levels) for k in range(config.edge_flags))),
         ]
 
-        # second stage: the read; a place in the out queue is reserved
+        # second stage: whether the buffet is read at all
+        def words_read(plan: Any) -> Value:
+            lanes = [(plan.low <= k if k < words - 1 else 1) & (plan.high >= k if k else 1) for k in range(words)]
+            return plan.mask & Cat(lanes)
+
+        m.d.comb += [
+            plan.i.valid.eq(flit.o.valid),
+            flit.o.ready.eq(plan.i.ready),
+            plan.i.payload.eq(flit.o.payload),
+            plan.i.payload.touch.eq(words_read(flit.o.payload).any()),
+        ]
+
+        # third stage: the read; a place in the out queue is reserved
         m.submodules.queue = queue = Fifo(flit_layout(config), _OUT_FIFO)
         reserved = Signal(range(_OUT_FIFO + 1))
         now, go, ready = plan.o.payload, Signal(), Signal()
@@ -233,8 +237,8 @@ class GlobalBank(Block):
             buffet.enable.eq(go),
             self.freed.eq(Mux(go, now.release, 0)),
             self.starved.eq(plan.o.valid & ~ready),
-            self.read.eq(Mux(go & now.touch, now.reads, 0)),
-            self.injected.eq(Mux(go, now.injects, 0)),
+            self.read.eq(Mux(pending, sum(words_read(held)), 0)),
+            self.injected.eq(Mux(pending, held.high - held.low + 1, 0)),
         ]
         m.d.sync += [
             pending.eq(go),

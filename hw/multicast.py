@@ -119,6 +119,7 @@ class RowTap(Block):
     write_data: Signal
 
     latency = 2
+    shared = True
 
     def __init__(self, config: ArchConfig) -> None:
         self._config = config

@@ -1,4 +1,4 @@
-"""The processing element: three buffers, a multiplier-accumulator, and its hop of the psum chain.
+"""The processing element: its taps of the buses, its datapath, and its hop of the psum chain.
 
 Steps arrive from the cluster's nest; each PE waits for its own operands. There is no dataflow in here: what a PE
 computes is decided by the steps' offsets and by which words it subscribes to.
@@ -6,25 +6,21 @@ computes is decided by the steps' offsets and by which words it subscribes to.
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, signed, unsigned
-from amaranth.lib import data, memory, stream, wiring
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
 
 from rowmesh.hw.block import Block
-from rowmesh.hw.buffet import Buffet
 from rowmesh.hw.config import ArchConfig
-from rowmesh.hw.layouts import PSUM_FLAGS, psum_layout, step_layout, word_layout
-from rowmesh.hw.link import Fifo, Stage
+from rowmesh.hw.datapath import DATAPATH_EVENTS, PE_WAITS, Datapath
+from rowmesh.hw.layouts import psum_layout, step_layout, word_layout
 from rowmesh.hw.multicast import Tap
 
 __all__ = ["PE_EVENTS", "PE_FIELDS", "PE_WAITS", "ProcessingElement"]
 
-PE_EVENTS = ("iact_delivered", "weight_delivered", "mac", "psum_read", "psum_write")
+_DELIVERED = ("iact_delivered", "weight_delivered")
+PE_EVENTS = (*_DELIVERED, *DATAPATH_EVENTS)
 """What a PE reports for the performance counters, one bit each."""
-
-PE_WAITS = ("iact", "weight", "psum")
-"""What a PE's next step waits for, one bit each."""
 
 PE_FIELDS = (
     # (name, word, shift)
@@ -82,7 +78,8 @@ class ProcessingElement(Block):
     events: Signal
     waits: Signal
 
-    latency = 5
+    latency = Datapath.latency + 1
+    shared = True
 
     def __init__(self, config: ArchConfig) -> None:
         self._config = config
@@ -117,17 +114,16 @@ class ProcessingElement(Block):
             with m.If(self.write[index]):
                 m.d.sync += value.eq(self.write_data[shift : shift + width])
 
-        # operand buses: take a word if subscribed
-        buffets = {}
-        for name, depth, block in (("iact", config.iact_spad, False), ("weight", config.weight_spad, True)):
-            tap = Tap(word_layout(config), registered=False)
-            buffet = Buffet(
-                signed(config.data_width),
-                depth,
-                release_width=ceil_log2(config.iact_spad + 1) if name == "iact" else 1,
-                block=block and depth > 64,
-            )
-            m.submodules[f"{name}_tap"], m.submodules[f"{name}_spad"] = tap, buffet
+        m.submodules.datapath = datapath = Datapath(config)
+        m.d.comb += [
+            datapath.skip.eq(field["skip"]),
+            self.events[len(_DELIVERED) :].eq(datapath.events),
+            self.waits.eq(datapath.waits),
+        ]
+
+        # the buses: a word is taken if it is subscribed to
+        for name, local in (("iact", datapath.iact), ("weight", datapath.weight)):
+            m.submodules[f"{name}_tap"] = tap = Tap(word_layout(config), registered=False)
             wiring.connect(m, wiring.flipped(getattr(self, f"{name}_i")), tap.i)
             wiring.connect(m, tap.o, wiring.flipped(getattr(self, f"{name}_o")))
             arriving = tap.i.payload
@@ -138,106 +134,20 @@ class ProcessingElement(Block):
                     & (arriving.index <= field[f"{name}_high"])
                     & ((arriving.edge & field["skip"]) == 0)
                 ),
-                buffet.fill.valid.eq(tap.local.valid),
-                buffet.fill.payload.eq(tap.local.payload.data),
-                tap.local.ready.eq(buffet.fill.ready),
+                local.valid.eq(tap.local.valid),
+                local.payload.eq(tap.local.payload.data),
+                tap.local.ready.eq(local.ready),
                 self.events[PE_EVENTS.index(f"{name}_delivered")].eq(tap.local.valid & tap.local.ready),
             ]
-            buffets[name] = buffet
-        iact, weight = buffets["iact"], buffets["weight"]
-
-        # steps
-        m.submodules.step_tap = step_tap = Tap(step_layout(config), registered=False)
-        m.submodules.steps = steps = Fifo(step_layout(config), config.uop_fifo)
-        wiring.connect(m, wiring.flipped(self.step_i), step_tap.i)
-        wiring.connect(m, step_tap.o, wiring.flipped(self.step_o))
-        wiring.connect(m, step_tap.local, steps.i)
-        m.d.comb += step_tap.match.eq(field["active"])
-
-        # the next step is held in a register, with the answer whether this PE takes part
-        m.submodules.next_step = next_step = Stage(data.StructLayout({"step": step_layout(config), "absent": 1}))
-        m.d.comb += [
-            next_step.i.valid.eq(steps.o.valid),
-            next_step.i.payload.step.eq(steps.o.payload),
-            next_step.i.payload.absent.eq((steps.o.payload.edge & field["skip"]) != 0),
-            steps.o.ready.eq(next_step.i.ready),
-        ]
-        step, absent = next_step.o.payload.step, next_step.o.payload.absent
-        operands, room, go = Signal(), Signal(), Signal()
-        reserved, reserved_all = Signal(range(config.chain_fifo + 1)), Signal()
-        reserve, free = Signal(), Signal()
-        m.submodules.own = own = Fifo(psum_layout(config), config.chain_fifo)
-        m.d.comb += [
-            operands.eq(absent | (iact.available & weight.available)),
-            room.eq(~step.emit | ~reserved_all),
-            go.eq(next_step.o.valid & operands & room),
-            next_step.o.ready.eq(operands & room),
-            iact.offset.eq(step.iact),
-            iact.enable.eq(go & ~absent),
-            iact.release.eq(step.iact_release),
-            iact.sync.eq(step.iact_sync),
-            weight.offset.eq(step.weight),
-            weight.enable.eq(go & ~absent),
-            weight.release.eq(step.weight_release),
-            weight.sync.eq(step.weight_sync),
-            self.waits[0].eq(next_step.o.valid & ~absent & ~iact.available),
-            self.waits[1].eq(next_step.o.valid & ~absent & ~weight.available),
-            self.waits[2].eq(next_step.o.valid & ~room),
-            reserve.eq(go & step.emit),
-            free.eq(own.o.valid & own.o.ready),
-        ]
-        with m.If(reserve & ~free):
-            m.d.sync += [reserved.eq(reserved + 1), reserved_all.eq(reserved == config.chain_fifo - 1)]
-        with m.Elif(free & ~reserve):
-            m.d.sync += [reserved.eq(reserved - 1), reserved_all.eq(0)]
-
-        # three stages behind the buffets' read: operands, product, sum
-        control = data.StructLayout(
-            {
-                "psum": unsigned(max(1, ceil_log2(config.psum_spad))),
-                "clear": 1,
-                "emit": 1,
-                **{flag: 1 for flag in PSUM_FLAGS},
-                "void": 1,
-            }
-        )
-        stages: list[Any] = [Signal(control, name=f"stage{k}", reset_less=True) for k in range(3)]
-        valid = Signal(3)
-        m.d.sync += valid.eq(valid << 1 | go)
-        for name in control.members:
-            source = absent if name == "void" else getattr(step, name)
-            m.d.sync += stages[0][name].eq(source)
-        m.d.sync += [stages[1].eq(stages[0]), stages[2].eq(stages[1])]
-        a, w = Signal(signed(config.data_width)), Signal(signed(config.data_width))
-        product = Signal(signed(2 * config.data_width))
-        m.d.sync += [a.eq(iact.response), w.eq(weight.response), product.eq(a * w)]
-        with m.If(stages[1].void):  # an absent PE's psum is zero, so that a chain can add it
-            m.d.sync += product.eq(0)
-
-        at = stages[2]
-        spad: Any
-        m.submodules.psum_spad = spad = memory.Memory(
-            shape=signed(config.acc_width), depth=1 << max(1, ceil_log2(config.psum_spad)), init=[]
-        )
-        read, store = spad.read_port(domain="comb"), spad.write_port()
-        total = Signal(signed(config.acc_width))
-        m.d.comb += [
-            read.addr.eq(at.psum),
-            total.eq(Mux(at.clear | at.void, 0, read.data) + product),
-            store.addr.eq(at.psum),
-            store.data.eq(total),
-            store.en.eq(valid[2] & ~at.emit & ~at.void),
-            own.i.valid.eq(valid[2] & at.emit),
-            own.i.payload.value.eq(total),
-            own.i.payload.void.eq(at.void),
-            *[own.i.payload[flag].eq(at[flag]) for flag in PSUM_FLAGS],
-            self.events[PE_EVENTS.index("mac")].eq(go & ~absent),
-            self.events[PE_EVENTS.index("psum_read")].eq(valid[2] & ~at.void & ~at.clear),
-            self.events[PE_EVENTS.index("psum_write")].eq(valid[2] & ~at.void & ~at.emit),
-        ]
+        m.submodules.step_tap = tap = Tap(step_layout(config), registered=False)
+        wiring.connect(m, wiring.flipped(self.step_i), tap.i)
+        wiring.connect(m, tap.o, wiring.flipped(self.step_o))
+        wiring.connect(m, tap.local, datapath.step)
+        m.d.comb += tap.match.eq(field["active"])
 
         # the chain: psums of chains below go past, then one of our own
-        below, mine = self.psum_i.payload, own.o.payload
+        own = datapath.psum
+        below, mine = self.psum_i.payload, own.payload
         out: Any = Signal(psum_layout(config), reset_less=True)
         out_valid, out_ready = Signal(), Signal()
         passed = Signal(6)
@@ -247,10 +157,10 @@ class ProcessingElement(Block):
             passing.eq(~field["active"] | (passed != field["passes"])),
             adding.eq(~passing & ~field["chain_start"]),
             fire.eq(
-                out_ready & Mux(passing, self.psum_i.valid, own.o.valid & (field["chain_start"] | self.psum_i.valid))
+                out_ready & Mux(passing, self.psum_i.valid, own.valid & (field["chain_start"] | self.psum_i.valid))
             ),
-            self.psum_i.ready.eq(out_ready & (passing | (adding & own.o.valid))),
-            own.o.ready.eq(out_ready & ~passing & (field["chain_start"] | self.psum_i.valid)),
+            self.psum_i.ready.eq(out_ready & (passing | (adding & own.valid))),
+            own.ready.eq(out_ready & ~passing & (field["chain_start"] | self.psum_i.valid)),
             self.psum_o.valid.eq(out_valid),
             self.psum_o.payload.eq(out),
         ]

@@ -67,6 +67,7 @@ class PsumBank(Block):
     events: Signal
 
     latency = 3
+    shared = True
 
     def __init__(self, config: ArchConfig) -> None:
         self._config = config

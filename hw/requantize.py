@@ -156,6 +156,8 @@ class Requantizer(Block):
     )
     """Names of the pipeline's stages, in order; each register is prefixed by the stage that writes it."""
 
+    shared = True
+
     def __init__(self, acc_width: int, data_width: int) -> None:
         if not 4 <= data_width <= 16:
             raise ValueError(f"Requantizer.data_width must be from 4 to 16, not {data_width}")

@@ -120,8 +120,8 @@ class Top(Block):
         ]
         return m
 
-    def verilog(self) -> tuple[str, list[str]]:
-        """Return the Verilog text and the names of its modules."""
+    def verilog(self) -> tuple[str, list[str], list[str]]:
+        """Return the Verilog text, the names of its modules, and of those the shared ones (see `Block`)."""
         return emit(self, TOP_NAME)
 
     def c_header(self) -> str:
@@ -129,7 +129,7 @@ class Top(Block):
         return c_header(tuple(counter_widths(self._config)), WAITS)
 
 
-def metadata(config: ArchConfig, modules: list[str]) -> dict[str, Any]:
+def metadata(config: ArchConfig, modules: list[str], shared: list[str]) -> dict[str, Any]:
     """Return what software needs to know of a generated accelerator, ready for JSON.
 
     Parameters
@@ -137,6 +137,8 @@ def metadata(config: ArchConfig, modules: list[str]) -> dict[str, Any]:
     config : ArchConfig
     modules : list of str
         Module names of the Verilog.
+    shared : list of str
+        Those that a simulator should keep apart.
     """
     ports = {
         name: {
@@ -173,5 +175,5 @@ def metadata(config: ArchConfig, modules: list[str]) -> dict[str, Any]:
             for engine, layout in descriptors(config).items()
         },
         "modules": modules,
-        "no_inline": [name for name in modules if name == "processing_element"],
+        "no_inline": shared,
     }

@@ -66,10 +66,10 @@ def generate(config: ArchConfig, out_dir: Path) -> list[Path]:
         rowmesh.v, rowmesh.json, rowmesh.h.
     """
     top = Top(config)
-    verilog, modules = top.verilog()
+    verilog, modules, shared = top.verilog()
     texts = {
         "rowmesh.v": verilog,
-        "rowmesh.json": json.dumps(metadata(config, modules), indent=2) + "\n",
+        "rowmesh.json": json.dumps(metadata(config, modules, shared), indent=2) + "\n",
         "rowmesh.h": top.c_header(),
     }
     out_dir.mkdir(parents=True, exist_ok=True)

@@ -55,7 +55,7 @@ def run_block(block: Block, config: ArchConfig, module: str, *, seed: int = 1, *
     """
     from rowmesh.hw.emit import emit
 
-    verilog, _ = emit(block, "dut")
+    verilog, *_ = emit(block, "dut")
     folder = _build(verilog)
     from rowmesh.sim.build import ToolRunner
 

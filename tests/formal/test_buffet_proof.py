@@ -158,8 +158,8 @@ def test_buffet_larger(case: Case) -> None:
     [
         ("occupancy", Case(3), "Mux(self.enable, held - self.release, held)", "Mux(self.enable, held - after, held)"),
         ("occupancy", Case(3), "held = Signal(count)  #", "held = Signal(count, reset_less=True)  #"),
-        ("room", Case(3), "ready.eq(held != self._depth)", "ready.eq(stored != self._depth)"),
-        ("room", Case(3), "ready.eq(held != self._depth)", "ready.eq(held <= self._depth)"),
+        ("room", Case(3), "fill & (held == self._depth - 1)", "fill & (stored == self._depth - 1)"),
+        ("room", Case(3), "fill & (held == self._depth - 1)", "fill & (held == self._depth)"),
         ("covered", Case(3), "self.release <= held", "self.release < held"),
         ("available", Case(3), "self.offset < stored", "self.offset <= stored"),
         ("available", Case(3), "stored = Signal(range(2 * self._depth + 1))", "stored = Signal(count)"),

@@ -1,0 +1,171 @@
+"""The datapath of a processing element: spads, steps that wait for their operands, multiplier-accumulator."""
+
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Signal, signed, unsigned
+from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from rowmesh.hw.block import Block
+from rowmesh.hw.buffet import Buffet
+from rowmesh.hw.config import ArchConfig
+from rowmesh.hw.layouts import PSUM_FLAGS, psum_layout, step_layout
+from rowmesh.hw.link import Fifo, Stage
+
+__all__ = ["DATAPATH_EVENTS", "PE_WAITS", "Datapath"]
+
+DATAPATH_EVENTS = ("mac", "psum_read", "psum_write")
+"""What a datapath reports for the performance counters, one bit each."""
+
+PE_WAITS = ("iact", "weight", "psum")
+"""What a PE's next step waits for, one bit each."""
+
+_BLOCK_WORDS = 64
+"""A weight spad of more words than this is a block RAM."""
+
+
+class Datapath(Block):
+    """What a PE does with the words and steps that are for it.
+
+    Contract: one multiply-accumulate a cycle; one word a cycle of each operand; a psum is in the queue ``latency``
+    cycles after its last step was issued. No output depends combinationally on a bus: simulators evaluate the datapath
+    of every PE by one piece of code.
+
+    Parameters
+    ----------
+    config : ArchConfig
+
+    Members
+    -------
+    iact, weight : In(stream.Signature(signed(data_width)))
+        Operands, into the spads.
+    step : In(stream.Signature(step_layout(config)))
+    psum : Out(stream.Signature(psum_layout(config)))
+        Finished psums; the queue holds ``chain_fifo``.
+    skip : In(edge_flags)
+        Edge flags of steps at which the PE is absent: their psums are zero and void.
+    events : Out(len(DATAPATH_EVENTS))
+    waits : Out(len(PE_WAITS))
+    """
+
+    iact: stream.Interface
+    weight: stream.Interface
+    step: stream.Interface
+    psum: stream.Interface
+    skip: Signal
+    events: Signal
+    waits: Signal
+
+    latency = 4
+    shared = True
+
+    def __init__(self, config: ArchConfig) -> None:
+        self._config = config
+        operand = stream.Signature(signed(config.data_width))
+        super().__init__(
+            {
+                "iact": In(operand),
+                "weight": In(operand),
+                "step": In(stream.Signature(step_layout(config))),
+                "psum": Out(stream.Signature(psum_layout(config))),
+                "skip": In(config.edge_flags),
+                "events": Out(len(DATAPATH_EVENTS)),
+                "waits": Out(len(PE_WAITS)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:  # noqa: D102
+        m = Module()
+        config = self._config
+        word = signed(config.data_width)
+        m.submodules.iact_spad = iact = Buffet(word, config.iact_spad, release_width=ceil_log2(config.iact_spad + 1))
+        m.submodules.weight_spad = weight = Buffet(word, config.weight_spad, block=config.weight_spad > _BLOCK_WORDS)
+        m.submodules.steps = steps = Fifo(step_layout(config), config.uop_fifo)
+        wiring.connect(m, wiring.flipped(self.iact), iact.fill)
+        wiring.connect(m, wiring.flipped(self.weight), weight.fill)
+        wiring.connect(m, wiring.flipped(self.step), steps.i)
+
+        # the next step is held in a register, with the answer whether this PE takes part
+        m.submodules.next_step = next_step = Stage(data.StructLayout({"step": step_layout(config), "absent": 1}))
+        m.d.comb += [
+            next_step.i.valid.eq(steps.o.valid),
+            next_step.i.payload.step.eq(steps.o.payload),
+            next_step.i.payload.absent.eq((steps.o.payload.edge & self.skip) != 0),
+            steps.o.ready.eq(next_step.i.ready),
+        ]
+        step, absent = next_step.o.payload.step, next_step.o.payload.absent
+        operands, room, go = Signal(), Signal(), Signal()
+        reserved, reserved_all = Signal(range(config.chain_fifo + 1)), Signal()
+        reserve, free = Signal(), Signal()
+        m.submodules.own = own = Fifo(psum_layout(config), config.chain_fifo)
+        wiring.connect(m, own.o, wiring.flipped(self.psum))
+        m.d.comb += [
+            operands.eq(absent | (iact.available & weight.available)),
+            room.eq(~step.emit | ~reserved_all),
+            go.eq(next_step.o.valid & operands & room),
+            next_step.o.ready.eq(operands & room),
+            iact.offset.eq(step.iact),
+            iact.enable.eq(go & ~absent),
+            iact.release.eq(step.iact_release),
+            iact.sync.eq(step.iact_sync),
+            weight.offset.eq(step.weight),
+            weight.enable.eq(go & ~absent),
+            weight.release.eq(step.weight_release),
+            weight.sync.eq(step.weight_sync),
+            self.waits[0].eq(next_step.o.valid & ~absent & ~iact.available),
+            self.waits[1].eq(next_step.o.valid & ~absent & ~weight.available),
+            self.waits[2].eq(next_step.o.valid & ~room),
+            reserve.eq(go & step.emit),
+            free.eq(own.o.valid & own.o.ready),
+        ]
+        with m.If(reserve & ~free):
+            m.d.sync += [reserved.eq(reserved + 1), reserved_all.eq(reserved == config.chain_fifo - 1)]
+        with m.Elif(free & ~reserve):
+            m.d.sync += [reserved.eq(reserved - 1), reserved_all.eq(0)]
+
+        # three stages behind the buffets' read: operands, product, sum
+        control = data.StructLayout(
+            {
+                "psum": unsigned(max(1, ceil_log2(config.psum_spad))),
+                "clear": 1,
+                "emit": 1,
+                **{flag: 1 for flag in PSUM_FLAGS},
+                "void": 1,
+            }
+        )
+        stages: list[Any] = [Signal(control, name=f"stage{k}", reset_less=True) for k in range(3)]
+        valid = Signal(3)
+        m.d.sync += valid.eq(valid << 1 | go)
+        for name in control.members:
+            source = absent if name == "void" else getattr(step, name)
+            m.d.sync += stages[0][name].eq(source)
+        m.d.sync += [stages[1].eq(stages[0]), stages[2].eq(stages[1])]
+        a, w = (Signal(word, name=name, reset_less=True) for name in ("a", "w"))
+        product = Signal(signed(2 * config.data_width), reset_less=True)
+        m.d.sync += [a.eq(iact.response), w.eq(weight.response), product.eq(a * w)]
+        with m.If(stages[1].void):  # an absent PE's psum is zero, so that a chain can add it
+            m.d.sync += product.eq(0)
+
+        at = stages[2]
+        spad: Any
+        m.submodules.psum_spad = spad = memory.Memory(
+            shape=signed(config.acc_width), depth=1 << max(1, ceil_log2(config.psum_spad)), init=[]
+        )
+        read, store = spad.read_port(domain="comb"), spad.write_port()
+        total = Signal(signed(config.acc_width))
+        m.d.comb += [
+            read.addr.eq(at.psum),
+            total.eq(Mux(at.clear | at.void, 0, read.data) + product),
+            store.addr.eq(at.psum),
+            store.data.eq(total),
+            store.en.eq(valid[2] & ~at.emit & ~at.void),
+            own.i.valid.eq(valid[2] & at.emit),
+            own.i.payload.value.eq(total),
+            own.i.payload.void.eq(at.void),
+            *[own.i.payload[flag].eq(at[flag]) for flag in PSUM_FLAGS],
+            self.events[DATAPATH_EVENTS.index("mac")].eq(go & ~absent),
+            self.events[DATAPATH_EVENTS.index("psum_read")].eq(valid[2] & ~at.void & ~at.clear),
+            self.events[DATAPATH_EVENTS.index("psum_write")].eq(valid[2] & ~at.void & ~at.emit),
+        ]
+        return m
