@@ -20,7 +20,7 @@ from rowmesh.sw.tensors import BASE_ALIGNMENT
 
 __all__ = ["MemoryMap", "compile_layer", "nests", "pack_params", "pack_weights", "subscriptions"]
 
-_EDGE_M, _EDGE_C, _EDGE_P = range(3)
+_EDGE_M, _EDGE_C, _EDGE_P, _EDGE_Q = range(4)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class MemoryMap:
         sizes = {
             "program": program_bytes,
             "iact": mapping.iact_layout.nbytes,
-            "weight": weight_beats(mapping) * mapping.layer.groups * mapping.config.beat_bytes,
+            "weight": weight_beats(mapping) * mapping.g_t * mapping.config.beat_bytes,
             "param": mapping.layer.m * mapping.config.beat_bytes,
             "ofmap": mapping.ofmap_layout.nbytes,
         }
@@ -59,27 +59,28 @@ def _edges(mapping: Mapping, rows: tuple[str, ...]) -> dict[str, tuple[str, ...]
         conditions[f"edge{_EDGE_M}_mask"] = ("mt",)
     if mapping.c_s_rest != mapping.c_s:
         conditions[f"edge{_EDGE_C}_mask"] = ("ct",)
-    if mapping.p_rest != mapping.p_x:
+    if mapping.p_rest != mapping.p_n:
         conditions[f"edge{_EDGE_P}_mask"] = rows
+    if mapping.q_x_rest != mapping.q_x:
+        conditions[f"edge{_EDGE_Q}_mask"] = ("qt",)
     return conditions
 
 
 def _tiles(m: Mapping, strides: dict[str, dict[str, int]]) -> list[Loop]:
     x = m.layer
-    bounds = {"n": x.n, "g": x.groups, "pt": m.pt, "qt": m.qt, "mt": m.mt}
+    bounds = {"n": x.n, "g": m.g_t, "pt": m.pt, "qt": m.qt, "mt": m.mt}
     return [Loop(name, bound, strides.get(name, {})) for name, bound in bounds.items()]
 
 
 def _read_iact(m: Mapping) -> Nest:
     x = m.layer
     (uy, ux), beats, lanes = x.stride, m.tile_beats, m.lanes
-    group_blocks = m.c if m.planar else ceil_div(m.c, lanes)
-    loops = _tiles(m, {"pt": {"y": m.p0 * m.p_x * uy}, "qt": {"x": m.q0 * ux}})
+    loops = _tiles(m, {"pt": {"y": m.p0 * m.p_n * uy}, "qt": {"x": m.q0 * ux}})
     tile_blocks = m.c_s * m.c0 if m.planar else m.c_s * m.c0 // lanes
     loops.append(Loop("ct", m.ct, {"address": m.slice_flits if m.resident else 0, "block": tile_blocks}))
     dy = x.dilation[0]
     loops.append(Loop("rt", m.r_t, {"y": dy, "address": dy * beats}))
-    step = m.p_x * uy
+    step = m.p_n * uy
     loops.append(Loop("pj", m.p0, {"y": step, "address": step * beats}, m.p0_rest, ("pt",)))
     inner = ["rt", "pj"]
     values = {
@@ -88,7 +89,7 @@ def _read_iact(m: Mapping) -> Nest:
         "high": lanes - 1,
         "width": x.w,
         "height": x.h,
-        "blocks": group_blocks,
+        "blocks": m.group_blocks,
         "lanes_along_x": int(m.planar),
     }
     conditions: dict[str, tuple[str, ...] | None] = {"first_mask": None, "last_mask": None, "edge_mask": None}
@@ -104,41 +105,20 @@ def _read_iact(m: Mapping) -> Nest:
         conditions |= {"first_mask": ("x",), "last_mask": ("x",), "edge_mask": ("qt",)}
         inner.append("x")
     else:
+        tag = int(m.q_x > 1)  # columns are told apart by the index
         if ux <= m.window:
-            loops.append(Loop("x", m.tile_columns, {"address": 1, "x": 1}, rest_columns, ("qt",)))
+            loops.append(Loop("x", m.tile_columns, {"address": 1, "x": 1, "index": tag}, rest_columns, ("qt",)))
             inner.append("x")
         else:
-            loops.append(Loop("q", min(m.q0, x.q), {"address": ux, "x": ux}, m.q_rest, ("qt",)))
-            loops.append(Loop("x", m.window, {"address": 1, "x": 1}))
+            per_q = {"address": ux, "x": ux, "index": tag * m.window}
+            loops.append(Loop("q", min(m.q0, x.q), per_q, m.q_rest, ("qt",)))
+            loops.append(Loop("x", m.window, {"address": 1, "x": 1, "index": tag}))
             inner += ["q", "x"]
-        values["high_last"] = (m.c - 1) % lanes
+        values["high_last"] = (m.g_y * m.c - 1) % lanes
         conditions["last_mask"] = ("ct", "cb")
-    row = beats
-    if m.diagonal:
-        need, need_rest = ((p - 1) * uy + m.height for p in (m.p_x, m.p_rest))
-        loops.append(
-            Loop(
-                "index",
-                ceil_div(need, uy),
-                {"address": uy * row, "y": uy, "index": 1},
-                ceil_div(need_rest, uy),
-                ("pt", "pj"),
-            )
-        )
-        loops.append(
-            Loop(
-                "phase",
-                uy,
-                {"address": row, "y": 1, "phase": m.blocks},
-                need - (ceil_div(need, uy) - 1) * uy,
-                ("index",),
-            )
-        )
-    else:
-        loops.append(Loop("index", m.p_x, {"address": uy * row, "y": uy, "index": 1}, m.p_rest, ("pt", "pj")))
-        loops.append(Loop("phase", m.r_s, {"address": dy * row, "y": dy, "phase": m.blocks}))
-    loops.append(Loop("cb", m.blocks, {"address": m.tile_rows * row, "block": 1, "phase": 1}, m.blocks_rest, ("ct",)))
-    inner += ["index", "phase", "cb"]
+    rows = _read_rows(m)
+    loops += rows
+    inner += [loop.name for loop in rows]
     conditions |= {
         "release_mask": ("mt", *inner) if m.resident else tuple(inner),
         "sync_mask": ("mt", "ct", *inner) if m.resident else tuple(inner),
@@ -147,19 +127,54 @@ def _read_iact(m: Mapping) -> Nest:
     return Nest(loops, {"x": base_x, "y": -x.padding[0]}, conditions, values)
 
 
+def _read_rows(m: Mapping) -> list[Loop]:
+    """Loops over the flits of one column: iact rows, then channel blocks."""
+    (uy, _), dy, row = m.layer.stride, m.layer.dilation[0], m.tile_beats
+    blocks = Loop("cb", m.blocks, {"address": m.tile_rows * row, "block": 1, "phase": 1}, m.blocks_rest, ("ct",))
+    if m.diagonal:
+        need, need_rest = ((p - 1) * uy + m.height for p in (m.p_n, m.p_rest))
+        return [
+            Loop(
+                "index",
+                ceil_div(need, uy),
+                {"address": uy * row, "y": uy, "index": 1},
+                ceil_div(need_rest, uy),
+                ("pt", "pj"),
+            ),
+            Loop(
+                "phase",
+                uy,
+                {"address": row, "y": 1, "phase": m.blocks},
+                need - (ceil_div(need, uy) - 1) * uy,
+                ("index",),
+            ),
+            blocks,
+        ]
+    # output rows are told apart by the phase if they are along the rows, by the index across the columns
+    tag = {"phase": m.blocks} if m.p_y > 1 else {"index": int(m.q_x == 1)}
+    step = 1 if m.r0 > 1 else uy
+    rows = Loop(
+        "index",
+        m.row_span(m.p_n),
+        {"address": step * row, "y": step, **tag},
+        m.row_span(m.p_rest),
+        ("pt", "pj"),
+    )
+    return [rows, Loop("phase", m.r_s, {"address": dy * row, "y": dy, "phase": m.blocks}), blocks]
+
+
 def _load_iact(m: Mapping, memory: MemoryMap) -> Nest:
     x, layout, lanes = m.layer, m.iact_layout, m.lanes
     uy, ux = x.stride
     beat = m.config.beat_bytes
     unit = lanes if m.planar else 1  # columns of a beat
     base_x = (-x.padding[1] - m.x_offset) // unit
-    group_blocks = m.c if m.planar else ceil_div(m.c, lanes)
     tile_blocks = m.c_s * m.c0 if m.planar else m.c_s * m.c0 // lanes
-    rows = m.p0 * m.p_x * uy
+    rows = m.p0 * m.p_n * uy
     columns = m.q0 * ux // unit
     strides = {
         "n": {"address": layout.stride_n},
-        "g": {"address": group_blocks * layout.stride_block},
+        "g": {"address": m.group_blocks * layout.stride_block},
         "pt": {"address": rows * layout.stride_row, "y": rows},
         "qt": {"address": columns * beat, "x": columns},
     }
@@ -182,7 +197,7 @@ def _load_iact(m: Mapping, memory: MemoryMap) -> Nest:
             "length": m.tile_beats,
             "width": ceil_div(used_columns, unit),
             "height": min(x.h, (x.p - 1) * uy + m.height - x.padding[0]),
-            "blocks": group_blocks,
+            "blocks": m.group_blocks,
         },
     )
 
@@ -207,8 +222,10 @@ def _read_weight(m: Mapping) -> Nest:
     loops += [
         Loop("ct", m.ct),
         Loop("rt", m.r_t),
+        Loop("mj", m.m1),
         Loop("flit", flits),
         Loop("mi", m.m_x, {"index": 1}, m.m_x_rest, ("mt",)),
+        Loop("k", m.m_y * m.g_y, {"phase": m.chain}),
         Loop("ci", m.c_s, {"phase": m.r_s}, m.c_s_rest, ("ct",)),
         Loop("r", m.r_s, {"phase": 1}),
     ]
@@ -234,90 +251,116 @@ def _step(m: Mapping) -> Nest:
         Loop("ct", m.ct),
         Loop("rt", m.r_t),
         Loop("pj", m.p0, {}, m.p0_rest, ("pt",)),
-        Loop("q", min(m.q0, x.q), {}, m.q_rest, ("qt",)),
-        Loop("s", x.s, {"weight": m.c0 * m.m0, "iact": x.dilation[1] * m.c0}),
-        Loop("c", m.c0, {"weight": m.m0, "iact": 1}),
-        Loop("m", m.m0, {"weight": 1, "psum": 1}),
+        Loop("mj", m.m1),
     ]
+    tap = m.r0 * m.c0
+    inside = [
+        Loop("s", x.s, {"weight": tap * m.m0, "iact": x.dilation[1] * tap}),
+        Loop("r", m.r0, {"weight": m.c0 * m.m0, "iact": m.c0}),
+        Loop("c", m.c0, {"weight": m.m0, "iact": 1}),
+    ]
+    filters = Loop("m", m.m0, {"weight": 1, "psum": 1})
+    column = {"iact": m.stride[1] * tap, "psum": m.m0} if m.patched else {}
+    columns = Loop("q", m.q_pe, column, m.q_pe_rest, ("qt",))
+    conditions: dict[str, tuple[str, ...] | None] = {
+        "weight_release_mask": ("pj", "q"),
+        "weight_sync_mask": ("pj", "q", "s", "r", "c", "m"),
+        "start_mask": ("pj", "mj", "q", "m"),
+        **_edges(m, ("pt", "pj")),
+    }
+    passes = ("ct", "rt")
+    if m.patched:  # one patch a pass, released at its end; the last column tile's may be smaller
+        loops += [*inside, columns, filters]
+        patch = ("mj", "s", "r", "c", "q", "m")
+        sums = ("s", "r", "c")
+        conditions |= {
+            "clear_mask": (*passes, *sums) if m.held else sums,
+            "emit_mask": (*passes, *sums) if m.held else sums,
+            "slide_mask": patch,
+            "restart_mask": ("qt", *patch),
+            "iact_sync_mask": patch,
+            "first_mask": () if m.held else passes,
+            "last_mask": () if m.held else passes,
+        }
+        slide, restart = (m.patch_columns(q) * tap for q in (m.q_pe, m.q_pe_rest))
+        return Nest(loops, {}, conditions, {"slide": slide, "restart": restart})
+    loops += [columns, *inside, filters]
     # a row's last window is released tap by tap while it is used, so that the next row's words come in behind it
-    tap = x.dilation[1] == 1
-    return Nest(
-        loops,
-        {},
-        {
-            "clear_mask": ("s", "c"),
-            "emit_mask": ("s", "c"),
-            "slide_mask": ("s", "c", "m"),
-            "restart_mask": ("q", "c", "m") if tap else ("q", "s", "c", "m"),
-            "iact_sync_mask": ("s", "c", "m"),
-            "weight_release_mask": ("pj", "q"),
-            "weight_sync_mask": ("pj", "q", "s", "c", "m"),
-            "first_mask": ("ct", "rt"),
-            "last_mask": ("ct", "rt"),
-            "start_mask": ("pj", "q", "m"),
-            **_edges(m, ("pt", "pj")),
-        },
-        {"slide": m.stride[1] * m.c0, "restart": m.c0 if tap else m.window * m.c0},
-    )
+    dense = x.dilation[1] == 1
+    conditions |= {
+        "clear_mask": ("s", "r", "c"),
+        "emit_mask": ("s", "r", "c"),
+        "slide_mask": ("s", "r", "c", "m"),
+        "restart_mask": ("q", "c", "m") if dense else ("q", "s", "r", "c", "m"),
+        "iact_sync_mask": ("s", "r", "c", "m"),
+        "first_mask": passes,
+        "last_mask": passes,
+    }
+    return Nest(loops, {}, conditions, {"slide": m.stride[1] * tap, "restart": m.c0 if dense else m.window * tap})
 
 
 def _column_loops(m: Mapping, by_p: dict[str, int], by_m: dict[str, int], whole: dict[str, int]) -> list[Loop]:
     """Loops over the groups of columns that are drained together.
 
-    Strides: ``by_p`` for one output row, ``by_m`` for one filter group, ``whole`` for one lane.
+    Strides: ``by_p`` for one output row (or part of the output columns), ``by_m`` for one filter group, ``whole`` for
+    one lane.
     """
     lanes = m.config.lanes
 
     def scaled(values: dict[str, int], factor: int) -> dict[str, int]:
         return {name: value * factor for name, value in values.items()}
 
-    if m.p_x == 1:
+    if m.inner == 1:
         inner = {name: by_m.get(name, 0) + whole.get(name, 0) for name in {*by_m, *whole}}
         return [Loop("group", ceil_div(m.m_x, lanes), scaled(inner, lanes))]
     inner = {name: by_p.get(name, 0) + whole.get(name, 0) for name in {*by_p, *whole}}
-    outer = {name: by_m.get(name, 0) + m.p_x * whole.get(name, 0) for name in {*by_m, *whole}}
-    return [Loop("mi", m.m_x, outer), Loop("group", ceil_div(m.p_x, lanes), scaled(inner, lanes))]
+    outer = {name: by_m.get(name, 0) + m.inner * whole.get(name, 0) for name in {*by_m, *whole}}
+    return [Loop("mi", m.m_x, outer), Loop("group", ceil_div(m.inner, lanes), scaled(inner, lanes))]
 
 
 def _columns(m: Mapping) -> tuple[dict[str, int], tuple[str, ...] | None]:
     values = {"columns": m.columns, "columns_edge": m.columns}
     if m.m_x_rest != m.m_x:
-        return values | {"columns_edge": m.m_x_rest * m.p_x}, ("mt",)
-    if m.p_rest != m.p_x:
+        return values | {"columns_edge": m.m_x_rest * m.inner}, ("mt",)
+    if m.p_x > 1 and m.p_rest != m.p_n:
         return values | {"columns_edge": m.p_rest}, ("pt", "pj")
+    if m.q_x_rest != m.q_x:
+        return values | {"columns_edge": m.q_x_rest}, ("qt",)
     return values, None
 
 
 def _drain(m: Mapping, zero_point: int, clamp: tuple[int, int]) -> Nest:
     x, k = m.layer, m.out_lanes
-    q0 = min(m.q0, x.q)
     raw = x.output == "raw"
     span = 32 // m.config.data_width if raw else 1
-    groups_of_lanes = _column_loops(m, {}, {"param": m.m0}, {})
-    # the group output counts groups of lanes: a filter group is p_x / lanes of them
-    per_filter = ceil_div(m.p_x, m.config.lanes)
+    filters, chains = m.set_filters, m.p_y  # a position's words in a bank: filters, output rows innermost
+    groups_of_lanes = _column_loops(m, {}, {"param": m.column_filters}, {})
+    # the group output counts groups of lanes: a filter group is inner / lanes of them
+    per_filter = ceil_div(m.inner, m.config.lanes)
     groups_of_lanes = [
         Loop(g.name, g.bound, {**g.strides, "group": per_filter if g.name == "mi" else 1}) for g in groups_of_lanes
     ]
     loops = [*_tiles(m, {}), Loop("pj", m.p0, {}, m.p0_rest, ("pt",)), *groups_of_lanes]
+    loops.append(Loop("k", chains, {"offset": 1}, *_chains_rest(m)))
+    loops.append(Loop("mj", m.m1, {"offset": filters * m.q_pe * chains, "param": filters}))
     if m.ofmap_layout.planar:
-        beats, beats_rest = ceil_div(q0, k), ceil_div(m.q_rest, k)
-        rest = m.q_rest - (beats_rest - 1) * k
+        beats, beats_rest = ceil_div(m.q_pe, k), ceil_div(m.q_pe_rest, k)
+        rest = m.q_pe_rest - (beats_rest - 1) * k
         loops += [
-            Loop("m", m.m0, {"offset": 1, "param": 1}),
-            Loop("q", beats, {"offset": k * m.m0}, beats_rest, ("qt",)),
-            Loop("slot", k, {"offset": m.m0, "slot": span}, rest, ("qt", "q")),
+            Loop("m", filters, {"offset": chains, "param": 1}),
+            Loop("q", beats, {"offset": k * filters * chains}, beats_rest, ("qt",)),
+            Loop("slot", k, {"offset": filters * chains, "slot": span}, rest, ("qt", "q")),
         ]
-        tile = ("m", "q", "slot")
+        tile = ("k", "mj", "m", "q", "slot")
     else:
-        blocks = ceil_div(m.m0, k)
-        rest = m.m0 - (blocks - 1) * k
+        blocks = ceil_div(filters, k)
+        rest = filters - (blocks - 1) * k
         loops += [
-            Loop("mb", blocks, {"offset": k, "param": k}),
-            Loop("q", q0, {"offset": m.m0}, m.q_rest, ("qt",)),
-            Loop("slot", k, {"offset": 1, "param": 1, "slot": span}, rest, ("mb",)),
+            Loop("mb", blocks, {"offset": k * chains, "param": k}),
+            Loop("q", m.q_pe, {"offset": filters * chains}, m.q_pe_rest, ("qt",)),
+            Loop("slot", k, {"offset": chains, "param": 1, "slot": span}, rest, ("mb",)),
         ]
-        tile = ("mb", "q", "slot")
+        tile = ("k", "mj", "mb", "q", "slot")
     columns, edge = _columns(m)
     groups = tuple(g.name for g in groups_of_lanes)
     return Nest(
@@ -333,10 +376,10 @@ def _drain(m: Mapping, zero_point: int, clamp: tuple[int, int]) -> Nest:
         },
         {
             **columns,
-            **{f"release{n}": (m.q_rest if n & 1 else q0) * m.m0 for n in range(4)},
-            "lane_param": m.m0 if m.p_x == 1 else 0,
-            "param_release": m.m_x * m.m0,
-            "param_thin": m.m_x_rest * m.m0,
+            **{f"release{n}": (m.q_pe_rest if n & 1 else m.q_pe) * m.column_filters * chains for n in range(4)},
+            "lane_param": m.column_filters if m.inner == 1 else 0,
+            "param_release": m.m_x * m.column_filters,
+            "param_thin": m.m_x_rest * m.column_filters,
             "use_param": int(not raw),
             "raw": int(raw),
             "zero_point": zero_point,
@@ -346,9 +389,14 @@ def _drain(m: Mapping, zero_point: int, clamp: tuple[int, int]) -> Nest:
     )
 
 
+def _chains_rest(m: Mapping) -> tuple[int, tuple[str, ...]]:
+    """Output rows along the array's rows in the last row step."""
+    return (m.p_rest if m.p_y > 1 else 1), ("pt", "pj")
+
+
 def chunk_beats(m: Mapping) -> int:
     """Beats of a store segment: neighbouring positions of one row, within a burst."""
-    beats = min(m.q0, m.layer.q)
+    beats = m.q_pe
     if m.ofmap_layout.planar:
         beats = ceil_div(beats, m.out_lanes)
     limit = m.config.burst_beats
@@ -358,30 +406,35 @@ def chunk_beats(m: Mapping) -> int:
 
 
 def _store(m: Mapping, memory: MemoryMap) -> Nest:
-    x, layout, k = m.layer, m.ofmap_layout, m.out_lanes
+    layout, k = m.ofmap_layout, m.out_lanes
     beat, lanes = m.config.beat_bytes, m.config.lanes
     planar = layout.planar
-    filters = m.m0 if planar else m.m0 // k  # blocks of one PE's filters
+    filters = m.column_filters if planar else m.column_filters // k  # blocks of one column's filters
     columns = m.q0 // k if planar else m.q0
     strides = {
         "n": {"address": layout.stride_n},
-        "g": {"address": m.m // (1 if planar else k) * layout.stride_block},
-        "pt": {"address": m.p0 * m.p_x * layout.stride_row},
+        "g": {"address": m.g_y * m.m // (1 if planar else k) * layout.stride_block},
+        "pt": {"address": m.p0 * m.p_n * layout.stride_row},
         "qt": {"address": columns * beat},
         "mt": {"address": m.m_x * filters * layout.stride_block},
     }
-    q0 = min(m.q0, x.q)
-    beats, beats_rest = (ceil_div(q, k) if planar else q for q in (q0, m.q_rest))
+    beats, beats_rest = (ceil_div(q, k) if planar else q for q in (m.q_pe, m.q_pe_rest))
     chunk = chunk_beats(m)
     chunks, chunks_rest = ceil_div(beats, chunk), ceil_div(beats_rest, chunk)
-    by_p, by_m = {"address": layout.stride_row}, {"address": filters * layout.stride_block}
+    by_p = {"address": layout.stride_row if m.q_x == 1 else m.q_pe * beat}
+    by_m = {"address": filters * layout.stride_block}
     loops = [
         *_tiles(m, strides),
-        Loop("pj", m.p0, {"address": m.p_x * layout.stride_row}, m.p0_rest, ("pt",)),
+        Loop("pj", m.p0, {"address": m.p_n * layout.stride_row}, m.p0_rest, ("pt",)),
         *_column_loops(m, by_p, by_m, {"column": 1}),
-        Loop("mb", m.m0 if planar else ceil_div(m.m0, k), {"address": layout.stride_block}),
+        Loop("k", m.p_y, {"address": layout.stride_row}, *_chains_rest(m)),
+        Loop(
+            "mb",
+            m.column_filters if planar else ceil_div(m.column_filters, k),
+            {"address": layout.stride_block},
+        ),
         Loop("chunk", chunks, {"address": chunk * beat}, chunks_rest, ("qt",)),
-        Loop("lane", lanes, {"column": 1, "lane": 1, **(by_m if m.p_x == 1 else by_p)}),
+        Loop("lane", lanes, {"column": 1, "lane": 1, **(by_m if m.inner == 1 else by_p)}),
     ]
     columns_values, edge = _columns(m)
     return Nest(
@@ -418,44 +471,27 @@ def nests(
         Engine.STORE: _store(m, memory),
     }
     if m.layer.output == "requant":
-        engines[Engine.LOAD_PARAM] = _linear(m, memory.param, m.m, min(m.m, 1024))
+        params = m.g_y * m.m
+        engines[Engine.LOAD_PARAM] = _linear(m, memory.param, params, min(params, 1024))
     return engines
 
 
 def subscriptions(m: Mapping) -> dict[int, int]:
     """Return the configuration words of all PEs and row taps, idle ones included."""
     words: dict[int, int] = {}
-    uy, dy = m.layer.stride[0], m.layer.dilation[0]
     config = m.config
     for row in range(config.rows):
-        used = row < m.chain
-        ci, r = divmod(row, m.r_s)
-        kind, shift = (r * dy % uy, r * dy // uy) if m.diagonal else (r, 0)
-        if m.planar:
-            block, last_block, low, high = ci, ci, 0, m.lanes - 1
-        else:
-            block, low = divmod(ci * m.c0, m.lanes)
-            last_block, high = block + ceil_div(m.c0, m.lanes) - 1, min(low + m.c0, m.lanes) - 1
+        used = row < m.chains * m.chain
+        k, place = divmod(row, m.chain)
+        ci, r = divmod(place, m.r_s)
         if used:
-            words |= row_words(
-                row,
-                "iact",
-                {
-                    "phase_low": kind * m.blocks + block,
-                    "phase_high": kind * m.blocks + last_block,
-                    "index_low": shift,
-                    "index_high": shift + m.p_x - 1,
-                    "lane_low": low,
-                    "lane_high": high,
-                    "enable": 1,
-                },
-            )
+            words |= row_words(row, "iact", _iact_row(m, k, ci, r))
             words |= row_words(
                 row,
                 "weight",
                 {
-                    "phase_low": row,
-                    "phase_high": row,
+                    "phase_low": place if m.p_y > 1 else row,
+                    "phase_high": place if m.p_y > 1 else row,
                     "index_low": 0,
                     "index_high": m.m_x - 1,
                     "lane_low": 0,
@@ -466,55 +502,101 @@ def subscriptions(m: Mapping) -> dict[int, int]:
         else:
             words |= row_words(row, "iact", {}) | row_words(row, "weight", {})
         for col in range(config.cols):
-            mi, pi = divmod(col, m.p_x)
+            mi, xi = divmod(col, m.inner)
             if not used or col >= m.columns:
                 words |= pe_words(row, col, {})
                 continue
-            skip = 0
-            if mi >= m.m_x_rest:
-                skip |= 1 << _EDGE_M
-            if ci >= m.c_s_rest:
-                skip |= 1 << _EDGE_C
-            if pi >= m.p_rest:
-                skip |= 1 << _EDGE_P
+            output_row = k if m.p_y > 1 else xi if m.p_x > 1 else 0
+            absent = {
+                _EDGE_M: mi >= m.m_x_rest,
+                _EDGE_C: ci >= m.c_s_rest,
+                _EDGE_P: output_row >= m.p_rest,
+                _EDGE_Q: m.q_x > 1 and xi >= m.q_x_rest,
+            }
+            low, high = _iact_index(m, r, xi)
             words |= pe_words(
                 row,
                 col,
                 {
-                    "iact_low": shift + pi,
-                    "iact_high": shift + pi,
+                    "iact_low": low,
+                    "iact_high": high,
                     "weight_low": mi,
                     "weight_high": mi,
-                    "skip": skip,
-                    "passes": 0,
-                    "chain_start": int(row == 0),
+                    "skip": sum(holds << flag for flag, holds in absent.items()),
+                    "passes": k,
+                    "chain_start": int(place == 0),
                     "active": 1,
                 },
             )
     return words
 
 
+def _shift(m: Mapping, r: int) -> tuple[int, int]:
+    """Kind and index of the iact row of filter row ``r`` of a chain, for output row 0."""
+    uy, dy = m.layer.stride[0], m.layer.dilation[0]
+    return (r * dy % uy, r * dy // uy) if m.diagonal else (r, 0)
+
+
+def _iact_index(m: Mapping, r: int, xi: int) -> tuple[int, int]:
+    """Index range of the iacts of a PE, ``xi`` columns into its filter group."""
+    if m.q_x > 1:
+        first = xi * m.q_pe * m.stride[1]
+        return first, first + m.patch_columns(m.q_pe) - 1
+    if m.p_y > 1:
+        return 0, 0
+    if m.r0 > 1:
+        first = xi * m.layer.stride[0]
+        return first, first + m.height - 1
+    _, shift = _shift(m, r)
+    return shift + xi, shift + xi
+
+
+def _iact_row(m: Mapping, k: int, ci: int, r: int) -> dict[str, int]:
+    """Subscription to iacts of a row: chain ``k``, channel group and filter row of the chain."""
+    kind, _ = _shift(m, r)
+    if m.planar:
+        block, last_block, low, high = ci, ci, 0, m.lanes - 1
+    else:
+        block, low = divmod((k if m.g_y > 1 else ci) * m.c0, m.lanes)
+        last_block, high = block + ceil_div(m.c0, m.lanes) - 1, min(low + m.c0, m.lanes) - 1
+    last_kind = kind
+    if m.p_y > 1:
+        kind = k * (m.layer.stride[0] if m.r0 > 1 else 1)
+        last_kind = kind + m.height - 1 if m.r0 > 1 else kind
+    indices = [index for xi in range(m.inner) for index in _iact_index(m, r, xi)]
+    return {
+        "phase_low": kind * m.blocks + block,
+        "phase_high": last_kind * m.blocks + last_block,
+        "index_low": min(indices),
+        "index_high": max(indices),
+        "lane_low": low,
+        "lane_high": high,
+        "enable": 1,
+    }
+
+
 def pack_weights(m: Mapping, weights: npt.NDArray[np.int64]) -> bytes:
     """Pack weights [M, C / G, R, S] in the order of use, a flit for each PE in turn.
 
-    Source: the order of :func:`_read_weight`'s loops; within a PE filter columns, channels, filters.
+    Source: the order of :func:`_read_weight`'s loops; within a PE filter columns, rows, channels, filters.
     """
-    lanes, s = m.lanes, m.layer.s
+    lanes = m.lanes
     flits = ceil_div(m.weights, lanes)
+    chains = m.m_y * m.g_y
     pieces = []
-    for g in range(m.layer.groups):
-        group = weights[g * m.m : (g + 1) * m.m]
+    for g in range(m.g_t):
+        group = weights[g * m.g_y * m.m : (g + 1) * m.g_y * m.m]
         for mt in range(m.mt):
             mx = m.m_x if mt < m.mt - 1 else m.m_x_rest
-            filters = group[mt * m.m_x * m.m0 :][: mx * m.m0]
+            filters = group[mt * m.m_x * m.column_filters :][: mx * m.column_filters]
             for ct in range(m.ct):
                 cs = m.c_s if ct < m.ct - 1 else m.c_s_rest
                 tile = filters[:, ct * m.c_s * m.c0 :][:, : cs * m.c0]
-                tile = tile.reshape(mx, m.m0, cs, m.c0, m.r_t, m.r_s, s)
-                tile = tile.transpose(4, 0, 2, 5, 6, 3, 1)  # rt, mi, ci, r, s, c, m
-                words = np.zeros((m.r_t, mx, cs, m.r_s, flits * lanes), np.int64)
-                words[..., : m.weights] = tile.reshape(m.r_t, mx, cs, m.r_s, m.weights)
-                words = words.reshape(m.r_t, mx, cs, m.r_s, flits, lanes).transpose(0, 4, 1, 2, 3, 5)
+                tile = tile.reshape(mx, m.m1, m.m0, chains, cs, m.c0, m.r_t, m.r_s, m.r0, m.layer.s)
+                tile = tile.transpose(6, 1, 0, 3, 4, 7, 9, 8, 5, 2)  # rt, mj, mi, k, ci, r_s; in a PE s, r0, c0, m0
+                words = np.zeros((m.r_t, m.m1, mx, chains, cs, m.r_s, flits * lanes), np.int64)
+                words[..., : m.weights] = tile.reshape(*words.shape[:-1], m.weights)
+                words = np.moveaxis(words.reshape(*words.shape[:-1], flits, lanes), -2, 2)
                 pieces.append(words.astype(f"<i{m.config.data_width // 8}").tobytes())
     return b"".join(pieces)
 

@@ -13,9 +13,9 @@ __all__ = ["access_counts", "dram_beats", "first_slice_beats", "weight_beats"]
 
 
 def weight_beats(m: Mapping) -> int:
-    """Beats of the packed weights of one group (every PE's weights padded to whole flits)."""
+    """Beats of the packed weights of one tile of groups (every PE's weights padded to whole flits)."""
     flits = ceil_div(m.weights, m.lanes)
-    return (m.m // m.m0) * (m.c // m.c0) * m.layer.r * flits
+    return m.g_y * (m.m // m.m0) * (m.c // m.c0) * (m.layer.r // m.r0) * flits
 
 
 def _inside(starts: np.ndarray, length: int, limit: int) -> int:
@@ -24,16 +24,15 @@ def _inside(starts: np.ndarray, length: int, limit: int) -> int:
 
 
 def _loaded(m: Mapping) -> int:
-    """Beats of iacts read from memory for one image, group and pass over all channel tiles."""
+    """Beats of iacts read from memory for one image, tile of groups and pass over all channel tiles."""
     x = m.layer
     uy, ux = x.stride
     unit = m.lanes if m.planar else 1
     height = min(x.h, (x.p - 1) * uy + m.height - x.padding[0])
     width = ceil_div(min(x.w, (x.q - 1) * ux + m.window - x.padding[1]), unit)
-    rows = np.arange(m.pt) * m.p0 * m.p_x * uy - x.padding[0]
+    rows = np.arange(m.pt) * m.p0 * m.p_n * uy - x.padding[0]
     columns = np.arange(m.qt) * (m.q0 * ux // unit) + (-x.padding[1] - m.x_offset) // unit
-    blocks = m.c if m.planar else ceil_div(m.c, m.lanes)
-    return _inside(rows, m.tile_rows, height) * _inside(columns, m.tile_beats, width) * blocks
+    return _inside(rows, m.tile_rows, height) * _inside(columns, m.tile_beats, width) * m.group_blocks
 
 
 def first_slice_beats(m: Mapping) -> int:
@@ -50,9 +49,9 @@ def _sent(m: Mapping) -> tuple[tuple[int, int], tuple[int, int]]:
     x = m.layer
     uy, ux = x.stride
     steps = np.arange(m.row_steps)  # every (pt, pj)
-    used = np.where(steps == m.row_steps - 1, m.p_rest, m.p_x)
-    first = steps * m.p_x * uy - x.padding[0]
-    if m.diagonal:
+    used = np.where(steps == m.row_steps - 1, m.p_rest, m.p_n)
+    first = steps * m.p_n * uy - x.padding[0]
+    if m.diagonal or m.r0 > 1:
         need = (used - 1) * uy + m.height
         rows = int(need.sum())
         rows_inside = sum(_inside(first[n == need], int(n), x.h) for n in np.unique(need))
@@ -78,11 +77,11 @@ def _sent(m: Mapping) -> tuple[tuple[int, int], tuple[int, int]]:
 def dram_beats(m: Mapping) -> dict[str, int]:
     """Beats read by each load engine over the whole layer."""
     x = m.layer
-    tiles = x.n * x.groups
+    tiles = x.n * m.g_t
     return {
         "iact": tiles * _loaded(m) * (1 if m.resident else m.mt),
         "weight": tiles * m.pt * m.qt * weight_beats(m),
-        "param": tiles * m.pt * m.qt * m.m if x.output == "requant" else 0,
+        "param": tiles * m.pt * m.qt * m.m * m.g_y if x.output == "requant" else 0,
     }
 
 
@@ -94,30 +93,33 @@ def access_counts(m: Mapping) -> Dict[str, int]:
     x = m.layer
     beats = dram_beats(m)
     (rows, rows_inside), (columns, columns_inside) = _sent(m)
-    tiles = x.n * x.groups
+    tiles = x.n * m.g_t
     macs = x.macs
     outputs = x.n * x.m * x.p * x.q
-    passes = m.ct * m.r_t
-    emitted = macs // (x.s * m.c0)
+    passes = 1 if m.held else m.ct * m.r_t  # times that a psum is sent to its bank
+    emitted = outputs * m.chain if m.held else macs // (x.s * m.r0 * m.c0)
+    filters, channels = m.m * m.g_y, m.c * m.g_y  # of a tile of groups
     row_steps_of_pe = x.p if m.p0 == 1 else m.row_steps * m.p_x
-    weights_sent = tiles * m.pt * m.qt * m.m * m.c * x.r * x.s
-    columns_of_tiles = x.p if m.p0 == 1 else m.pt * m.p_x
+    weights_sent = tiles * m.pt * m.qt * filters * m.c * x.r * x.s
+    rows_of_tiles = x.p if m.p0 == 1 else m.pt * m.p_x
+    parts = x.q // m.q_pe if m.q_x > 1 else m.qt  # of the output columns, each in a PE of its own or in a tile
+    columns_of_pe = parts * m.patch_columns(m.q_pe) if m.q_x > 1 else columns
     return {
         "dram.iact.read": beats["iact"] * m.lanes,
         "dram.weight.read": beats["weight"] * m.lanes,
         "dram.param.read": beats["param"] * m.lanes,
         "dram.ofmap.write": outputs,
         "glb.iact.write": beats["iact"] * m.lanes,
-        "glb.iact.read": tiles * m.mt * m.c * rows_inside * columns_inside,
+        "glb.iact.read": tiles * m.mt * channels * rows_inside * columns_inside,
         "glb.weight.write": beats["weight"] * m.lanes,
         "glb.weight.read": weights_sent,
         "glb.psum.write": outputs * passes,
         "glb.psum.read": outputs * (passes - 1),
         "glb.psum.drain": outputs,
-        "noc.iact.injected": tiles * m.mt * m.c * rows * columns,
-        "noc.iact.delivered": tiles * (m.m // m.m0) * m.c * x.r * row_steps_of_pe * columns,
+        "noc.iact.injected": tiles * m.mt * channels * rows * columns,
+        "noc.iact.delivered": tiles * (m.m // (m.m1 * m.m0)) * channels * x.r * row_steps_of_pe * columns_of_pe,
         "noc.weight.injected": weights_sent,
-        "noc.weight.delivered": x.n * x.m * m.c * x.r * x.s * m.qt * columns_of_tiles,
+        "noc.weight.delivered": x.n * x.m * m.c * x.r * x.s * parts * rows_of_tiles,
         "noc.psum.delivered": outputs * passes,
         "spad.iact.read": macs,
         "spad.weight.read": macs,

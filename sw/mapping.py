@@ -3,25 +3,37 @@
 The loops of a mapping, outermost first::
 
     n, g, pt, qt, mt         tiles of the output (DRAM level)
-      ct, rt                 passes over a tile: channel tiles, filter rows in time; psums stay in their banks
+      ct, rt                 passes over a tile: channel tiles, filter rows in time
         pj                   output rows of the tile, one after another
-          mi, pi (columns)   filter groups and output rows across the array
-          ci, r (rows)       channel groups and filter rows along a psum chain
-            q                output columns: the iact window slides
-              s, c0, m0      filter columns, channels and filters within a PE
+          mi, pi, qi (columns)   filter groups, output rows and output columns across the array
+          k (rows)           independent psum chains of a column: output rows, filters or groups
+            ci, r            channel groups and filter rows along a chain
+
+and within a PE one of three orders, named after what stays there longest::
+
+    weight   q, s, r, c0, m0       the weights of a pass stay, a window of iacts slides along q
+    psum     s, r, c0, q, m0       psums stay over all passes; iacts come in patches of q0 output columns
+    iact     mj, s, r, c0, q, m0   a patch of iacts stays while the weights of m1 filter groups pass
+
+Psums of several passes are summed in their banks, but for the order ``psum``.
 
 Everything else (offsets, tags, bounds, capacities) follows from the factors. Names are those of the field: N M C H W
 R S P Q, U stride, D dilation, G groups; M and C are per group here.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Literal, get_args
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw.tensors import TensorLayout, storage_bits
 from rowmesh.sw.workload import Layer
 
-__all__ = ["IllegalMappingError", "Mapping"]
+__all__ = ["STATIONARY", "IllegalMappingError", "Mapping", "Stationary"]
+
+Stationary = Literal["weight", "psum", "iact"]
+STATIONARY: tuple[Stationary, ...] = get_args(Stationary)
 
 
 class IllegalMappingError(ValueError):
@@ -43,14 +55,20 @@ class Mapping:
     layer : Layer
     dataflow : str
         Name of the constraint set that it was made under.
-    r_s : int
-        Filter rows along a chain: R (all of them in space) or 1 (in time).
+    r_s, r0 : int
+        Filter rows along a chain and within a PE: R or 1 each; both 1: filter rows in time.
     c_s, c0 : int
         Channel groups along a chain, channels of a PE.
-    p_x, m_x : int
-        Output rows and filter groups across the columns.
+    p_x, q_x, m_x : int
+        Output rows, parts of the tile's output columns, and filter groups across the columns.
+    p_y, m_y, g_y : int
+        Output rows, filters and groups along the rows, a chain for each; one of them at most exceeds 1.
     p0, q0, m0 : int
-        Output rows in time, output columns and filters of a pass.
+        Output rows in time, output columns of a tile (of all q_x parts), and filters of a PE.
+    m1 : int
+        Filter groups of a PE, one after another, for the same iacts (order ``iact``).
+    stationary : {"weight", "psum", "iact"}
+        The order of loops within a PE.
     resident : bool
         The iacts of all channel tiles stay in the global buffer while the filter tiles pass.
 
@@ -72,6 +90,13 @@ class Mapping:
     q0: int
     m0: int
     resident: bool
+    r0: int = 1
+    q_x: int = 1
+    p_y: int = 1
+    m_y: int = 1
+    g_y: int = 1
+    m1: int = 1
+    stationary: Stationary = "weight"
 
     def __post_init__(self) -> None:
         self._check()
@@ -127,12 +152,67 @@ class Mapping:
     @property
     def r_t(self) -> int:
         """Filter rows in time."""
-        return self.layer.r // self.r_s
+        return self.layer.r // (self.r_s * self.r0)
+
+    @property
+    def g_t(self) -> int:
+        """Tiles of groups."""
+        return self.layer.groups // self.g_y
+
+    @property
+    def p_n(self) -> int:
+        """Output rows of a row step."""
+        return self.p_x * self.p_y
+
+    @property
+    def m_n(self) -> int:
+        """Filters of a filter group across the columns."""
+        return self.m1 * self.m0 * self.m_y
+
+    @property
+    def held(self) -> bool:
+        """Psums stay in the PE until they are complete."""
+        return self.stationary == "psum"
+
+    @property
+    def patched(self) -> bool:
+        """Iacts come in patches that stay for a pass, not through a sliding window."""
+        return self.stationary != "weight"
+
+    @property
+    def column_filters(self) -> int:
+        """Ofmap channels of a column in a tile."""
+        return self.m1 * self.set_filters
+
+    @property
+    def set_filters(self) -> int:
+        """Ofmap channels that a column's PEs work on at the same time."""
+        return self.m0 * self.m_y * self.g_y
+
+    @property
+    def inner(self) -> int:
+        """Columns of one filter group."""
+        return self.p_x * self.q_x
+
+    @property
+    def q_pe(self) -> int:
+        """Output columns of a PE in a pass."""
+        return min(self.q0, self.layer.q) // self.q_x
+
+    @property
+    def q_pe_rest(self) -> int:
+        """Output columns of a PE in the last column tile."""
+        return self.q_pe if self.q_x > 1 else self.q_rest
+
+    @property
+    def q_x_rest(self) -> int:
+        """Parts of the output columns across the array in the last column tile."""
+        return self.q_rest // self.q_pe if self.q_x > 1 else 1
 
     @property
     def mt(self) -> int:
         """Filter tiles."""
-        return ceil_div(self.m, self.m_x * self.m0)
+        return ceil_div(self.m, self.m_x * self.m_n)
 
     @property
     def ct(self) -> int:
@@ -141,8 +221,8 @@ class Mapping:
 
     @property
     def row_steps(self) -> int:
-        """Sets of p_x output rows."""
-        return ceil_div(self.layer.p, self.p_x)
+        """Sets of p_n output rows."""
+        return ceil_div(self.layer.p, self.p_n)
 
     @property
     def pt(self) -> int:
@@ -159,7 +239,7 @@ class Mapping:
     @property
     def m_rest(self) -> int:
         """Filters of the last filter tile."""
-        return self.m - (self.mt - 1) * self.m_x * self.m0
+        return self.m - (self.mt - 1) * self.m_x * self.m_n
 
     @property
     def c_rest(self) -> int:
@@ -179,12 +259,12 @@ class Mapping:
     @property
     def p_rest(self) -> int:
         """Output rows of the last row step."""
-        return self.layer.p - (self.row_steps - 1) * self.p_x
+        return self.layer.p - (self.row_steps - 1) * self.p_n
 
     @property
     def m_x_rest(self) -> int:
         """Filter groups across the columns in the last filter tile."""
-        return ceil_div(self.m_rest, self.m0)
+        return ceil_div(self.m_rest, self.m_n)
 
     @property
     def c_s_rest(self) -> int:
@@ -199,14 +279,19 @@ class Mapping:
         return self.c_s * self.r_s
 
     @property
+    def chains(self) -> int:
+        """Psum chains of a column."""
+        return self.p_y * self.m_y * self.g_y
+
+    @property
     def columns(self) -> int:
         """Columns used."""
-        return self.m_x * self.p_x
+        return self.m_x * self.inner
 
     @property
     def active_pes(self) -> int:
         """PEs used."""
-        return self.chain * self.columns
+        return self.chains * self.chain * self.columns
 
     # iacts
 
@@ -223,18 +308,25 @@ class Mapping:
     @property
     def blocks(self) -> int:
         """Channel blocks of a channel tile in the global buffer (channels, in the packed form)."""
-        channels = min(self.c, self.c_s * self.c0)
+        channels = self.g_y * self.c if self.g_y > 1 else min(self.c, self.c_s * self.c0)
         return channels if self.planar else ceil_div(channels, self.lanes)
 
     @property
     def blocks_rest(self) -> int:
         """Channel blocks of the last channel tile."""
+        if self.g_y > 1:
+            return self.blocks
         return self.c_rest if self.planar else ceil_div(self.c_rest, self.lanes)
+
+    @property
+    def group_blocks(self) -> int:
+        """Channel blocks of a tile of groups in memory (channels, in the packed form)."""
+        return self.c if self.planar else ceil_div(self.g_y * self.c, self.lanes)
 
     @property
     def tile_rows(self) -> int:
         """Iact rows of a tile, halo included."""
-        return (min(self.p0, self.row_steps) * self.p_x - 1) * self.layer.stride[0] + self.height
+        return (min(self.p0, self.row_steps) * self.p_n - 1) * self.layer.stride[0] + self.height
 
     @property
     def tile_columns(self) -> int:
@@ -264,19 +356,29 @@ class Mapping:
     @property
     def phases(self) -> int:
         """Kinds of iact rows that different PE rows subscribe to."""
+        if self.p_y > 1:
+            return self.row_span(self.p_y)
         return self.layer.stride[0] if self.diagonal else self.r_s
+
+    def row_span(self, rows: int) -> int:
+        """Iact rows that are sent for a number of output rows in one pass, unless they are ``diagonal``."""
+        return (rows - 1) * self.layer.stride[0] + self.height if self.r0 > 1 else rows
+
+    def patch_columns(self, q: int) -> int:
+        """Columns that are sent for a number of neighbouring output columns."""
+        return (q - 1) * self.stride[1] + self.window
 
     # weights and psums
 
     @property
     def weights(self) -> int:
-        """Weights of a PE in a pass."""
-        return self.m0 * self.layer.s * self.c0
+        """Weights of a PE in a pass (of one of m1 filter groups)."""
+        return self.m0 * self.layer.s * self.r0 * self.c0
 
     @property
     def bank_words(self) -> int:
         """Psums of a column in a tile."""
-        return min(self.p0, self.row_steps) * min(self.q0, self.layer.q) * min(self.m0, self.m)
+        return min(self.p0, self.row_steps) * self.q_pe * self.column_filters * self.p_y
 
     @property
     def out_lanes(self) -> int:
@@ -287,8 +389,10 @@ class Mapping:
     def iact_slots(self) -> int:
         """Words of a PE's iact spad that the static order of flits needs."""
         ux, step = self.stride[1], self.lanes if self.planar else 1
+        if self.patched:
+            return self.patch_columns(self.q_pe) * self.r0 * self.c0
         if not self.planar:
-            return self.window * self.c0
+            return self.window * self.r0 * self.c0
         need = 0
         for q in range(min(self.q0, self.layer.q, self.lanes) + 1):
             arrived = ceil_div(self.x_offset + q * ux + self.window, step) * step - self.x_offset
@@ -302,12 +406,22 @@ class Mapping:
             if not holds:
                 raise IllegalMappingError(text)
 
+        rule(
+            self.q_x == 1 or (self.q0 <= x.q and self.q0 % self.q_x == 0),
+            f"the tile's output columns ({self.q0}) must be whole parts of {self.q_x} and no more than Q ({x.q})",
+        )
         rule(self.r_s in (1, x.r), f"r_s must be 1 or R ({x.r}), not {self.r_s}")
-        rule(self.chain <= a.rows, f"a chain of {self.chain} PEs exceeds the {a.rows} rows")
+        rule(self.r0 in (1, x.r), f"r0 must be 1 or R ({x.r}), not {self.r0}")
+        rule(self.r_s == 1 or self.r0 == 1, "filter rows are either along a chain or within a PE")
+        rule(
+            self.chains * self.chain <= a.rows,
+            f"{self.chains} chains of {self.chain} PEs exceed the {a.rows} rows",
+        )
         rule(self.columns <= a.cols, f"{self.columns} columns exceed the array's {a.cols}")
         rule(self.iact_slots <= a.iact_spad, f"{self.iact_slots} iacts exceed the spad of {a.iact_spad}")
         rule(self.weights <= a.weight_spad, f"{self.weights} weights exceed the spad of {a.weight_spad}")
-        rule(self.m0 <= a.psum_spad, f"{self.m0} psums of a PE exceed the spad of {a.psum_spad}")
+        psums = self.m0 * (self.q_pe if self.patched else 1)
+        rule(psums <= a.psum_spad, f"{psums} psums of a PE exceed the spad of {a.psum_spad}")
         rule(
             self.bank_words <= a.psum_bank_words,
             f"{self.bank_words} psums exceed the bank of {a.psum_bank_words}",
@@ -318,64 +432,123 @@ class Mapping:
             f"{stored} iact flits exceed the global buffer's {a.glb_iact_flits}",
         )
         if x.output == "requant":
-            filters = min(self.m_x * self.m0, self.m)
+            filters = self.m_x * self.column_filters
             rule(filters <= a.param_words, f"parameters of {filters} filters exceed {a.param_words}")
-        # edges in space must be whole PEs
+        self._check_space(rule)
+        self._check_flits(rule)
+        self._check_beats(rule)
+
+    def _check_space(self, rule: Callable[[bool, str], None]) -> None:
+        """Check what is across the array: edges must be whole PEs, tags tell everything apart."""
+        x, a = self.layer, self.config
         rule(
-            self.m % self.m0 == 0,
-            f"filters of a PE ({self.m0}) must divide the filters of a group ({self.m})",
+            self.m % self.m_n == 0,
+            f"filters of a PE and its column ({self.m_n}) must divide the filters of a group ({self.m})",
         )
         rule(
             self.c % self.c0 == 0,
             f"channels of a PE ({self.c0}) must divide the channels of a group ({self.c})",
         )
-        ragged = self.p_rest != self.p_x
-        rule(not ragged or self.p0 == 1, "rows that do not fill the columns need one row step a tile")
-        rule(not ragged or self.m_x == 1, "rows that do not fill the columns exclude filters across columns")
         rule(
-            self.m_x == 1 or self.p_x == 1 or self.p_x % a.lanes == 0,
-            f"rows beside filters across columns must be a multiple of the {a.lanes} drain lanes",
+            sorted((self.p_y, self.m_y, self.g_y))[1] == 1,
+            "only one of output rows, filters and groups can have chains of their own",
         )
-        # iact words in flits
+        rule(self.p_x == 1 or self.q_x * self.p_y == 1, "output rows across columns exclude output columns there")
+        rule(self.p_y == 1 or self.p0 == 1, "output rows along the rows need one row step a tile")
+        rule(self.r_s == 1 or self.chains * self.q_x == 1, "filter rows along a chain need one chain a column")
+        rule(self.r0 == 1 or x.dilation[0] == 1, "filter rows within a PE exclude dilation along y")
+        rule(
+            self.p_y == 1 or self.r0 == 1 or self.c_s == 1,
+            "channels along a chain exclude output rows of several iact rows beside it",
+        )
+        rule(not self.patched or self.p0 == 1, "patches of iacts need one row step a tile")
+        rule(self.m1 == 1 or self.stationary == "iact", "filter groups in time need the order iact")
+        rule(self.m1 == 1 or x.q % self.q_pe == 0, f"output columns of a PE ({self.q_pe}) must divide Q ({x.q})")
+        rule(not self.held or self.c_s_rest == self.c_s, "psums in the PE need whole channel tiles along the chain")
+        if self.q_x > 1:
+            rule(
+                x.q % self.q_pe == 0,
+                f"output columns of a PE ({self.q_pe}) must divide Q ({x.q})",
+            )
+            rule(self.q_x_rest == self.q_x or self.m_x == 1, "columns left over exclude filters across columns")
+        if self.g_y > 1:
+            rule(x.groups % self.g_y == 0, f"groups of the array's rows ({self.g_y}) must divide {x.groups}")
+            rule(
+                self.m == 1 and self.c_s == 1 and self.c0 == self.c and self.m_x == 1,
+                "groups along the rows need all channels of a group and one filter in a PE",
+            )
+            rule(not self.planar, "groups along the rows need the blocked form")
+        ragged = self.p_rest != self.p_n
+        rule(not ragged or self.p0 == 1, "rows that do not fill the array need one row step a tile")
+        rule(
+            not ragged or self.m_x == 1 or self.p_x == 1,
+            "rows that do not fill the columns exclude filters across columns",
+        )
+        rule(
+            self.m_x == 1 or self.inner == 1 or self.inner % a.lanes == 0,
+            f"columns beside filters across columns must be a multiple of the {a.lanes} drain lanes",
+        )
+        if self.q_x > 1:
+            index = self.patch_columns(min(self.q0, x.q))
+        elif self.r0 > 1:
+            index = self.row_span(self.p_x)
+        else:
+            index = self.p_x + (self.height - 1) // x.stride[0]
+        index = max(index, self.m_x)
+        phases = max(self.blocks * self.phases, self.m_y * self.g_y * self.chain)
+        rule(index <= 1 << a.tag_width, f"{index} tag indices exceed {a.tag_width} bits")
+        rule(phases <= 1 << a.tag_width, f"{phases} tag phases exceed {a.tag_width} bits")
+
+    def _check_flits(self, rule: Callable[[bool, str], None]) -> None:
+        """Check how iact words lie in flits."""
+        x = self.layer
         if self.planar:
             rule(self.c0 == 1, "the packed form holds one channel a flit")
+            rule(self.r0 == 1 and self.q_x == 1, "the packed form excludes filter rows in a PE and columns in space")
             rule(x.stride[1] <= self.window, "a stride beyond the filter needs the blocked form")
             rule(x.groups == 1, f"groups of {self.c} channels share a packed tensor")
             rule(
                 self.qt == 1 or (self.q0 * x.stride[1]) % self.lanes == 0,
                 "column tiles of a packed tensor must be whole flits",
             )
-        else:
-            rule(
-                self.c0 % self.lanes == 0 or self.lanes % self.c0 == 0,
-                f"{self.c0} channels of a PE do not fit flits of {self.lanes}",
-            )
-            rule(
-                self.ct == 1 or (self.c_s * self.c0) % self.lanes == 0,
-                f"channel tiles of {self.c_s * self.c0} are no whole flits",
-            )
-            rule(
-                x.groups == 1 or self.c % self.lanes == 0,
-                f"groups of {self.c} channels share flits of {self.lanes}",
-            )
-        phases = self.blocks * self.phases
-        index = max(self.p_x + (self.height - 1) // x.stride[0], self.m_x)
-        rule(index <= 1 << a.tag_width, f"{index} tag indices exceed {a.tag_width} bits")
-        rule(phases <= 1 << a.tag_width, f"{phases} tag phases exceed {a.tag_width} bits")
-        # output beats
+            return
+        rule(
+            self.c0 % self.lanes == 0 or self.lanes % self.c0 == 0,
+            f"{self.c0} channels of a PE do not fit flits of {self.lanes}",
+        )
+        rule(
+            self.ct == 1 or (self.c_s * self.c0) % self.lanes == 0,
+            f"channel tiles of {self.c_s * self.c0} are no whole flits",
+        )
+        rule(
+            self.g_t == 1 or (self.g_y * self.c) % self.lanes == 0,
+            f"groups of {self.g_y * self.c} channels share flits of {self.lanes}",
+        )
+
+    def _check_beats(self, rule: Callable[[bool, str], None]) -> None:
+        """Check how ofmap words lie in beats."""
         k = self.out_lanes
         if self.ofmap_layout.planar:
             rule(self.qt == 1 or self.q0 % k == 0, f"column tiles of {self.q0} are no whole beats of {k}")
-            rule(x.groups == 1 and self.m_x * self.m0 >= self.m, "a packed ofmap needs all filters in one tile")
-            rule(self.m_x == 1, "a packed ofmap excludes filters across columns")
-        else:
-            whole = self.m0 % k == 0
             rule(
-                whole or self.m_x == 1,
-                f"filters of a PE ({self.m0}) across columns must be whole beats of {k}",
+                self.layer.groups == 1 and self.m_x * self.m_n >= self.m,
+                "a packed ofmap needs all filters in one tile",
             )
-            rule(whole or self.mt == 1, f"filter tiles of {self.m0} are no whole beats of {k}")
-            rule(x.groups == 1 or self.m % k == 0, f"groups of {self.m} filters share beats of {k}")
+            rule(
+                self.m_x * self.m_y * self.q_x * self.m1 == 1,
+                "a packed ofmap excludes filters and output columns across the array",
+            )
+            return
+        whole = self.set_filters % k == 0
+        rule(
+            whole or self.m_x * self.m1 == 1,
+            f"filters of a column ({self.set_filters}) beside others must be whole beats of {k}",
+        )
+        rule(whole or self.mt == 1, f"filter tiles of {self.column_filters} are no whole beats of {k}")
+        rule(
+            self.g_t == 1 or (self.g_y * self.m) % k == 0,
+            f"groups of {self.g_y * self.m} filters share beats of {k}",
+        )
 
     def loop_nest(self) -> str:
         """Return the mapping as a loop nest by level, for people."""
@@ -397,36 +570,39 @@ class Mapping:
             return "" if tile == last else f"last one {last} instead of {tile}"
 
         level("DRAM")
+        rows = self.p0 * self.p_n
         loop("for n", x.n)
-        loop("for g", x.groups)
-        loop(
-            "for p2",
-            self.pt,
-            rest(self.p0 * self.p_x, x.p - (self.pt - 1) * self.p0 * self.p_x) + " rows"
-            if self.pt > 1 and x.p % (self.p0 * self.p_x)
-            else "",
-        )
+        loop("for g", self.g_t)
+        loop("for p2", self.pt, rest(rows, x.p - (self.pt - 1) * rows))
         loop("for q2", self.qt, rest(self.q0, self.q_rest))
-        loop("for m2", self.mt, rest(self.m_x * self.m0, self.m_rest))
-        level("GLB")
+        loop("for m2", self.mt, rest(self.m_x * self.m_n, self.m_rest))
+        if not self.held:
+            level("GLB, psums in their banks")
         loop("for c2", self.ct, rest(self.c_s * self.c0, self.c_rest))
         loop("for r1", self.r_t)
         loop("for p1", self.p0)
         level("spatial, columns")
         loop("parallel-for m1", self.m_x)
         loop("parallel-for p", self.p_x)
-        level("spatial, rows (psum chain)")
+        loop("parallel-for q1", self.q_x)
+        level("spatial, rows")
+        loop("parallel-for g", self.g_y)
+        loop("parallel-for p", self.p_y)
+        loop("parallel-for m", self.m_y)
+        if self.chain > 1:
+            level("psum chain")
         loop("parallel-for c1", self.c_s)
         loop("parallel-for r", self.r_s)
-        level("spad")
-        loop("for q", min(self.q0, x.q))
-        loop("for s", x.s)
-        loop("for c", self.c0)
+        level(f"spad, {self.stationary}s stay")
+        loop("for m1", self.m1)
+        inside = [("for s", x.s), ("for r", self.r0), ("for c", self.c0)]
+        column = ("for q", self.q_pe)
+        for name, bound in [*inside, column] if self.patched else [column, *inside]:
+            loop(name, bound)
         loop("for m", self.m0)
         lines.append(f"{'  ' * depth}  ofmap[n,g,m,p,q] += iact[n,g,c,U p + D r,U q + D s] * weight[g,m,c,r,s]")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, object]:
         """Return the factors."""
-        names = ("dataflow", "r_s", "c_s", "c0", "p_x", "m_x", "p0", "q0", "m0", "resident")
-        return {name: getattr(self, name) for name in names}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("config", "layer")}
