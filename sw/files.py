@@ -31,11 +31,15 @@ __all__ = [
     "suggest",
 ]
 
-Kind = Literal["arch", "workloads"]
+Kind = Literal["arch", "workloads", "dataflows"]
 #: Where in a document: keys and indices from the top.
 Place = tuple[str | int, ...]
 
-_TITLES: Mapping[Kind, str] = {"arch": "architecture", "workloads": "workload"}
+_TITLES: Mapping[Kind, str] = {
+    "arch": "architecture",
+    "workloads": "workload",
+    "dataflows": "dataflow",
+}
 _SUFFIXES = (".yaml", ".yml")
 _TYPE_NAMES = {list: "list", dict: "mapping"}
 _LARGEST_FILE = 1 << 20
@@ -271,7 +275,7 @@ def find(kind: Kind, name_or_path: str | os.PathLike[str]) -> tuple[str, str]:
 
     Parameters
     ----------
-    kind : {"arch", "workloads"}
+    kind : {"arch", "workloads", "dataflows"}
         What is looked for.
     name_or_path : str or path
         ``eyeriss``, or ``my/arch.yaml``.

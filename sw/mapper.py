@@ -1,16 +1,23 @@
-"""The mapper: enumerates the mappings of a dataflow and keeps the one that the model predicts to be fastest."""
+"""The mapper: enumerates the mappings that the dataflows allow and keeps the one that the model predicts to be best."""
 
 import functools
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw.counts import access_counts
+from rowmesh.sw.dataflow import Dataflow, load_dataflow
 from rowmesh.sw.files import InputError
 from rowmesh.sw.mapping import IllegalMappingError, Mapping, ceil_div
 from rowmesh.sw.model import energy, predict_parts
+from rowmesh.sw.tensors import TensorLayout
 from rowmesh.sw.workload import Layer
 
-__all__ = ["UnmappableError", "candidates", "find_mapping"]
+__all__ = ["Objective", "UnmappableError", "candidates", "find_mapping"]
+
+Objective = Literal["cycles", "energy", "edp"]
+Factors = dict[str, Any]
 
 
 class UnmappableError(InputError):
@@ -21,105 +28,244 @@ def _divisors(value: int, limit: int) -> list[int]:
     return [d for d in range(1, min(value, limit) + 1) if value % d == 0]
 
 
-def _tiles(size: int, unit: int) -> list[int]:
-    """Sizes that split a dimension into 1, 2, 3 ... tiles as evenly as whole units allow."""
+def _tiles(size: int) -> list[int]:
+    """Sizes that split a dimension into 1, 2, 3 ... tiles as evenly as possible."""
     sizes: list[int] = []
-    for count in range(1, ceil_div(size, unit) + 1):
-        tile = ceil_div(ceil_div(size, count), unit) * unit
+    for count in range(1, size + 1):
+        tile = ceil_div(size, count)
         if not sizes or tile < sizes[-1]:
-            sizes.append(min(tile, size))
+            sizes.append(tile)
         if len(sizes) >= 12:
             break
     return sizes
 
 
-def _raw_candidates(config: ArchConfig, layer: Layer) -> Iterator[dict[str, int | bool]]:
-    m, c = layer.m // layer.groups, layer.c // layer.groups
-    for r_s in sorted({1, layer.r}):
-        if r_s > config.rows:
-            continue
-        for c0 in _divisors(c, config.iact_spad):
-            groups = min(config.rows // r_s, c // c0)
-            for c_s in sorted({groups, *(d for d in _divisors(c // c0, groups) if 2 * d > groups)}, reverse=True):
-                for p_x in sorted({min(config.cols, layer.p), 1, *_divisors(layer.p, config.cols)}, reverse=True):
-                    for m_x in sorted({1, config.cols // p_x}):
-                        for m0 in _divisors(m, min(config.psum_spad, config.weight_spad // (layer.s * c0) or 1)):
-                            if m_x * m0 > m and m_x > 1:
-                                continue
-                            for q0 in _tiles(layer.q, 1):
-                                steps = ceil_div(layer.p, p_x)
-                                fit = max(1, config.psum_bank_words // (q0 * m0))
-                                for p0 in {1, min(steps, fit)}:
-                                    for resident in (False, True):
-                                        yield {
-                                            "r_s": r_s,
-                                            "c_s": c_s,
-                                            "c0": c0,
-                                            "p_x": p_x,
-                                            "m_x": m_x,
-                                            "p0": p0,
-                                            "q0": q0,
-                                            "m0": m0,
-                                            "resident": resident,
-                                        }
+def _even(size: int, limit: int) -> list[int]:
+    """As many of a dimension as fit an axis, spread evenly, and one."""
+    most = min(size, limit)
+    return sorted({1, most, ceil_div(size, ceil_div(size, most)), *_divisors(size, limit)[-2:]}, reverse=True)
 
 
-def _steps(layer: Layer, f: dict[str, int | bool]) -> int:
-    """Steps of the candidate: a lower bound of its cycles."""
-    m, c = layer.m // layer.groups, layer.c // layer.groups
-    tiles = layer.n * layer.groups * ceil_div(m, f["m_x"] * f["m0"]) * ceil_div(c, f["c_s"] * f["c0"])
-    inner = ceil_div(layer.p, f["p_x"]) * layer.q * layer.s * f["c0"] * f["m0"]
-    return tiles * (layer.r // f["r_s"]) * inner
+class _Space:
+    """The mapspace of a layer on an architecture under one dataflow."""
+
+    def __init__(self, config: ArchConfig, layer: Layer, flow: Dataflow) -> None:
+        self.config, self.layer, self.flow = config, layer, flow
+        self.m, self.c = layer.m // layer.groups, layer.c // layer.groups
+        self.planar = TensorLayout(layer.n, layer.c, layer.h, layer.w, config.data_width, config.beat_bytes).planar
+        self.window = (layer.s - 1) * layer.dilation[1] + 1
+        self.stride = layer.stride[1] if self.planar else min(layer.stride[1], self.window)
+
+    def factors(self) -> Iterator[Factors]:
+        """Yield every set of factors worth a look; most of what the hardware cannot run is left out."""
+        flow, layer = self.flow, self.layer
+        for stationary, rows in itertools.product(flow.stationary, self._rows()):
+            for c0 in _divisors(self.c, self.config.iact_spad):
+                if not flow.allows("pe", "C", c0, self.c):
+                    continue
+                if rows["g_y"] > 1 and c0 != self.c:
+                    continue
+                chains = rows["p_y"] * rows["m_y"] * rows["g_y"]
+                for c_s in self._chain(self.config.rows // (chains * rows["r_s"]), c0, rows["g_y"]):
+                    for columns in self._columns(stationary, c0 * rows["r0"], rows):
+                        base = {**rows, **columns, "stationary": stationary, "c0": c0, "c_s": c_s}
+                        yield from self._filters(base)
+        del layer
+
+    def _rows(self) -> Iterator[Factors]:
+        """What is along the rows beside channels: filter rows of a chain (or in the PE), or chains of their own."""
+        a, x, allowed = self.config, self.layer, self.flow.rows
+        for r_s, r0 in sorted({(1, 1), (x.r, 1), (1, x.r)}, reverse=True):
+            if r_s > 1 and ("R" not in allowed or r_s > a.rows):
+                continue
+            if not self.flow.allows("rows", "R", r_s, x.r) or not self.flow.allows("pe", "R", r0, x.r):
+                continue
+            if r0 > 1 and (x.dilation[0] > 1 or self.planar):
+                continue
+            none = {"r_s": r_s, "r0": r0, "p_y": 1, "m_y": 1, "g_y": 1}
+            yield none
+            if r_s > 1:
+                continue
+            for name, dimension, values in (
+                ("p_y", "P", _even(x.p, a.rows)),
+                ("m_y", "M", _divisors(self.m, a.rows)),
+                ("g_y", "G", _divisors(x.groups, a.rows) if self.m == 1 else []),
+            ):
+                if dimension not in allowed:
+                    continue
+                for value in values:
+                    size = {"P": x.p, "M": self.m, "G": x.groups}[dimension]
+                    if value > 1 and self.flow.allows("rows", dimension, value, size):
+                        yield none | {name: value}
+
+    def _chain(self, most: int, c0: int, g_y: int) -> list[int]:
+        """Channel groups along a chain: as many as fit, or a divisor near that."""
+        groups = self.c // c0
+        most = min(most, groups)
+        if "C" not in self.flow.rows or g_y > 1:
+            most = min(most, 1)
+        if most < 1:
+            return []
+        sizes = sorted({most, *(d for d in _divisors(groups, most) if 2 * d > most)}, reverse=True)
+        return [size for size in sizes if self.flow.allows("rows", "C", size, self.c)]
+
+    def _columns(self, stationary: str, words: int, rows: Factors) -> Iterator[Factors]:
+        """What is across the columns, and the output columns of a PE; ``words`` are those of one iact column."""
+        a, x, allowed = self.config, self.layer, self.flow.columns
+        longest = x.q
+        if stationary != "weight":
+            room = (a.iact_spad // words - self.window) // self.stride + 1
+            longest = min(x.q, room, a.psum_spad)
+        parts = _divisors(x.q, longest) if "Q" in allowed and not self.planar else []
+        for q in parts:
+            whole = x.q // q
+            for q_x in sorted({min(whole, a.cols), *(d for d in _divisors(whole, a.cols) if 4 * d >= a.cols)}):
+                if q_x > 1 and self.flow.allows("pe", "Q", q, x.q) and self.flow.allows("columns", "Q", q_x, x.q):
+                    yield from self._across({"p_x": 1, "q_x": q_x, "q0": q * q_x}, q_x)
+        tiles = _tiles(x.q) if stationary == "weight" else sorted({*_tiles(x.q), *_divisors(x.q, longest), longest})
+        tiles = [q for q in tiles if 0 < q <= longest]
+        one = self.flow.factors.get(("pe", "Q"))
+        if one is not None and not one.most and one.value:
+            tiles = [min(one.value, x.q)]
+        p_values = _even(x.p, a.cols) if "P" in allowed and rows["p_y"] == 1 else [1]
+        for p_x in p_values:
+            if not self.flow.allows("columns", "P", p_x, x.p):
+                continue
+            for q in tiles:
+                if self.flow.allows("pe", "Q", q, x.q):
+                    yield from self._across({"p_x": p_x, "q_x": 1, "q0": q}, p_x)
+
+    def _across(self, base: Factors, inner: int) -> Iterator[Factors]:
+        """Filter groups beside the rest across the columns."""
+        most = self.config.cols // inner if "M" in self.flow.columns else 1
+        sizes = {1, most}
+        if inner == 1:
+            sizes |= {d for d in _divisors(self.m, most) if 2 * d > most}
+        for m_x in sorted(sizes):
+            if m_x <= self.m and self.flow.allows("columns", "M", m_x, self.m):
+                yield base | {"m_x": m_x}
+
+    def _filters(self, f: Factors) -> Iterator[Factors]:
+        """Filters of a PE, row steps of a tile, and whether iacts stay in the global buffer."""
+        a, x = self.config, self.layer
+        tap = x.s * f["r0"] * f["c0"]
+        q = f["q0"] // f["q_x"]
+        patched = f["stationary"] != "weight"
+        most = min(a.psum_spad // (q if patched else 1), a.weight_spad // tap)
+        if tap > a.weight_spad or most < 1:
+            return
+        column = self.m // f["m_y"] if self.m % f["m_y"] == 0 else 0
+        for m0 in _divisors(column, most):
+            if not self.flow.allows("pe", "M", m0, self.m):
+                continue
+            if f["m_x"] * m0 * f["m_y"] > self.m and f["m_x"] > 1:
+                continue
+            depth = a.psum_bank_words // (q * m0 * f["m_y"] * f["g_y"] * f["p_y"])
+            if depth < 1:
+                continue
+            times = [1]
+            if f["stationary"] == "iact":
+                fitting = _divisors(column // m0, depth)
+                times = sorted({1, fitting[-1]})
+            for m1 in times:
+                steps = ceil_div(x.p, f["p_x"] * f["p_y"])
+                rows = {1} if patched or f["p_y"] > 1 else {1, min(steps, depth)}
+                for p0 in sorted(rows):
+                    if not self.flow.allows("pe", "P", p0, x.p):
+                        continue
+                    for resident in (False, True) if self.m > m0 * m1 * f["m_y"] * f["m_x"] else (False,):
+                        yield f | {"m0": m0, "m1": m1, "p0": p0, "resident": resident}
+
+    def steps(self, f: Factors) -> int:
+        """Steps of a candidate: a lower bound of its cycles."""
+        x = self.layer
+        filters = f["m_x"] * f["m0"] * f["m_y"] * f["m1"]
+        tiles = x.n * (x.groups // f["g_y"]) * ceil_div(self.m, filters) * ceil_div(self.c, f["c_s"] * f["c0"])
+        q = f["q0"] // f["q_x"] * ceil_div(x.q, f["q0"]) if f["q_x"] > 1 else x.q
+        inner = ceil_div(x.p, f["p_x"] * f["p_y"]) * q * x.s * f["r0"] * f["c0"] * f["m0"] * f["m1"]
+        return int(tiles * (x.r // (f["r_s"] * f["r0"])) * inner)
 
 
 def candidates(
-    config: ArchConfig, layer: Layer, reasons: dict[str, int] | None = None
+    config: ArchConfig, layer: Layer, flows: Sequence[Dataflow], reasons: dict[str, int] | None = None
 ) -> Iterator[tuple[int, Mapping]]:
-    """Yield every legal row-stationary mapping of the enumerated space with its steps, the fewest steps first.
+    """Yield every legal mapping of the enumerated space with its steps, the fewest steps first.
 
     Parameters
     ----------
     config : ArchConfig
     layer : Layer
+    flows : sequence of Dataflow
+        Constraints; the mappings of all of them.
     reasons : dict, optional
         Counts how many candidates broke each rule.
     """
-    space = [(_steps(layer, factors), number, factors) for number, factors in enumerate(_raw_candidates(config, layer))]
-    for steps, _, factors in sorted(space, key=lambda entry: entry[:2]):
+    space: list[tuple[int, int, str, Factors]] = []
+    for flow in flows:
+        one = _Space(config, layer, flow)
+        space += [(one.steps(f), len(space) + number, flow.name, f) for number, f in enumerate(one.factors())]
+    for steps, _, name, factors in sorted(space, key=lambda entry: entry[:2]):
         try:
-            yield steps, Mapping(config=config, layer=layer, dataflow="rs", **factors)  # type: ignore[arg-type]
+            yield steps, Mapping(config=config, layer=layer, dataflow=name, **factors)
         except IllegalMappingError as error:
             if reasons is not None:
                 reasons[str(error)] = reasons.get(str(error), 0) + 1
 
 
 _CLOSE = 1.002
-"""Mappings within this factor of the fewest cycles are told apart by energy."""
+"""Mappings within this factor of the best are told apart by the other quantity: energy or cycles."""
 
 
-@functools.lru_cache(maxsize=256)
-def find_mapping(config: ArchConfig, layer: Layer) -> Mapping:
-    """Find the mapping of least energy among those with (within 0.2 %) the fewest predicted cycles.
+def _default() -> tuple[Dataflow, ...]:
+    return (load_dataflow("rs"),)
 
-    The steps of a mapping are a lower bound of its cycles, so the search ends where they exceed the best.
+
+@functools.lru_cache(maxsize=1024)
+def find_mapping(
+    config: ArchConfig,
+    layer: Layer,
+    flows: tuple[Dataflow, ...] | None = None,
+    objective: Objective = "cycles",
+) -> Mapping:
+    """Find the best mapping of a layer.
+
+    With the objective ``cycles`` the one of least energy among those with (within 0.2 %) the fewest predicted cycles:
+    the steps of a mapping are a lower bound of its cycles, so the search ends where they exceed the best. With ``energy``
+    and ``edp`` (energy times cycles) every legal mapping is evaluated.
+
+    Parameters
+    ----------
+    config : ArchConfig
+    layer : Layer
+    flows : tuple of Dataflow, optional
+        Dataflows to choose from; row stationary by default.
+    objective : {"cycles", "energy", "edp"}
 
     Raises
     ------
     UnmappableError
         If there is none.
     """
+    flows = flows or _default()
     reasons: dict[str, int] = {}
     found: list[tuple[int, int, Mapping]] = []
     best: int | None = None
-    for steps, mapping in candidates(config, layer, reasons):
-        if best is not None and steps > best * _CLOSE:
+    for steps, mapping in candidates(config, layer, flows, reasons):
+        if objective == "cycles" and best is not None and steps > best * _CLOSE:
             break
         cycles = sum(predict_parts(mapping).values())
-        if best is None or cycles <= best * _CLOSE:
+        if objective != "cycles" or best is None or cycles <= best * _CLOSE:
             found.append((cycles, len(found), mapping))
             best = cycles if best is None else min(best, cycles)
     if best is None:
         rule = max(reasons, key=lambda reason: reasons[reason]) if reasons else "no factorisation exists"
-        raise UnmappableError(f"layer {layer.name}: no row-stationary mapping fits {config.name}: {rule}")
-    close = [(energy(access_counts(m)), number, m) for cycles, number, m in found if cycles <= best * _CLOSE]
-    return min(close, key=lambda entry: entry[:2])[2]
+        names = ", ".join(flow.name for flow in flows)
+        raise UnmappableError(f"layer {layer.name}: no mapping ({names}) fits {config.name}: {rule}")
+    if objective == "cycles":
+        found = [entry for entry in found if entry[0] <= best * _CLOSE]
+    weighed = []
+    for cycles, number, mapping in found:
+        cost = energy(access_counts(mapping))
+        key = (cost * cycles, cycles) if objective == "edp" else (cost, cycles)
+        weighed.append((*key, number, mapping))
+    return min(weighed, key=lambda entry: entry[:3])[3]

@@ -1,0 +1,1 @@
+"""Shipped dataflows: one YAML file of mapspace constraints each."""
