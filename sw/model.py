@@ -21,7 +21,7 @@ from rowmesh.hw.multicast import RowTap, Tap
 from rowmesh.hw.nest import LoopNest
 from rowmesh.hw.pe import ProcessingElement
 from rowmesh.hw.psum_bank import PsumBank
-from rowmesh.sw.counts import access_counts, dram_beats, first_slice_beats
+from rowmesh.sw.counts import access_counts, dram_beats, first_slice_beats, loaded_beats, weight_beats
 from rowmesh.sw.mapping import Mapping, ceil_div
 from rowmesh.sw.results import PARTS, Prediction
 
@@ -97,24 +97,106 @@ def pass_rates(m: Mapping, rows: int, q: int) -> Pass:
 
 
 def _round_trip(m: Mapping) -> int:
-    """Cycles from a flit's release in a bank to the fill of the slot that it freed."""
-    request = ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency
+    """Cycles from the release of a burst's first slot to the read of the last flit that takes the burst's slots."""
     burst = min(m.config.burst_beats, m.config.glb_weight_flits)
-    return request + Splitter.latency + 2 + Loader.data_latency + burst
+    credit = 2  # a released slot counts two cycles later
+    read = ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency
+    return credit + read + Loader.data_latency + Buffet.latency + burst - 1
+
+
+def _held_steps(m: Mapping) -> int:
+    """Steps that the PEs can still do once a bank's last flit of a tile has been read: their spads and the NoC are full."""
+    q = min(m.q0, m.layer.q)
+    position = m.layer.s * m.c0 * m.m0
+    columns = m.config.iact_spad // m.c0 + (m.lanes if m.planar else 1)  # the NoC holds about one round
+    row = (q - 1) * m.stride[1] + m.window
+    if columns >= row:
+        return position * (q * (columns // row))
+    return position * (1 + max(0, columns - m.window) // m.stride[1])
+
+
+def _tile_row_classes(m: Mapping) -> list[tuple[int, int]]:
+    """First iact row of the first, an interior and the last row tile, and how many there are of each."""
+    step = m.p0 * m.p_x * m.layer.stride[0]
+    tiles = {0: 1, 1: m.pt - 2, m.pt - 1: 1} if m.pt > 2 else {number: 1 for number in range(m.pt)}
+    return [(number * step - m.layer.padding[0], count) for number, count in tiles.items()]
+
+
+def _segments(m: Mapping, start: int, first: int, end: int) -> int:
+    """Segments with data among segments ``first`` to ``end`` of a slice whose first iact row is ``start``."""
+    x, rows = m.layer, m.tile_rows
+    height = min(x.h, (x.p - 1) * x.stride[0] + m.height - x.padding[0])
+    low, high = max(0, -start), max(0, min(rows, height - start))
+
+    def before(segment: int) -> int:
+        blocks, row = divmod(segment, rows)
+        return blocks * max(0, high - low) + min(max(0, row - low), max(0, high - low))
+
+    return before(end) - before(first)
+
+
+def _segment_beats(m: Mapping) -> float:
+    """Beats of a segment with data, on average over the column tiles."""
+    rows = sum(count * _segments(m, start, 0, m.blocks * m.tile_rows) for start, count in _tile_row_classes(m))
+    beats = loaded_beats(m) * m.blocks // (m.c if m.planar else ceil_div(m.c, m.lanes))
+    return max(1.0, beats / max(1, rows * m.qt))
+
+
+def _memory_cycles(m: Mapping, bursts: int, beats: float) -> float:
+    """Cycles in which bursts come in: one beat a cycle, and no more than ``read_bursts`` in a latency."""
+    loop = ReadArbiter.latency + MEMORY_LATENCY
+    groups = max(0, bursts - 1) // m.config.read_bursts
+    left = bursts - groups * m.config.read_bursts
+    return max(beats, groups * (loop + beats / max(1, bursts)) + left * beats / max(1, bursts))
 
 
 def _slice_stall(m: Mapping) -> int:
-    """Wait for a channel tile's iacts where two of them do not fit the bank.
+    """Waits for channel tiles' iacts where two of them do not fit the bank, over the whole layer.
 
     What does not fit beside the tile in use is asked for when that is released, which is when its last flit is read;
     the PEs still work on what they hold then.
     """
-    missing = 2 * m.slice_flits - m.config.glb_iact_flits
-    if missing <= 0 or (m.resident and m.ct > 1):
+    room = m.config.glb_iact_flits - m.slice_flits
+    if room >= m.slice_flits or (m.resident and m.ct > 1):
         return 0
-    step = m.stride[1] * m.c0
-    held = ceil_div(m.config.iact_spad, step) * m.layer.s * m.c0 * m.m0
-    return max(0, missing + _round_trip(m) - held)
+    x = m.layer
+    tiles = x.n * x.groups * m.qt * (1 if m.resident else m.mt * m.ct)
+    segments = m.blocks * m.tile_rows
+    beats = _segment_beats(m)
+    bursts = ceil_div(int(beats), m.config.burst_beats)
+    loop = 2 + ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency + Loader.data_latency + Buffet.latency
+    total = 0
+    for start, count in _tile_row_classes(m):
+        missing = _segments(m, start, min(segments, room // m.tile_beats), segments)
+        if missing:
+            late = loop + _memory_cycles(m, missing * bursts, missing * beats) - beats - _held_steps(m)
+            total += count * tiles * max(0, int(late))
+    return total * (x.n * x.groups * m.pt * tiles - 1) // max(1, x.n * x.groups * m.pt * tiles) if total else 0
+
+
+def _first_beats(m: Mapping) -> tuple[int, int]:
+    """Beats of all loaders before the first iact beat, and before the last iact segment that the first step needs.
+
+    The arbiter takes the loaders in turn; that of the iacts starts two cycles after the others.
+    """
+    a, x = m.config, m.layer
+    beats = _segment_beats(m)
+    start = -x.padding[0]
+    first_rows = (m.p_x - 1) * x.stride[0] + m.height if m.r_s > 1 else (m.p_x - 1) * x.stride[0] + 1
+    needed = _segments(m, start, 0, (m.blocks - 1) * m.tile_rows + min(first_rows, m.tile_rows))
+    per_segment = ceil_div(int(beats), a.burst_beats)
+    needed *= per_segment
+    tile = weight_beats(m)
+    weight = min(a.burst_beats, tile)
+    weights = min(ceil_div(dram_beats(m)["weight"], weight), a.glb_weight_flits // weight)
+    param = min(a.burst_beats, m.m) if x.output == "requant" else 0
+    params = min(ceil_div(dram_beats(m)["param"], param), a.param_words // param) if param else 0
+    head = min(2, weights) * weight + min(1, params) * param
+    rounds = max(0, needed - 1)
+    more_weights, more_params = (min(rounds, max(0, count)) for count in (weights - 2, params - 1))
+    bursts = 3 + rounds + more_weights + more_params
+    total = head + more_weights * weight + more_params * param + rounds * beats / per_segment
+    return head, int(_memory_cycles(m, bursts, total))
 
 
 def _trunk_latency(m: Mapping) -> int:
@@ -124,45 +206,93 @@ def _trunk_latency(m: Mapping) -> int:
     return Buffet.latency + Fifo.latency + m.chain * Tap.latency + RowTap.latency - 1 + across + 1
 
 
-def _row_stall(m: Mapping) -> int:
-    """Wait at the start of a row for its first window.
+SPAD_LOOP = 1 + Buffet.latency
+"""Cycles from a word's release in a full spad to the first step that can use the word which takes its slot."""
 
-    The spad holds ``ahead`` rounds of the next row; the others come as the last window is released, tap by tap, one
-    round every ``cost`` cycles, and tap s is first needed ``s`` taps into the next row.
+
+def _row_stall(m: Mapping, q: int) -> int:
+    """Wait of a row of ``q`` positions for its first window.
+
+    The spad holds ``spare`` columns of the next row beside the last window; the word behind them waits at its PE and
+    enters as a slot is released (tap by tap, or, with dilation, with the whole window). From there a PE's columns come
+    one in ``cost`` cycles; column x is first used by tap x / D.
     """
     cost, _ = _round(m)
+    dilation = m.layer.dilation[1]
     tap = m.c0 * m.m0  # steps of a tap
-    taps = m.layer.s
-    unit = m.lanes if m.planar else 1  # taps of a round
-    dense = m.layer.dilation[1] == 1
-    spare = m.config.iact_spad // m.c0 - m.window
-    ahead = max(0, spare // unit)
-    latency = _trunk_latency(m)
-    worst = 0
-    arrival = 0
-    for number in range(ahead, ceil_div(m.window, unit)):  # rounds of the next row's window
-        slots = (number - ahead + 1) * unit - (spare - ahead * unit)
-        freed = min(slots, m.window) * tap if dense else taps * tap
-        arrival = max(arrival, freed) + cost
-        needed = taps * tap + number * unit * tap
-        worst = max(worst, arrival + latency - needed)
+    position = m.layer.s * tap
+    unit = m.lanes if m.planar else 1  # columns of a round
+    spare = max(0, m.config.iact_spad // m.c0 - m.window)
+    worst, arrival, first = 0, 0, None
+    for x in range(spare, m.window):
+        freed = ((x - spare + 1) * tap if dilation == 1 else position) - 1 + SPAD_LOOP
+        new_round = (m.x_offset + x) % unit == 0
+        arrival = freed if first is None else max(arrival + (cost - unit + 1 if new_round else 1), freed)
+        first = arrival if first is None else first
+        if x % dilation == 0:
+            worst = max(worst, arrival - position - x // dilation * tap)
+            if q == 1 and dilation == 1:  # the window is released while it waits: a loop over two rows
+                worst = min(worst, max(0, ceil_div(arrival - first + SPAD_LOOP - 1 + 2 * tap, 2) - position))
     return worst
 
 
-def _pass_stall(m: Mapping, rows: int, q: int) -> int:
-    """Wait at the start of a pass for its weights: they come as the last ones are released, word by word."""
-    spare = m.config.weight_spad - m.weights
-    if rows * q <= 1:
-        return 0  # a pass of one position is bound by the weight path itself
-    late = m.weights - max(0, spare)
+def _row_extra(m: Mapping, q: int) -> int:
+    """Cycles of a row beyond its steps: the first window's wait, and positions that wait for their columns."""
+    cost, _ = _round(m)
+    position = m.layer.s * m.c0 * m.m0
+    columns = cost * m.stride[1] // (m.lanes if m.planar else 1)
+    return _row_stall(m, q) + (q - 1) * max(0, columns - position)
+
+
+def _hidden_gaps(m: Mapping, starved: int) -> int:
+    """Of the cycles lost to a bank that bursts refill, those in which the bank's reader is at work again.
+
+    The PEs see a gap between two bursts a trunk's latency after the reader does.
+    """
+    flits = ceil_div(m.weights, m.lanes) * m.m_x * m.chain
+    gaps = max(1, flits // min(m.config.burst_beats, m.config.glb_weight_flits))
+    return min(starved, gaps * _trunk_latency(m))
+
+
+def _flit_cycles(m: Mapping) -> tuple[int, int]:
+    """Cycles between two weight flits of one PE, and flits that pass the trunk in between."""
+    flits = m.m_x * m.chain
+    return max(flits, m.m_x * m.lanes), flits
+
+
+def _pass_stall(m: Mapping, positions: int) -> tuple[int, int]:
+    """Wait at the start of a pass for its weights: (for the path to the PEs, further for the memory).
+
+    The spad holds ``spare`` words of the next pass; the others enter as words are released in the last position, one a
+    step, and are used one a step from the next pass's first step on.
+    """
+    if positions <= 1:
+        return 0, 0  # a pass of one position is bound by the weight path itself
+    spare = max(0, m.config.weight_spad - m.weights)
+    late = m.weights - spare
     if late <= 0:
-        return 0
-    flits = ceil_div(m.weights, m.lanes)
-    per_word = max(1.0, pass_rates(m, rows, q).weight / (flits * m.lanes))
-    latency = _trunk_latency(m)
-    first = latency - spare  # the first word that had to wait
-    last = late * per_word + latency - 2 * m.weights
-    return max(0, int(first - m.weights), int(last))
+        return 0, 0
+    cycles, trunk = _flit_cycles(m)
+    lanes = m.lanes
+
+    def at(word: int) -> int:
+        return word // lanes * cycles + word % lanes
+
+    worst = SPAD_LOOP - m.weights
+    for word in {spare, (m.weights - 1) // lanes * lanes, m.weights - 1}:
+        if word >= spare:
+            worst = max(worst, SPAD_LOOP + at(word) - at(spare) - m.weights - word + spare)
+    path = max(0, worst)
+    # of the flits that pass in this window, the bank holds its depth; the others come by the loop through memory
+    burst = min(m.config.burst_beats, m.config.glb_weight_flits)
+    held = m.config.glb_weight_flits // burst * burst
+    window = ceil_div(late, lanes) * trunk
+    loops = (window - 1) // held
+    memory = 0
+    if loops:
+        arrival = loops * _round_trip(m) + (window - 1 - loops * held) * max(1, cycles // trunk)
+        memory = max(0, arrival + _trunk_latency(m) - 2 * m.weights - path)
+    return path, memory
 
 
 def _drain_group(m: Mapping, q: int) -> tuple[int, int, int]:
@@ -195,6 +325,10 @@ def _psum_stall(m: Mapping, q: int) -> int:
     wanted = (slack // m.m0 + 1) * m.layer.s * m.c0 * m.m0
     return max(0, released - wanted)
 
+
+_STEPS_AHEAD = 6
+"""Steps beside those in a PE's FIFO that leave the issuer before the first PE works: in the issuer's and the row's
+two-item links, the PE's tap and its next step."""
 
 ENERGY = {"dram": 200, "glb": 6, "noc": 2, "spad": 1, "pe": 1}
 """Energy of an access by level, relative to a MAC (Eyeriss, table IV)."""
@@ -240,7 +374,8 @@ def predict_parts(m: Mapping) -> dict[str, int]:
     path = loader + request + Loader.data_latency + 1 + Buffet.latency + Fifo.latency + Tap.latency
     first_mac = path + RowTap.latency - 1 + Stage.latency + 1 + 2
     padded = x.padding[0] > 0 or x.padding[1] > 0
-    fill = first_mac + (0 if padded else weights_ahead)
+    head, needed = _first_beats(m)
+    fill = first_mac + (0 if padded else head)
 
     # the passes, by class of column tile
     images = x.n * x.groups
@@ -256,13 +391,13 @@ def predict_parts(m: Mapping) -> dict[str, int]:
                 continue
             rates = pass_rates(m, rows, q)
             steps += count * passes * rates.steps
-            row = _row_stall(m)
-            wait = rows * row
-            weight = _pass_stall(m, rows, q)
-            extra = max(wait + max(0, weight - row), rates.bound - rates.steps)
-            starved = max(0, rates.load - rates.steps - extra)
-            stall["noc"] += count * passes * extra
-            stall["dma"] += count * passes * starved
+            row = _row_extra(m, q)
+            path, memory = _pass_stall(m, rows * q)
+            extra = max(rows * row + max(0, path - row), rates.bound - rates.steps)
+            starved = max(0, rates.load - rates.steps - extra, rows * row + max(0, path + memory - row) - extra)
+            hidden = _hidden_gaps(m, starved) if starved else 0
+            stall["noc"] += count * passes * (extra + hidden)
+            stall["dma"] += count * passes * (starved - hidden)
             busy += count * passes * (rates.steps + extra + starved)
             stall["psum"] += count * _psum_stall(m, q)
             stall["psum"] += count * max(0, rows * _drain_row(m, q) - passes * (rates.steps + extra))
@@ -273,12 +408,13 @@ def predict_parts(m: Mapping) -> dict[str, int]:
     # short bursts do not fill the latency with the reads in flight
     burst = min(m.tile_beats, a.burst_beats)
     slow = max(1.0, request / (a.read_bursts * burst))
-    initial = int((weights_ahead if padded else 0) + first * slow)
+    skipped = min(x.padding[1] // x.dilation[1], x.s) * m.c0 * m.m0  # steps of the first position's padding
+    initial = max(0, needed - (0 if padded else head) - skipped)
     rest = int(total_beats + (slow - 1) * beats["iact"]) - first - weights_ahead
     stall["dma"] += initial + max(0, rest - busy - stall["psum"])
-
-    switches = images * m.pt * m.qt * (1 if m.resident else m.mt * m.ct) - 1
-    stall["dma"] += switches * _slice_stall(m)
+    stall["dma"] += _slice_stall(m)
+    ahead = min(steps, _STEPS_AHEAD + a.uop_fifo)
+    steps -= ahead
 
     # after the last step
     groups, group, head = _drain_group(m, m.q_rest)
