@@ -108,11 +108,12 @@ def _held_steps(m: Mapping) -> int:
     """Steps that the PEs can still do once a bank's last flit of a tile has been read: their spads and the NoC are full."""
     q = min(m.q0, m.layer.q)
     position = m.layer.s * m.c0 * m.m0
-    columns = m.config.iact_spad // m.c0 + (m.lanes if m.planar else 1)  # the NoC holds about one round
+    _, flits = _round(m)
+    queue = _QUEUE // flits * (m.lanes if m.planar else 1)
+    columns = m.config.iact_spad // m.c0 + queue
     row = (q - 1) * m.stride[1] + m.window
-    if columns >= row:
-        return position * (q * (columns // row))
-    return position * (1 + max(0, columns - m.window) // m.stride[1])
+    rows, left = divmod(columns, row)
+    return position * (q * rows + (1 + (left - m.window) // m.stride[1] if left >= m.window else 0))
 
 
 def _tile_row_classes(m: Mapping) -> list[tuple[int, int]]:
@@ -166,11 +167,21 @@ def _slice_stall(m: Mapping) -> int:
     bursts = ceil_div(int(beats), m.config.burst_beats)
     loop = 2 + ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency + Loader.data_latency + Buffet.latency
     total = 0
+    step = m.p_x * x.stride[0]
+    rows = (m.p_x - 1) * x.stride[0] + (m.height if m.r_s > 1 else 1)
+    row_steps = min(m.q0, x.q) * x.s * m.c0 * m.m0
+    fit = min(segments, room // m.tile_beats)
     for start, count in _tile_row_classes(m):
-        missing = _segments(m, start, min(segments, room // m.tile_beats), segments)
-        if missing:
-            late = loop + _memory_cycles(m, missing * bursts, missing * beats) - beats - _held_steps(m)
-            total += count * tiles * max(0, int(late))
+        late = 0
+        for row_step in {0, min(m.p0 - 1, max(0, ceil_div(-start - rows + 1, step))), m.p0 - 1}:
+            first = row_step * step
+            end = min(m.tile_rows, first + rows)
+            if _segments(m, start, first, end):
+                missing = _segments(m, start, fit, max(fit, (m.blocks - 1) * m.tile_rows + end))
+                if missing:
+                    cycles = loop + _memory_cycles(m, missing * bursts, missing * beats) - beats
+                    late = max(late, int(cycles) - _held_steps(m) - row_step * row_steps)
+        total += count * tiles * late
     return total * (x.n * x.groups * m.pt * tiles - 1) // max(1, x.n * x.groups * m.pt * tiles) if total else 0
 
 
@@ -210,29 +221,51 @@ SPAD_LOOP = 1 + Buffet.latency
 """Cycles from a word's release in a full spad to the first step that can use the word which takes its slot."""
 
 
-def _row_stall(m: Mapping, q: int) -> int:
-    """Wait of a row of ``q`` positions for its first window.
+def _lag(m: Mapping) -> int:
+    """Cycles that the PE of the last output row, whose words come last, costs the first: its FIFO of steps is short.
 
-    The spad holds ``spare`` columns of the next row beside the last window; the word behind them waits at its PE and
-    enters as a slot is released (tap by tap, or, with dilation, with the whole window). From there a PE's columns come
-    one in ``cost`` cycles; column x is first used by tap x / D.
+    Of the steps' FIFO two entries are lost to the loop from its end back to the first PE. The first flit behind one
+    that waited at a PE comes behind those of the other rows.
+    """
+    words = m.lanes if m.planar else min(m.c0, m.lanes)
+    behind = 0 if m.diagonal else max(0, min(m.r_s * m.blocks, words) - 1)
+    skew = (m.p_x - 1) * words + (behind if m.p_x > 1 else 0)
+    return max(0, skew - (m.config.uop_fifo - 2))
+
+
+def _window_stall(m: Mapping, columns: int, spare: int, *, by_tap: bool) -> int:
+    """Wait of a position for the last ``columns`` columns of its window, ``spare`` of which came in before.
+
+    The word behind them waits at its PE and enters as a slot is released: tap by tap in the position before (at the
+    end of a row), or all at that position's end. From there a PE's columns come one in ``cost`` cycles; column x of the
+    window is first used by tap x / D.
     """
     cost, _ = _round(m)
     dilation = m.layer.dilation[1]
     tap = m.c0 * m.m0  # steps of a tap
     position = m.layer.s * tap
     unit = m.lanes if m.planar else 1  # columns of a round
-    spare = max(0, m.config.iact_spad // m.c0 - m.window)
-    worst, arrival, first = 0, 0, None
-    for x in range(spare, m.window):
-        freed = ((x - spare + 1) * tap if dilation == 1 else position) - 1 + SPAD_LOOP
-        new_round = (m.x_offset + x) % unit == 0
-        arrival = freed if first is None else max(arrival + (cost - unit + 1 if new_round else 1), freed)
-        first = arrival if first is None else first
+    worst, arrival = 0, -1
+    for new in range(spare, columns):
+        freed = ((new - spare + 1) * tap if by_tap else position) - 1 + SPAD_LOOP
+        x = m.window - columns + new
+        step = cost - unit + 1 if (m.x_offset + x) % unit == 0 else 1
+        arrival = freed if arrival < 0 else max(arrival + step, freed)
         if x % dilation == 0:
-            worst = max(worst, arrival - position - x // dilation * tap)
-            if q == 1 and dilation == 1:  # the window is released while it waits: a loop over two rows
-                worst = min(worst, max(0, ceil_div(arrival - first + SPAD_LOOP - 1 + 2 * tap, 2) - position))
+            worst = max(worst, arrival + _lag(m) - position - x // dilation * tap)
+    return worst
+
+
+def _row_stall(m: Mapping, q: int) -> int:
+    """Wait of a row of ``q`` positions for its first window."""
+    dense = m.layer.dilation[1] == 1
+    spare = max(0, m.config.iact_spad // m.c0 - m.window)
+    worst = _window_stall(m, m.window, spare, by_tap=dense)
+    if q == 1 and dense and worst:  # the window is released while it waits: a loop over two rows
+        cost, _ = _round(m)
+        tap = m.c0 * m.m0
+        columns = (m.window - 1 - spare) * cost // (m.lanes if m.planar else 1)
+        worst = min(worst, max(0, ceil_div(columns + SPAD_LOOP - 1 + 2 * tap, 2) - m.layer.s * tap))
     return worst
 
 
@@ -241,7 +274,11 @@ def _row_extra(m: Mapping, q: int) -> int:
     cost, _ = _round(m)
     position = m.layer.s * m.c0 * m.m0
     columns = cost * m.stride[1] // (m.lanes if m.planar else 1)
-    return _row_stall(m, q) + (q - 1) * max(0, columns - position)
+    spare = max(0, m.config.iact_spad // m.c0 - m.window)
+    slide = 0
+    if q > 1 and spare < m.stride[1]:
+        slide = _window_stall(m, min(m.stride[1], m.window), spare, by_tap=False)
+    return _row_stall(m, q) + (q - 1) * max(slide, columns - position, 0)
 
 
 def _hidden_gaps(m: Mapping, starved: int) -> int:
@@ -312,6 +349,18 @@ def _drain_row(m: Mapping, q: int) -> int:
     return max(groups * group, m.columns * beats)
 
 
+def _drain_deficit(m: Mapping, rows: int, q: int, busy: int) -> int:
+    """Cycles by which a tile's drain is longer than the cycles in which ``busy`` cycles of a tile leave the banks free.
+
+    Updates of psums go before the drain's reads; psums of a first pass only fill.
+    """
+    groups, group, _ = _drain_group(m, q)
+    passes = m.ct * m.r_t
+    updates = (passes - 1) * rows * q * m.m0
+    store = rows * _drain_row(m, q)
+    return max(rows * groups * group - (busy - updates), store - busy)
+
+
 def _psum_stall(m: Mapping, q: int) -> int:
     """Wait of a tile's first pass for slots that the drain of the tile before still holds."""
     a = m.config
@@ -329,6 +378,16 @@ def _psum_stall(m: Mapping, q: int) -> int:
 _STEPS_AHEAD = 6
 """Steps beside those in a PE's FIFO that leave the issuer before the first PE works: in the issuer's and the row's
 two-item links, the PE's tap and its next step."""
+
+_QUEUE = 6
+"""Flits between a bank and the first row's bus: its queue and the row tap's two."""
+
+def _backlog(m: Mapping) -> int:
+    """Cycles of drain that the banks' slack can put off."""
+    groups, group, _ = _drain_group(m, min(m.q0, m.layer.q))
+    tiles = (m.config.psum_bank_words - m.bank_words) / m.bank_words
+    return int(tiles * min(m.p0, m.row_steps) * max(groups * group, _drain_row(m, min(m.q0, m.layer.q))))
+
 
 ENERGY = {"dram": 200, "glb": 6, "noc": 2, "spad": 1, "pe": 1}
 """Energy of an access by level, relative to a MAC (Eyeriss, table IV)."""
@@ -383,6 +442,7 @@ def predict_parts(m: Mapping) -> dict[str, int]:
     stall = {"noc": 0, "psum": 0, "dma": 0}
     steps = 0
     busy = 0
+    deficit = 0
     rows_full = min(m.p0, m.row_steps)
     for q, q_count in ((min(m.q0, x.q), m.qt - 1), (m.q_rest, 1)):
         for rows, p_count in ((rows_full, m.pt - 1), (m.p0_rest, 1)):
@@ -400,7 +460,8 @@ def predict_parts(m: Mapping) -> dict[str, int]:
             stall["dma"] += count * passes * (starved - hidden)
             busy += count * passes * (rates.steps + extra + starved)
             stall["psum"] += count * _psum_stall(m, q)
-            stall["psum"] += count * max(0, rows * _drain_row(m, q) - passes * (rates.steps + extra))
+            cycles = passes * (rates.steps + extra + starved)
+            deficit += count * max(0, _drain_deficit(m, rows, q, cycles))
 
     # the memory: what it cannot hide
     total_beats = sum(beats.values())
@@ -413,6 +474,8 @@ def predict_parts(m: Mapping) -> dict[str, int]:
     rest = int(total_beats + (slow - 1) * beats["iact"]) - first - weights_ahead
     stall["dma"] += initial + max(0, rest - busy - stall["psum"])
     stall["dma"] += _slice_stall(m)
+    backlog = min(deficit, _backlog(m))
+    stall["psum"] += deficit - backlog
     ahead = min(steps, _STEPS_AHEAD + a.uop_fifo)
     steps -= ahead
 
@@ -424,6 +487,7 @@ def predict_parts(m: Mapping) -> dict[str, int]:
         + chain
         + PsumBank.latency
         + max(0, groups * group - head)
+        + backlog
         + DRAIN_PIPELINE
         + 12
         + WRITE_LATENCY
