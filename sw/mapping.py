@@ -21,7 +21,7 @@ from rowmesh.hw.config import ArchConfig
 from rowmesh.sw.tensors import TensorLayout, storage_bits
 from rowmesh.sw.workload import Layer
 
-__all__ = ["IllegalMappingError", "Mapping"]
+__all__ = ["IllegalMappingError", "Mapping", "ceil_div", "chunk_beats"]
 
 
 class IllegalMappingError(ValueError):
@@ -430,3 +430,14 @@ class Mapping:
         """Return the factors."""
         names = ("dataflow", "r_s", "c_s", "c0", "p_x", "m_x", "p0", "q0", "m0", "resident")
         return {name: getattr(self, name) for name in names}
+
+
+def chunk_beats(m: Mapping) -> int:
+    """Beats of a store segment: neighbouring positions of one row, within a burst."""
+    beats = min(m.q0, m.layer.q)
+    if m.ofmap_layout.planar:
+        beats = ceil_div(beats, m.out_lanes)
+    limit = m.config.burst_beats
+    if m.qt == 1:
+        return min(beats, limit)
+    return max(d for d in range(1, min(beats, limit) + 1) if beats % d == 0)

@@ -7,6 +7,7 @@ docs/model.md derives the formulas.
 """
 
 import functools
+import math
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from rowmesh.hw.buffet import Buffet
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.control import SETTLE_CYCLES, CommandProcessor, fetch_beats
 from rowmesh.hw.descriptor import Engine
-from rowmesh.hw.dma import Loader, ReadArbiter, Splitter
+from rowmesh.hw.dma import Loader, ReadArbiter, Splitter, Storer
 from rowmesh.hw.drain import DRAIN_PIPELINE
 from rowmesh.hw.link import Buffer, Fifo, Stage
 from rowmesh.hw.multicast import RowTap, Tap
@@ -22,7 +23,7 @@ from rowmesh.hw.nest import LoopNest
 from rowmesh.hw.pe import ProcessingElement
 from rowmesh.hw.psum_bank import PsumBank
 from rowmesh.sw.counts import access_counts, dram_beats, first_slice_beats, loaded_beats, weight_beats
-from rowmesh.sw.mapping import Mapping, ceil_div
+from rowmesh.sw.mapping import Mapping, ceil_div, chunk_beats
 from rowmesh.sw.results import PARTS, Prediction
 
 __all__ = ["MEMORY_LATENCY", "WRITE_LATENCY", "Pass", "energy", "pass_rates", "predict", "predict_parts"]
@@ -65,14 +66,19 @@ def _program_words(config: ArchConfig, engines: int, requant: bool) -> int:
     return 2 + array + sum(layout.nest_words + len(layout.fields) for layout in used) + headers + 3
 
 
-def _round(m: Mapping) -> tuple[int, int]:
-    """Cycles that the iact path takes for one round (one column position of all rows), and its flits."""
+def _round(m: Mapping, p: int) -> tuple[int, int]:
+    """Cycles that the iact path takes for one round (one column position of all rows), and its flits.
+
+    Where rows share iacts, the flits that other rows take behind a row's last one fill the two places of the next row's
+    tap; the row's first flit of the next round waits until that tap has moved on, two cycles.
+    """
     x = m.layer
-    rows = (m.p_x - 1) * x.stride[0] + m.height if m.diagonal else m.p_x * m.r_s
+    rows = (p - 1) * x.stride[0] + m.height if m.diagonal else p * m.r_s
     flits = rows * m.blocks
     words = m.lanes if m.planar else min(m.c0, m.lanes)
-    flits_of_row = m.p_x * ceil_div(m.c0, m.lanes)
-    return max(flits, flits_of_row * words), flits
+    flits_of_row = p * ceil_div(m.c0, m.lanes)
+    blocked = 2 if m.diagonal and flits - flits_of_row >= 2 else 0
+    return max(flits, flits_of_row * words + blocked), flits
 
 
 def _rounds(m: Mapping, q: int) -> int:
@@ -81,16 +87,17 @@ def _rounds(m: Mapping, q: int) -> int:
     return ceil_div(m.x_offset + columns, m.lanes) if m.planar else columns
 
 
-def pass_rates(m: Mapping, rows: int, q: int) -> Pass:
-    """Busy cycles of the engines in a pass."""
-    _, flits_of_round = _round(m)
+def pass_rates(m: Mapping, rows: int, q: int, p: int | None = None) -> Pass:
+    """Busy cycles of the engines in a pass; of ``p`` output rows across the columns (by default all)."""
+    p = m.p_x if p is None else p
+    cost, flits_of_round = _round(m, p)
     columns = (q - 1) * m.stride[1] + m.window if m.layer.stride[1] <= m.window else q * m.window
     flits = ceil_div(m.weights, m.lanes)
     row_words = m.m_x * m.weights
     depth = m.config.glb_weight_flits
     return Pass(
         steps=rows * q * m.layer.s * m.c0 * m.m0,
-        iact=rows * max(_rounds(m, q) * flits_of_round, columns * m.p_x * m.c0),
+        iact=rows * (max(_rounds(m, q) * flits_of_round, columns * p) if m.planar else columns * cost),
         weight=max(flits * m.m_x * m.chain, row_words),
         load=ceil_div(flits * m.m_x * m.chain * max(_round_trip(m), depth), depth),
     )
@@ -104,12 +111,15 @@ def _round_trip(m: Mapping) -> int:
     return credit + read + Loader.data_latency + Buffet.latency + burst - 1
 
 
-def _held_steps(m: Mapping) -> int:
-    """Steps that the PEs can still do once a bank's last flit of a tile has been read: their spads and the NoC are full."""
+def _held_steps(m: Mapping, blocks: int) -> int:
+    """Steps that the PEs can still do once a bank's last flit of a slice of ``blocks`` blocks has been read.
+
+    Their spads are full, and so is the NoC: its queue, and a flit for each row's bus.
+    """
     q = min(m.q0, m.layer.q)
     position = m.layer.s * m.c0 * m.m0
-    _, flits = _round(m)
-    queue = _QUEUE // flits * (m.lanes if m.planar else 1)
+    flits = _round(m, m.p_x)[1] * blocks // m.blocks
+    queue = (_QUEUE + flits // m.p_x) // flits * (m.lanes if m.planar else 1)
     columns = m.config.iact_spad // m.c0 + queue
     row = (q - 1) * m.stride[1] + m.window
     rows, left = divmod(columns, row)
@@ -157,32 +167,39 @@ def _slice_stall(m: Mapping) -> int:
     What does not fit beside the tile in use is asked for when that is released, which is when its last flit is read;
     the PEs still work on what they hold then.
     """
-    room = m.config.glb_iact_flits - m.slice_flits
-    if room >= m.slice_flits or (m.resident and m.ct > 1):
+    if m.config.glb_iact_flits >= 2 * m.slice_flits or (m.resident and m.ct > 1):
         return 0
     x = m.layer
-    tiles = x.n * x.groups * m.qt * (1 if m.resident else m.mt * m.ct)
-    segments = m.blocks * m.tile_rows
+    tiles = x.n * x.groups * m.qt * (1 if m.resident else m.mt)
+    # the channel tile in use and the next one, and how often
+    turns = [(m.blocks, m.blocks, m.ct - 2), (m.blocks, m.blocks_rest, 1), (m.blocks_rest, m.blocks, 1)]
+    total = 0
+    for start, count in _tile_row_classes(m):
+        for now, then, times in turns if m.ct > 1 else [(m.blocks, m.blocks, 1)]:
+            total += count * tiles * times * _slice_wait(m, start, now, then) if times else 0
+    number = m.pt * tiles * m.ct
+    return total * (number - 1) // number
+
+
+def _slice_wait(m: Mapping, start: int, now: int, then: int) -> int:
+    """Wait for a slice of ``then`` blocks behind one of ``now`` blocks, in a tile that starts at iact row ``start``."""
+    x = m.layer
     beats = _segment_beats(m)
     bursts = ceil_div(int(beats), m.config.burst_beats)
     loop = 2 + ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency + Loader.data_latency + Buffet.latency
-    total = 0
     step = m.p_x * x.stride[0]
     rows = (m.p_x - 1) * x.stride[0] + (m.height if m.r_s > 1 else 1)
     row_steps = min(m.q0, x.q) * x.s * m.c0 * m.m0
-    fit = min(segments, room // m.tile_beats)
-    for start, count in _tile_row_classes(m):
-        late = 0
-        for row_step in {0, min(m.p0 - 1, max(0, ceil_div(-start - rows + 1, step))), m.p0 - 1}:
-            first = row_step * step
-            end = min(m.tile_rows, first + rows)
-            if _segments(m, start, first, end):
-                missing = _segments(m, start, fit, max(fit, (m.blocks - 1) * m.tile_rows + end))
-                if missing:
-                    cycles = loop + _memory_cycles(m, missing * bursts, missing * beats) - beats
-                    late = max(late, int(cycles) - _held_steps(m) - row_step * row_steps)
-        total += count * tiles * late
-    return total * (x.n * x.groups * m.pt * tiles - 1) // max(1, x.n * x.groups * m.pt * tiles) if total else 0
+    fit = min(m.blocks * m.tile_rows, (m.config.glb_iact_flits - m.slice_flits) // m.tile_beats)
+    late = 0
+    for row_step in {0, min(m.p0 - 1, max(0, ceil_div(-start - rows + 1, step))), m.p0 - 1}:
+        first = row_step * step
+        end = min(m.tile_rows, first + rows)
+        missing = _segments(m, start, fit, max(fit, (then - 1) * m.tile_rows + end))
+        if missing and _segments(m, start, first, end):
+            cycles = loop + _memory_cycles(m, missing * bursts, missing * beats) - beats
+            late = max(late, int(cycles) - _held_steps(m, now) - row_step * row_steps)
+    return late
 
 
 def _first_beats(m: Mapping) -> tuple[int, int]:
@@ -221,7 +238,7 @@ SPAD_LOOP = 1 + Buffet.latency
 """Cycles from a word's release in a full spad to the first step that can use the word which takes its slot."""
 
 
-def _lag(m: Mapping) -> int:
+def _lag(m: Mapping, p: int) -> int:
     """Cycles that the PE of the last output row, whose words come last, costs the first: its FIFO of steps is short.
 
     Of the steps' FIFO two entries are lost to the loop from its end back to the first PE. The first flit behind one
@@ -229,18 +246,18 @@ def _lag(m: Mapping) -> int:
     """
     words = m.lanes if m.planar else min(m.c0, m.lanes)
     behind = 0 if m.diagonal else max(0, min(m.r_s * m.blocks, words) - 1)
-    skew = (m.p_x - 1) * words + (behind if m.p_x > 1 else 0)
+    skew = (p - 1) * words + (behind if p > 1 else 0)
     return max(0, skew - (m.config.uop_fifo - 2))
 
 
-def _window_stall(m: Mapping, columns: int, spare: int, *, by_tap: bool) -> int:
+def _window_stall(m: Mapping, p: int, columns: int, spare: int, *, by_tap: bool) -> int:
     """Wait of a position for the last ``columns`` columns of its window, ``spare`` of which came in before.
 
     The word behind them waits at its PE and enters as a slot is released: tap by tap in the position before (at the
     end of a row), or all at that position's end. From there a PE's columns come one in ``cost`` cycles; column x of the
     window is first used by tap x / D.
     """
-    cost, _ = _round(m)
+    cost, _ = _round(m, p)
     dilation = m.layer.dilation[1]
     tap = m.c0 * m.m0  # steps of a tap
     position = m.layer.s * tap
@@ -252,33 +269,49 @@ def _window_stall(m: Mapping, columns: int, spare: int, *, by_tap: bool) -> int:
         step = cost - unit + 1 if (m.x_offset + x) % unit == 0 else 1
         arrival = freed if arrival < 0 else max(arrival + step, freed)
         if x % dilation == 0:
-            worst = max(worst, arrival + _lag(m) - position - x // dilation * tap)
+            worst = max(worst, arrival + _lag(m, p) - position - x // dilation * tap)
     return worst
 
 
-def _row_stall(m: Mapping, q: int) -> int:
+def _row_stall(m: Mapping, q: int, p: int) -> int:
     """Wait of a row of ``q`` positions for its first window."""
     dense = m.layer.dilation[1] == 1
     spare = max(0, m.config.iact_spad // m.c0 - m.window)
-    worst = _window_stall(m, m.window, spare, by_tap=dense)
+    worst = _window_stall(m, p, m.window, spare, by_tap=dense)
     if q == 1 and dense and worst:  # the window is released while it waits: a loop over two rows
-        cost, _ = _round(m)
+        cost, _ = _round(m, p)
         tap = m.c0 * m.m0
         columns = (m.window - 1 - spare) * cost // (m.lanes if m.planar else 1)
         worst = min(worst, max(0, ceil_div(columns + SPAD_LOOP - 1 + 2 * tap, 2) - m.layer.s * tap))
     return worst
 
 
-def _row_extra(m: Mapping, q: int) -> int:
+def _row_extra(m: Mapping, q: int, p: int) -> int:
     """Cycles of a row beyond its steps: the first window's wait, and positions that wait for their columns."""
-    cost, _ = _round(m)
+    cost, _ = _round(m, p)
     position = m.layer.s * m.c0 * m.m0
     columns = cost * m.stride[1] // (m.lanes if m.planar else 1)
     spare = max(0, m.config.iact_spad // m.c0 - m.window)
     slide = 0
     if q > 1 and spare < m.stride[1]:
-        slide = _window_stall(m, min(m.stride[1], m.window), spare, by_tap=False)
-    return _row_stall(m, q) + (q - 1) * max(slide, columns - position, 0)
+        slide = _window_stall(m, p, min(m.stride[1], m.window), spare, by_tap=False)
+    return _row_stall(m, q, p) + (q - 1) * max(slide, columns - position, 0) + (_rounds(m, q) - 1) * _turn_stall(m, p)
+
+
+def _turn_stall(m: Mapping, p: int) -> int:
+    """Wait of the last output row's PE for a packed flit: those of the others come before it, ``lanes`` words each.
+
+    The first PE takes its flit's last word when a slot for it is released; the last PE has to wait for all others' flits
+    behind that, and uses its first word as the last of a window. Its FIFO of steps covers part of that.
+    """
+    if not m.planar or p < 2:
+        return 0
+    tap, stride = m.m0, m.stride[1]
+    position = m.layer.s * tap
+    taken = ((m.lanes - 1 - m.config.iact_spad) // stride + 1) * position - 1 + SPAD_LOOP
+    first = -((m.window - 1) // stride)
+    needed = first * position + -first * stride // m.layer.dilation[1] * tap
+    return max(0, taken + (p - 2) * m.lanes + 1 - needed - (m.config.uop_fifo - 2))
 
 
 def _hidden_gaps(m: Mapping, starved: int) -> int:
@@ -320,15 +353,22 @@ def _pass_stall(m: Mapping, positions: int) -> tuple[int, int]:
         if word >= spare:
             worst = max(worst, SPAD_LOOP + at(word) - at(spare) - m.weights - word + spare)
     path = max(0, worst)
-    # of the flits that pass in this window, the bank holds its depth; the others come by the loop through memory
-    burst = min(m.config.burst_beats, m.config.glb_weight_flits)
-    held = m.config.glb_weight_flits // burst * burst
-    window = ceil_div(late, lanes) * trunk
-    loops = (window - 1) // held
+    # of the flits that pass in this window, the bank holds what its bursts have filled; the others come by the loop
+    # through memory
     memory = 0
-    if loops:
-        arrival = loops * _round_trip(m) + (window - 1 - loops * held) * max(1, cycles // trunk)
-        memory = max(0, arrival + _trunk_latency(m) - 2 * m.weights - path)
+    window = ceil_div(late, lanes) * trunk - _QUEUE - m.chain
+    if window > 0:
+        flits = ceil_div(m.weights, lanes) * trunk
+        burst = min(m.config.burst_beats, m.config.glb_weight_flits)
+        depth = m.config.glb_weight_flits
+        offsets = range(0, burst, math.gcd(flits, burst))
+        for offset in offsets:
+            held = depth - (depth + offset) % burst
+            loops = (window - 1) // held
+            if loops:
+                arrival = loops * _round_trip(m) + (window - 1 - loops * held) * max(1, cycles // trunk)
+                memory += max(0, arrival + _trunk_latency(m) - 2 * m.weights - path)
+        memory //= len(offsets)
     return path, memory
 
 
@@ -342,11 +382,28 @@ def _drain_group(m: Mapping, q: int) -> tuple[int, int, int]:
 
 
 def _drain_row(m: Mapping, q: int) -> int:
-    """Cycles to drain and store one row step of all columns."""
+    """Cycles to drain one row step of all columns."""
     groups, group, _ = _drain_group(m, q)
-    k = m.out_lanes
-    beats = m.m0 * ceil_div(q, k) if m.ofmap_layout.planar else q * ceil_div(m.m0, k)
-    return max(groups * group, m.columns * beats)
+    return groups * group
+
+
+def _store_row(m: Mapping, q: int) -> int:
+    """Cycles to store one row step of all columns: a beat a cycle, ``read_bursts`` bursts in a response's time."""
+    k, planar = m.out_lanes, m.ofmap_layout.planar
+    beats = ceil_div(q, k) if planar else q  # of a block
+    blocks = m.columns * (m.m0 if planar else ceil_div(m.m0, k))
+    chunk = min(beats, chunk_beats(m))
+    loop = WRITE_LATENCY + Storer.data_latency + Buffer.latency + chunk
+    return max(blocks * beats, blocks * ceil_div(beats, chunk) * loop // m.config.read_bursts)
+
+
+def _drain_tail(m: Mapping, q: int) -> int:
+    """Cycles of drain and store behind a tile's last psum, beside latencies."""
+    groups, group, head = _drain_group(m, q)
+    k, planar = m.out_lanes, m.ofmap_layout.planar
+    chunk = chunk_beats(m)
+    early = 0 if planar else (q - 1) // chunk * chunk * min(m.columns, m.config.lanes)  # stored while it still runs
+    return max(groups * group - head, _store_row(m, q) - early - min(k, m.m0))
 
 
 def _drain_deficit(m: Mapping, rows: int, q: int, busy: int) -> int:
@@ -357,7 +414,7 @@ def _drain_deficit(m: Mapping, rows: int, q: int, busy: int) -> int:
     groups, group, _ = _drain_group(m, q)
     passes = m.ct * m.r_t
     updates = (passes - 1) * rows * q * m.m0
-    store = rows * _drain_row(m, q)
+    store = rows * _store_row(m, q)
     return max(rows * groups * group - (busy - updates), store - busy)
 
 
@@ -378,6 +435,17 @@ def _psum_stall(m: Mapping, q: int) -> int:
 _STEPS_AHEAD = 6
 """Steps beside those in a PE's FIFO that leave the issuer before the first PE works: in the issuer's and the row's
 two-item links, the PE's tap and its next step."""
+
+_QUEUE = 6
+"""Flits between a bank and the first row's bus: its queue and the row tap's two."""
+
+def _backlog(m: Mapping) -> int:
+    """Cycles of drain and store that full psum banks and full store FIFOs hold."""
+    q = min(m.q0, m.layer.q)
+    tiles = m.config.psum_bank_words / m.bank_words
+    fifos = max(4, 2 * m.config.burst_beats) * m.config.lanes if _store_row(m, q) > _drain_row(m, q) else 0
+    return int(tiles * min(m.p0, m.row_steps) * max(_store_row(m, q), _drain_row(m, q))) + fifos
+
 
 _QUEUE = 6
 """Flits between a bank and the first row's bus: its queue and the row tap's two."""
@@ -445,13 +513,13 @@ def predict_parts(m: Mapping) -> dict[str, int]:
     deficit = 0
     rows_full = min(m.p0, m.row_steps)
     for q, q_count in ((min(m.q0, x.q), m.qt - 1), (m.q_rest, 1)):
-        for rows, p_count in ((rows_full, m.pt - 1), (m.p0_rest, 1)):
+        for rows, p, p_count in ((rows_full, m.p_x, m.pt - 1), (m.p0_rest, m.p_rest, 1)):
             count = images * q_count * p_count * m.mt
             if not count:
                 continue
-            rates = pass_rates(m, rows, q)
+            rates = pass_rates(m, rows, q, p)
             steps += count * passes * rates.steps
-            row = _row_extra(m, q)
+            row = _row_extra(m, q, p)
             path, memory = _pass_stall(m, rows * q)
             extra = max(rows * row + max(0, path - row), rates.bound - rates.steps)
             starved = max(0, rates.load - rates.steps - extra, rows * row + max(0, path + memory - row) - extra)
@@ -466,28 +534,30 @@ def predict_parts(m: Mapping) -> dict[str, int]:
     # the memory: what it cannot hide
     total_beats = sum(beats.values())
     first = first_slice_beats(m)
-    # short bursts do not fill the latency with the reads in flight
-    burst = min(m.tile_beats, a.burst_beats)
-    slow = max(1.0, request / (a.read_bursts * burst))
     skipped = min(x.padding[1] // x.dilation[1], x.s) * m.c0 * m.m0  # steps of the first position's padding
     initial = max(0, needed - (0 if padded else head) - skipped)
-    rest = int(total_beats + (slow - 1) * beats["iact"]) - first - weights_ahead
+    bursts = beats["iact"] / _segment_beats(m) * ceil_div(int(_segment_beats(m)), a.burst_beats)
+    for name, length in (("weight", weight_beats(m)), ("param", m.m)):
+        bursts += beats[name] / min(a.burst_beats, length)
+    rest = int(_memory_cycles(m, int(bursts), total_beats)) - first - weights_ahead
     stall["dma"] += initial + max(0, rest - busy - stall["psum"])
     stall["dma"] += _slice_stall(m)
-    backlog = min(deficit, _backlog(m))
-    stall["psum"] += deficit - backlog
+    tail = _drain_tail(m, m.q_rest)
+    deficit = max(0, deficit - stall["dma"])
+    if deficit:
+        left = min(tail + deficit, max(tail, _backlog(m)))
+        stall["psum"] += deficit - (left - tail)
+        tail = left
     ahead = min(steps, _STEPS_AHEAD + a.uop_fifo)
     steps -= ahead
 
     # after the last step
-    groups, group, head = _drain_group(m, m.q_rest)
     chain = m.chain + (a.rows - 1) // a.link_segment + a.rows - m.chain
     drain = (
         ProcessingElement.latency
         + chain
         + PsumBank.latency
-        + max(0, groups * group - head)
-        + backlog
+        + tail
         + DRAIN_PIPELINE
         + 12
         + WRITE_LATENCY
