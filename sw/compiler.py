@@ -14,7 +14,7 @@ from rowmesh.hw.program import Program
 from rowmesh.hw.top import descriptors
 from rowmesh.sw.counts import weight_beats
 from rowmesh.sw.deadlock import check_deadlock_freedom
-from rowmesh.sw.mapping import Mapping, ceil_div
+from rowmesh.sw.mapping import Mapping, ceil_div, chunk_beats
 from rowmesh.sw.nestprogram import Loop, Nest
 from rowmesh.sw.tensors import BASE_ALIGNMENT
 
@@ -392,17 +392,6 @@ def _drain(m: Mapping, zero_point: int, clamp: tuple[int, int]) -> Nest:
 def _chains_rest(m: Mapping) -> tuple[int, tuple[str, ...]]:
     """Output rows along the array's rows in the last row step."""
     return (m.p_rest if m.p_y > 1 else 1), ("pt", "pj")
-
-
-def chunk_beats(m: Mapping) -> int:
-    """Beats of a store segment: neighbouring positions of one row, within a burst."""
-    beats = m.q_pe
-    if m.ofmap_layout.planar:
-        beats = ceil_div(beats, m.out_lanes)
-    limit = m.config.burst_beats
-    if m.qt == 1:
-        return min(beats, limit)
-    return max(d for d in range(1, min(beats, limit) + 1) if beats % d == 0)
 
 
 def _store(m: Mapping, memory: MemoryMap) -> Nest:

@@ -9,7 +9,7 @@ import numpy as np
 
 from rowmesh.sw.mapping import Mapping, ceil_div
 
-__all__ = ["access_counts", "dram_beats", "first_slice_beats", "weight_beats"]
+__all__ = ["access_counts", "dram_beats", "first_slice_beats", "loaded_beats", "weight_beats"]
 
 
 def weight_beats(m: Mapping) -> int:
@@ -23,7 +23,7 @@ def _inside(starts: np.ndarray, length: int, limit: int) -> int:
     return int(np.clip(np.minimum(starts + length, limit) - np.maximum(starts, 0), 0, None).sum())
 
 
-def _loaded(m: Mapping) -> int:
+def loaded_beats(m: Mapping) -> int:
     """Beats of iacts read from memory for one image, tile of groups and pass over all channel tiles."""
     x = m.layer
     uy, ux = x.stride
@@ -79,7 +79,7 @@ def dram_beats(m: Mapping) -> dict[str, int]:
     x = m.layer
     tiles = x.n * m.g_t
     return {
-        "iact": tiles * _loaded(m) * (1 if m.resident else m.mt),
+        "iact": tiles * loaded_beats(m) * (1 if m.resident else m.mt),
         "weight": tiles * m.pt * m.qt * weight_beats(m),
         "param": tiles * m.pt * m.qt * m.m * m.g_y if x.output == "requant" else 0,
     }

@@ -10,7 +10,7 @@ A file is one mapping ``dataflow:`` with a description and a list of constraints
         - {target: pe, type: temporal, permutation: [QSRCM], factors: {R: 1}}
 
 Targets are the array's ``rows``, its ``columns`` and a ``pe``. A spatial constraint names the dimensions that may be
-spread along that axis: C and R sum up a psum chain, each output row (P), filter (M) or group (G) has a chain of its own.
+spread along that axis: C and R sum up a psum chain; each output row (P), filter (M) or group (G) has its own chain.
 A temporal one names the loop orders that a PE may use (outermost first): ``QSRCM`` keeps weights, ``SRCQM`` psums,
 ``MSRCQ`` iacts. Factors fix a dimension at that target: a number, 0 for the whole dimension, or "<=n".
 

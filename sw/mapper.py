@@ -229,9 +229,9 @@ def find_mapping(
 ) -> Mapping:
     """Find the best mapping of a layer.
 
-    With the objective ``cycles`` the one of least energy among those with (within 0.2 %) the fewest predicted cycles:
-    the steps of a mapping are a lower bound of its cycles, so the search ends where they exceed the best. With ``energy``
-    and ``edp`` (energy times cycles) every legal mapping is evaluated.
+    With the objective ``cycles`` it is the one of least energy among those with (within 0.2 %) the fewest predicted
+    cycles: the steps of a mapping are a lower bound of its cycles, so the search ends where they exceed the best. With
+    ``energy`` and ``edp`` (energy times cycles) every legal mapping is evaluated.
 
     Parameters
     ----------

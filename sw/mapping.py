@@ -30,7 +30,7 @@ from rowmesh.hw.config import ArchConfig
 from rowmesh.sw.tensors import TensorLayout, storage_bits
 from rowmesh.sw.workload import Layer
 
-__all__ = ["STATIONARY", "IllegalMappingError", "Mapping", "Stationary"]
+__all__ = ["STATIONARY", "IllegalMappingError", "Mapping", "Stationary", "ceil_div", "chunk_beats"]
 
 Stationary = Literal["weight", "psum", "iact"]
 STATIONARY: tuple[Stationary, ...] = get_args(Stationary)
@@ -606,3 +606,14 @@ class Mapping:
     def to_json(self) -> dict[str, object]:
         """Return the factors."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("config", "layer")}
+
+
+def chunk_beats(m: Mapping) -> int:
+    """Beats of a store segment: neighbouring positions of one row, within a burst."""
+    beats = m.q_pe
+    if m.ofmap_layout.planar:
+        beats = ceil_div(beats, m.out_lanes)
+    limit = m.config.burst_beats
+    if m.qt == 1:
+        return min(beats, limit)
+    return max(d for d in range(1, min(beats, limit) + 1) if beats % d == 0)

@@ -7,6 +7,7 @@ docs/model.md derives the formulas.
 """
 
 import functools
+import math
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass
 
@@ -14,15 +15,15 @@ from rowmesh.hw.buffet import Buffet
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.control import SETTLE_CYCLES, CommandProcessor, fetch_beats
 from rowmesh.hw.descriptor import Engine
-from rowmesh.hw.dma import Loader, ReadArbiter, Splitter
+from rowmesh.hw.dma import Loader, ReadArbiter, Splitter, Storer
 from rowmesh.hw.drain import DRAIN_PIPELINE
 from rowmesh.hw.link import Buffer, Fifo, Stage
 from rowmesh.hw.multicast import RowTap, Tap
 from rowmesh.hw.nest import LoopNest
 from rowmesh.hw.pe import ProcessingElement
 from rowmesh.hw.psum_bank import PsumBank
-from rowmesh.sw.counts import access_counts, dram_beats, first_slice_beats
-from rowmesh.sw.mapping import Mapping, ceil_div
+from rowmesh.sw.counts import access_counts, dram_beats, first_slice_beats, loaded_beats, weight_beats
+from rowmesh.sw.mapping import Mapping, ceil_div, chunk_beats
 from rowmesh.sw.results import PARTS, Prediction
 
 __all__ = ["MEMORY_LATENCY", "WRITE_LATENCY", "Pass", "energy", "pass_rates", "predict", "predict_parts"]
@@ -65,14 +66,19 @@ def _program_words(config: ArchConfig, engines: int, requant: bool) -> int:
     return 2 + array + sum(layout.nest_words + len(layout.fields) for layout in used) + headers + 3
 
 
-def _round(m: Mapping) -> tuple[int, int]:
-    """Cycles that the iact path takes for one round (one column position of all rows), and its flits."""
+def _round(m: Mapping, p: int) -> tuple[int, int]:
+    """Cycles that the iact path takes for one round (one column position of all rows), and its flits.
+
+    Where rows share iacts, the flits that other rows take behind a row's last one fill the two places of the next row's
+    tap; the row's first flit of the next round waits until that tap has moved on, two cycles.
+    """
     x = m.layer
-    rows = (m.p_x - 1) * x.stride[0] + m.height if m.diagonal else m.p_x * m.r_s
+    rows = (p - 1) * x.stride[0] + m.height if m.diagonal else p * m.r_s
     flits = rows * m.blocks
     words = m.lanes if m.planar else min(m.c0, m.lanes)
-    flits_of_row = m.p_x * ceil_div(m.c0, m.lanes)
-    return max(flits, flits_of_row * words), flits
+    flits_of_row = p * ceil_div(m.c0, m.lanes)
+    blocked = 2 if m.diagonal and flits - flits_of_row >= 2 else 0
+    return max(flits, flits_of_row * words + blocked), flits
 
 
 def _rounds(m: Mapping, q: int) -> int:
@@ -81,40 +87,144 @@ def _rounds(m: Mapping, q: int) -> int:
     return ceil_div(m.x_offset + columns, m.lanes) if m.planar else columns
 
 
-def pass_rates(m: Mapping, rows: int, q: int) -> Pass:
-    """Busy cycles of the engines in a pass."""
-    _, flits_of_round = _round(m)
+def pass_rates(m: Mapping, rows: int, q: int, p: int | None = None) -> Pass:
+    """Busy cycles of the engines in a pass; of ``p`` output rows across the columns (by default all)."""
+    p = m.p_x if p is None else p
+    cost, flits_of_round = _round(m, p)
     columns = (q - 1) * m.stride[1] + m.window if m.layer.stride[1] <= m.window else q * m.window
     flits = ceil_div(m.weights, m.lanes)
     row_words = m.m_x * m.weights
     depth = m.config.glb_weight_flits
     return Pass(
         steps=rows * q * m.layer.s * m.c0 * m.m0,
-        iact=rows * max(_rounds(m, q) * flits_of_round, columns * m.p_x * m.c0),
+        iact=rows * (max(_rounds(m, q) * flits_of_round, columns * p) if m.planar else columns * cost),
         weight=max(flits * m.m_x * m.chain, row_words),
         load=ceil_div(flits * m.m_x * m.chain * max(_round_trip(m), depth), depth),
     )
 
 
 def _round_trip(m: Mapping) -> int:
-    """Cycles from a flit's release in a bank to the fill of the slot that it freed."""
-    request = ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency
+    """Cycles from the release of a burst's first slot to the read of the last flit that takes the burst's slots."""
     burst = min(m.config.burst_beats, m.config.glb_weight_flits)
-    return request + Splitter.latency + 2 + Loader.data_latency + burst
+    credit = 2  # a released slot counts two cycles later
+    read = ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency
+    return credit + read + Loader.data_latency + Buffet.latency + burst - 1
+
+
+def _held_steps(m: Mapping, blocks: int) -> int:
+    """Steps that the PEs can still do once a bank's last flit of a slice of ``blocks`` blocks has been read.
+
+    Their spads are full, and so is the NoC: its queue, and a flit for each row's bus.
+    """
+    q = min(m.q0, m.layer.q)
+    position = m.layer.s * m.c0 * m.m0
+    flits = _round(m, m.p_x)[1] * blocks // m.blocks
+    queue = (_QUEUE + flits // m.p_x) // flits * (m.lanes if m.planar else 1)
+    columns = m.config.iact_spad // m.c0 + queue
+    row = (q - 1) * m.stride[1] + m.window
+    rows, left = divmod(columns, row)
+    return position * (q * rows + (1 + (left - m.window) // m.stride[1] if left >= m.window else 0))
+
+
+def _tile_row_classes(m: Mapping) -> list[tuple[int, int]]:
+    """First iact row of the first, an interior and the last row tile, and how many there are of each."""
+    step = m.p0 * m.p_x * m.layer.stride[0]
+    tiles = {0: 1, 1: m.pt - 2, m.pt - 1: 1} if m.pt > 2 else {number: 1 for number in range(m.pt)}
+    return [(number * step - m.layer.padding[0], count) for number, count in tiles.items()]
+
+
+def _segments(m: Mapping, start: int, first: int, end: int) -> int:
+    """Segments with data among segments ``first`` to ``end`` of a slice whose first iact row is ``start``."""
+    x, rows = m.layer, m.tile_rows
+    height = min(x.h, (x.p - 1) * x.stride[0] + m.height - x.padding[0])
+    low, high = max(0, -start), max(0, min(rows, height - start))
+
+    def before(segment: int) -> int:
+        blocks, row = divmod(segment, rows)
+        return blocks * max(0, high - low) + min(max(0, row - low), max(0, high - low))
+
+    return before(end) - before(first)
+
+
+def _segment_beats(m: Mapping) -> float:
+    """Beats of a segment with data, on average over the column tiles."""
+    rows = sum(count * _segments(m, start, 0, m.blocks * m.tile_rows) for start, count in _tile_row_classes(m))
+    beats = loaded_beats(m) * m.blocks // (m.c if m.planar else ceil_div(m.c, m.lanes))
+    return max(1.0, beats / max(1, rows * m.qt))
+
+
+def _memory_cycles(m: Mapping, bursts: int, beats: float) -> float:
+    """Cycles in which bursts come in: one beat a cycle, and no more than ``read_bursts`` in a latency."""
+    loop = ReadArbiter.latency + MEMORY_LATENCY
+    groups = max(0, bursts - 1) // m.config.read_bursts
+    left = bursts - groups * m.config.read_bursts
+    return max(beats, groups * (loop + beats / max(1, bursts)) + left * beats / max(1, bursts))
 
 
 def _slice_stall(m: Mapping) -> int:
-    """Wait for a channel tile's iacts where two of them do not fit the bank.
+    """Waits for channel tiles' iacts where two of them do not fit the bank, over the whole layer.
 
     What does not fit beside the tile in use is asked for when that is released, which is when its last flit is read;
     the PEs still work on what they hold then.
     """
-    missing = 2 * m.slice_flits - m.config.glb_iact_flits
-    if missing <= 0 or (m.resident and m.ct > 1):
+    if m.config.glb_iact_flits >= 2 * m.slice_flits or (m.resident and m.ct > 1):
         return 0
-    step = m.stride[1] * m.c0
-    held = ceil_div(m.config.iact_spad, step) * m.layer.s * m.c0 * m.m0
-    return max(0, missing + _round_trip(m) - held)
+    x = m.layer
+    tiles = x.n * x.groups * m.qt * (1 if m.resident else m.mt)
+    # the channel tile in use and the next one, and how often
+    turns = [(m.blocks, m.blocks, m.ct - 2), (m.blocks, m.blocks_rest, 1), (m.blocks_rest, m.blocks, 1)]
+    total = 0
+    for start, count in _tile_row_classes(m):
+        for now, then, times in turns if m.ct > 1 else [(m.blocks, m.blocks, 1)]:
+            total += count * tiles * times * _slice_wait(m, start, now, then) if times else 0
+    number = m.pt * tiles * m.ct
+    return total * (number - 1) // number
+
+
+def _slice_wait(m: Mapping, start: int, now: int, then: int) -> int:
+    """Wait for a slice of ``then`` blocks behind one of ``now`` blocks, in a tile that starts at iact row ``start``."""
+    x = m.layer
+    beats = _segment_beats(m)
+    bursts = ceil_div(int(beats), m.config.burst_beats)
+    loop = 2 + ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency + Loader.data_latency + Buffet.latency
+    step = m.p_x * x.stride[0]
+    rows = (m.p_x - 1) * x.stride[0] + (m.height if m.r_s > 1 else 1)
+    row_steps = min(m.q0, x.q) * x.s * m.c0 * m.m0
+    fit = min(m.blocks * m.tile_rows, (m.config.glb_iact_flits - m.slice_flits) // m.tile_beats)
+    late = 0
+    for row_step in {0, min(m.p0 - 1, max(0, ceil_div(-start - rows + 1, step))), m.p0 - 1}:
+        first = row_step * step
+        end = min(m.tile_rows, first + rows)
+        missing = _segments(m, start, fit, max(fit, (then - 1) * m.tile_rows + end))
+        if missing and _segments(m, start, first, end):
+            cycles = loop + _memory_cycles(m, missing * bursts, missing * beats) - beats
+            late = max(late, int(cycles) - _held_steps(m, now) - row_step * row_steps)
+    return late
+
+
+def _first_beats(m: Mapping) -> tuple[int, int]:
+    """Beats of all loaders before the first iact beat, and before the last iact segment that the first step needs.
+
+    The arbiter takes the loaders in turn; that of the iacts starts two cycles after the others.
+    """
+    a, x = m.config, m.layer
+    beats = _segment_beats(m)
+    start = -x.padding[0]
+    first_rows = (m.p_x - 1) * x.stride[0] + m.height if m.r_s > 1 else (m.p_x - 1) * x.stride[0] + 1
+    needed = _segments(m, start, 0, (m.blocks - 1) * m.tile_rows + min(first_rows, m.tile_rows))
+    per_segment = ceil_div(int(beats), a.burst_beats)
+    needed *= per_segment
+    tile = weight_beats(m)
+    weight = min(a.burst_beats, tile)
+    weights = min(ceil_div(dram_beats(m)["weight"], weight), a.glb_weight_flits // weight)
+    param = min(a.burst_beats, m.m) if x.output == "requant" else 0
+    params = min(ceil_div(dram_beats(m)["param"], param), a.param_words // param) if param else 0
+    head = min(2, weights) * weight + min(1, params) * param
+    rounds = max(0, needed - 1)
+    more_weights, more_params = (min(rounds, max(0, count)) for count in (weights - 2, params - 1))
+    bursts = 3 + rounds + more_weights + more_params
+    total = head + more_weights * weight + more_params * param + rounds * beats / per_segment
+    return head, int(_memory_cycles(m, bursts, total))
 
 
 def _trunk_latency(m: Mapping) -> int:
@@ -124,45 +234,142 @@ def _trunk_latency(m: Mapping) -> int:
     return Buffet.latency + Fifo.latency + m.chain * Tap.latency + RowTap.latency - 1 + across + 1
 
 
-def _row_stall(m: Mapping) -> int:
-    """Wait at the start of a row for its first window.
+SPAD_LOOP = 1 + Buffet.latency
+"""Cycles from a word's release in a full spad to the first step that can use the word which takes its slot."""
 
-    The spad holds ``ahead`` rounds of the next row; the others come as the last window is released, tap by tap, one
-    round every ``cost`` cycles, and tap s is first needed ``s`` taps into the next row.
+
+def _lag(m: Mapping, p: int) -> int:
+    """Cycles that the PE of the last output row, whose words come last, costs the first: its FIFO of steps is short.
+
+    Of the steps' FIFO two entries are lost to the loop from its end back to the first PE. The first flit behind one
+    that waited at a PE comes behind those of the other rows.
     """
-    cost, _ = _round(m)
+    words = m.lanes if m.planar else min(m.c0, m.lanes)
+    behind = 0 if m.diagonal else max(0, min(m.r_s * m.blocks, words) - 1)
+    skew = (p - 1) * words + (behind if p > 1 else 0)
+    return max(0, skew - (m.config.uop_fifo - 2))
+
+
+def _window_stall(m: Mapping, p: int, columns: int, spare: int, *, by_tap: bool) -> int:
+    """Wait of a position for the last ``columns`` columns of its window, ``spare`` of which came in before.
+
+    The word behind them waits at its PE and enters as a slot is released: tap by tap in the position before (at the
+    end of a row), or all at that position's end. From there a PE's columns come one in ``cost`` cycles; column x of the
+    window is first used by tap x / D.
+    """
+    cost, _ = _round(m, p)
+    dilation = m.layer.dilation[1]
     tap = m.c0 * m.m0  # steps of a tap
-    taps = m.layer.s
-    unit = m.lanes if m.planar else 1  # taps of a round
-    dense = m.layer.dilation[1] == 1
-    spare = m.config.iact_spad // m.c0 - m.window
-    ahead = max(0, spare // unit)
-    latency = _trunk_latency(m)
-    worst = 0
-    arrival = 0
-    for number in range(ahead, ceil_div(m.window, unit)):  # rounds of the next row's window
-        slots = (number - ahead + 1) * unit - (spare - ahead * unit)
-        freed = min(slots, m.window) * tap if dense else taps * tap
-        arrival = max(arrival, freed) + cost
-        needed = taps * tap + number * unit * tap
-        worst = max(worst, arrival + latency - needed)
+    position = m.layer.s * tap
+    unit = m.lanes if m.planar else 1  # columns of a round
+    worst, arrival = 0, -1
+    for new in range(spare, columns):
+        freed = ((new - spare + 1) * tap if by_tap else position) - 1 + SPAD_LOOP
+        x = m.window - columns + new
+        step = cost - unit + 1 if (m.x_offset + x) % unit == 0 else 1
+        arrival = freed if arrival < 0 else max(arrival + step, freed)
+        if x % dilation == 0:
+            worst = max(worst, arrival + _lag(m, p) - position - x // dilation * tap)
     return worst
 
 
-def _pass_stall(m: Mapping, rows: int, q: int) -> int:
-    """Wait at the start of a pass for its weights: they come as the last ones are released, word by word."""
-    spare = m.config.weight_spad - m.weights
-    if rows * q <= 1:
-        return 0  # a pass of one position is bound by the weight path itself
-    late = m.weights - max(0, spare)
-    if late <= 0:
+def _row_stall(m: Mapping, q: int, p: int) -> int:
+    """Wait of a row of ``q`` positions for its first window."""
+    dense = m.layer.dilation[1] == 1
+    spare = max(0, m.config.iact_spad // m.c0 - m.window)
+    worst = _window_stall(m, p, m.window, spare, by_tap=dense)
+    if q == 1 and dense and worst:  # the window is released while it waits: a loop over two rows
+        cost, _ = _round(m, p)
+        tap = m.c0 * m.m0
+        columns = (m.window - 1 - spare) * cost // (m.lanes if m.planar else 1)
+        worst = min(worst, max(0, ceil_div(columns + SPAD_LOOP - 1 + 2 * tap, 2) - m.layer.s * tap))
+    return worst
+
+
+def _row_extra(m: Mapping, q: int, p: int) -> int:
+    """Cycles of a row beyond its steps: the first window's wait, and positions that wait for their columns."""
+    cost, _ = _round(m, p)
+    position = m.layer.s * m.c0 * m.m0
+    columns = cost * m.stride[1] // (m.lanes if m.planar else 1)
+    spare = max(0, m.config.iact_spad // m.c0 - m.window)
+    slide = 0
+    if q > 1 and spare < m.stride[1]:
+        slide = _window_stall(m, p, min(m.stride[1], m.window), spare, by_tap=False)
+    return _row_stall(m, q, p) + (q - 1) * max(slide, columns - position, 0) + (_rounds(m, q) - 1) * _turn_stall(m, p)
+
+
+def _turn_stall(m: Mapping, p: int) -> int:
+    """Wait of the last output row's PE for a packed flit: those of the others come before it, ``lanes`` words each.
+
+    The first PE takes its flit's last word when a slot for it is released; the last PE has to wait for all others' flits
+    behind that, and uses its first word as the last of a window. Its FIFO of steps covers part of that.
+    """
+    if not m.planar or p < 2:
         return 0
-    flits = ceil_div(m.weights, m.lanes)
-    per_word = max(1.0, pass_rates(m, rows, q).weight / (flits * m.lanes))
-    latency = _trunk_latency(m)
-    first = latency - spare  # the first word that had to wait
-    last = late * per_word + latency - 2 * m.weights
-    return max(0, int(first - m.weights), int(last))
+    tap, stride = m.m0, m.stride[1]
+    position = m.layer.s * tap
+    taken = ((m.lanes - 1 - m.config.iact_spad) // stride + 1) * position - 1 + SPAD_LOOP
+    first = -((m.window - 1) // stride)
+    needed = first * position + -first * stride // m.layer.dilation[1] * tap
+    return max(0, taken + (p - 2) * m.lanes + 1 - needed - (m.config.uop_fifo - 2))
+
+
+def _hidden_gaps(m: Mapping, starved: int) -> int:
+    """Of the cycles lost to a bank that bursts refill, those in which the bank's reader is at work again.
+
+    The PEs see a gap between two bursts a trunk's latency after the reader does.
+    """
+    flits = ceil_div(m.weights, m.lanes) * m.m_x * m.chain
+    gaps = max(1, flits // min(m.config.burst_beats, m.config.glb_weight_flits))
+    return min(starved, gaps * _trunk_latency(m))
+
+
+def _flit_cycles(m: Mapping) -> tuple[int, int]:
+    """Cycles between two weight flits of one PE, and flits that pass the trunk in between."""
+    flits = m.m_x * m.chain
+    return max(flits, m.m_x * m.lanes), flits
+
+
+def _pass_stall(m: Mapping, positions: int) -> tuple[int, int]:
+    """Wait at the start of a pass for its weights: (for the path to the PEs, further for the memory).
+
+    The spad holds ``spare`` words of the next pass; the others enter as words are released in the last position, one a
+    step, and are used one a step from the next pass's first step on.
+    """
+    if positions <= 1:
+        return 0, 0  # a pass of one position is bound by the weight path itself
+    spare = max(0, m.config.weight_spad - m.weights)
+    late = m.weights - spare
+    if late <= 0:
+        return 0, 0
+    cycles, trunk = _flit_cycles(m)
+    lanes = m.lanes
+
+    def at(word: int) -> int:
+        return word // lanes * cycles + word % lanes
+
+    worst = SPAD_LOOP - m.weights
+    for word in {spare, (m.weights - 1) // lanes * lanes, m.weights - 1}:
+        if word >= spare:
+            worst = max(worst, SPAD_LOOP + at(word) - at(spare) - m.weights - word + spare)
+    path = max(0, worst)
+    # of the flits that pass in this window, the bank holds what its bursts have filled; the others come by the loop
+    # through memory
+    memory = 0
+    window = ceil_div(late, lanes) * trunk - _QUEUE - m.chain
+    if window > 0:
+        flits = ceil_div(m.weights, lanes) * trunk
+        burst = min(m.config.burst_beats, m.config.glb_weight_flits)
+        depth = m.config.glb_weight_flits
+        offsets = range(0, burst, math.gcd(flits, burst))
+        for offset in offsets:
+            held = depth - (depth + offset) % burst
+            loops = (window - 1) // held
+            if loops:
+                arrival = loops * _round_trip(m) + (window - 1 - loops * held) * max(1, cycles // trunk)
+                memory += max(0, arrival + _trunk_latency(m) - 2 * m.weights - path)
+        memory //= len(offsets)
+    return path, memory
 
 
 def _drain_group(m: Mapping, q: int) -> tuple[int, int, int]:
@@ -175,11 +382,40 @@ def _drain_group(m: Mapping, q: int) -> tuple[int, int, int]:
 
 
 def _drain_row(m: Mapping, q: int) -> int:
-    """Cycles to drain and store one row step of all columns."""
+    """Cycles to drain one row step of all columns."""
     groups, group, _ = _drain_group(m, q)
-    k = m.out_lanes
-    beats = m.m0 * ceil_div(q, k) if m.ofmap_layout.planar else q * ceil_div(m.m0, k)
-    return max(groups * group, m.columns * beats)
+    return groups * group
+
+
+def _store_row(m: Mapping, q: int) -> int:
+    """Cycles to store one row step of all columns: a beat a cycle, ``read_bursts`` bursts in a response's time."""
+    k, planar = m.out_lanes, m.ofmap_layout.planar
+    beats = ceil_div(q, k) if planar else q  # of a block
+    blocks = m.columns * (m.m0 if planar else ceil_div(m.m0, k))
+    chunk = min(beats, chunk_beats(m))
+    loop = WRITE_LATENCY + Storer.data_latency + Buffer.latency + chunk
+    return max(blocks * beats, blocks * ceil_div(beats, chunk) * loop // m.config.read_bursts)
+
+
+def _drain_tail(m: Mapping, q: int) -> int:
+    """Cycles of drain and store behind a tile's last psum, beside latencies."""
+    groups, group, head = _drain_group(m, q)
+    k, planar = m.out_lanes, m.ofmap_layout.planar
+    chunk = chunk_beats(m)
+    early = 0 if planar else (q - 1) // chunk * chunk * min(m.columns, m.config.lanes)  # stored while it still runs
+    return max(groups * group - head, _store_row(m, q) - early - min(k, m.m0))
+
+
+def _drain_deficit(m: Mapping, rows: int, q: int, busy: int) -> int:
+    """Cycles by which a tile's drain is longer than the cycles in which ``busy`` cycles of a tile leave the banks free.
+
+    Updates of psums go before the drain's reads; psums of a first pass only fill.
+    """
+    groups, group, _ = _drain_group(m, q)
+    passes = m.ct * m.r_t
+    updates = (passes - 1) * rows * q * m.m0
+    store = rows * _store_row(m, q)
+    return max(rows * groups * group - (busy - updates), store - busy)
 
 
 def _psum_stall(m: Mapping, q: int) -> int:
@@ -194,6 +430,23 @@ def _psum_stall(m: Mapping, q: int) -> int:
     released = groups * group - head + PsumBank.latency + DRAIN_PIPELINE
     wanted = (slack // m.m0 + 1) * m.layer.s * m.c0 * m.m0
     return max(0, released - wanted)
+
+
+_STEPS_AHEAD = 6
+"""Steps beside those in a PE's FIFO that leave the issuer before the first PE works: in the issuer's and the row's
+two-item links, the PE's tap and its next step."""
+
+
+def _backlog(m: Mapping) -> int:
+    """Cycles of drain and store that full psum banks and full store FIFOs hold."""
+    q = min(m.q0, m.layer.q)
+    tiles = m.config.psum_bank_words / m.bank_words
+    fifos = max(4, 2 * m.config.burst_beats) * m.config.lanes if _store_row(m, q) > _drain_row(m, q) else 0
+    return int(tiles * min(m.p0, m.row_steps) * max(_store_row(m, q), _drain_row(m, q))) + fifos
+
+
+_QUEUE = 6
+"""Flits between a bank and the first row's bus: its queue and the row tap's two."""
 
 
 ENERGY = {"dram": 200, "glb": 6, "noc": 2, "spad": 1, "pe": 1}
@@ -240,7 +493,8 @@ def predict_parts(m: Mapping) -> dict[str, int]:
     path = loader + request + Loader.data_latency + 1 + Buffet.latency + Fifo.latency + Tap.latency
     first_mac = path + RowTap.latency - 1 + Stage.latency + 1 + 2
     padded = x.padding[0] > 0 or x.padding[1] > 0
-    fill = first_mac + (0 if padded else weights_ahead)
+    head, needed = _first_beats(m)
+    fill = first_mac + (0 if padded else head)
 
     # the passes, by class of column tile
     images = x.n * x.groups
@@ -248,46 +502,54 @@ def predict_parts(m: Mapping) -> dict[str, int]:
     stall = {"noc": 0, "psum": 0, "dma": 0}
     steps = 0
     busy = 0
+    deficit = 0
     rows_full = min(m.p0, m.row_steps)
     for q, q_count in ((min(m.q0, x.q), m.qt - 1), (m.q_rest, 1)):
-        for rows, p_count in ((rows_full, m.pt - 1), (m.p0_rest, 1)):
+        for rows, p, p_count in ((rows_full, m.p_x, m.pt - 1), (m.p0_rest, m.p_rest, 1)):
             count = images * q_count * p_count * m.mt
             if not count:
                 continue
-            rates = pass_rates(m, rows, q)
+            rates = pass_rates(m, rows, q, p)
             steps += count * passes * rates.steps
-            row = _row_stall(m)
-            wait = rows * row
-            weight = _pass_stall(m, rows, q)
-            extra = max(wait + max(0, weight - row), rates.bound - rates.steps)
-            starved = max(0, rates.load - rates.steps - extra)
-            stall["noc"] += count * passes * extra
-            stall["dma"] += count * passes * starved
+            row = _row_extra(m, q, p)
+            path, memory = _pass_stall(m, rows * q)
+            extra = max(rows * row + max(0, path - row), rates.bound - rates.steps)
+            starved = max(0, rates.load - rates.steps - extra, rows * row + max(0, path + memory - row) - extra)
+            hidden = _hidden_gaps(m, starved) if starved else 0
+            stall["noc"] += count * passes * (extra + hidden)
+            stall["dma"] += count * passes * (starved - hidden)
             busy += count * passes * (rates.steps + extra + starved)
             stall["psum"] += count * _psum_stall(m, q)
-            stall["psum"] += count * max(0, rows * _drain_row(m, q) - passes * (rates.steps + extra))
+            cycles = passes * (rates.steps + extra + starved)
+            deficit += count * max(0, _drain_deficit(m, rows, q, cycles))
 
     # the memory: what it cannot hide
     total_beats = sum(beats.values())
     first = first_slice_beats(m)
-    # short bursts do not fill the latency with the reads in flight
-    burst = min(m.tile_beats, a.burst_beats)
-    slow = max(1.0, request / (a.read_bursts * burst))
-    initial = int((weights_ahead if padded else 0) + first * slow)
-    rest = int(total_beats + (slow - 1) * beats["iact"]) - first - weights_ahead
+    skipped = min(x.padding[1] // x.dilation[1], x.s) * m.c0 * m.m0  # steps of the first position's padding
+    initial = max(0, needed - (0 if padded else head) - skipped)
+    bursts = beats["iact"] / _segment_beats(m) * ceil_div(int(_segment_beats(m)), a.burst_beats)
+    for name, length in (("weight", weight_beats(m)), ("param", m.m)):
+        bursts += beats[name] / min(a.burst_beats, length)
+    rest = int(_memory_cycles(m, int(bursts), total_beats)) - first - weights_ahead
     stall["dma"] += initial + max(0, rest - busy - stall["psum"])
-
-    switches = images * m.pt * m.qt * (1 if m.resident else m.mt * m.ct) - 1
-    stall["dma"] += switches * _slice_stall(m)
+    stall["dma"] += _slice_stall(m)
+    tail = _drain_tail(m, m.q_rest)
+    deficit = max(0, deficit - stall["dma"])
+    if deficit:
+        left = min(tail + deficit, max(tail, _backlog(m)))
+        stall["psum"] += deficit - (left - tail)
+        tail = left
+    ahead = min(steps, _STEPS_AHEAD + a.uop_fifo)
+    steps -= ahead
 
     # after the last step
-    groups, group, head = _drain_group(m, m.q_rest)
     chain = m.chain + (a.rows - 1) // a.link_segment + a.rows - m.chain
     drain = (
         ProcessingElement.latency
         + chain
         + PsumBank.latency
-        + max(0, groups * group - head)
+        + tail
         + DRAIN_PIPELINE
         + 12
         + WRITE_LATENCY
