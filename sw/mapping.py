@@ -170,6 +170,11 @@ class Mapping:
         return self.m1 * self.m0 * self.m_y
 
     @property
+    def plain(self) -> bool:
+        """One chain a column, one filter row a PE, sliding windows: the mappings of the Eyeriss chip."""
+        return not self.patched and self.r0 == self.q_x == self.chains == 1
+
+    @property
     def held(self) -> bool:
         """Psums stay in the PE until they are complete."""
         return self.stationary == "psum"

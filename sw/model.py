@@ -23,6 +23,7 @@ from rowmesh.hw.nest import LoopNest
 from rowmesh.hw.pe import ProcessingElement
 from rowmesh.hw.psum_bank import PsumBank
 from rowmesh.sw.counts import access_counts, dram_beats, first_slice_beats, loaded_beats, weight_beats
+from rowmesh.sw.general import drain_cycles, slice_wait, tile_cycles
 from rowmesh.sw.mapping import Mapping, ceil_div, chunk_beats
 from rowmesh.sw.results import PARTS, Prediction
 
@@ -476,6 +477,68 @@ def predict(m: Mapping) -> Prediction:
 
 def predict_parts(m: Mapping) -> dict[str, int]:
     """Predict the cycles of a mapping by part."""
+    return _plain_parts(m) if m.plain else _general_parts(m)
+
+
+def _general_parts(m: Mapping) -> dict[str, int]:
+    """Parts of a mapping with several chains a column, patches, or parts of output columns (sw/general.py)."""
+    x, a = m.layer, m.config
+    beats = dram_beats(m)
+    words = _program_words(a, 0, x.output == "requant")
+    fetched = fetch_beats(a) * a.beat_bytes // 4
+    request = ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency
+    config = (
+        CommandProcessor.latency + request + 3 + max(fetched, request + 4) + max(0, words - fetched) + SETTLE_CYCLES
+    )
+    nest = LoopNest.cycles_to_first(a.nest_levels, a.link_segment)
+    loader = nest + 3 + Buffer.latency + Splitter.latency + 1
+    path = loader + request + Loader.data_latency + 1 + Buffet.latency + Fifo.latency + Tap.latency
+    fill = path + RowTap.latency - 1 + Stage.latency + 1 + 2
+
+    images = x.n * m.g_t
+    totals = {"compute": 0, "noc": 0, "psum": 0, "dma": 0}
+    late = 0
+    trip = _round_trip(m)
+    tiles = 0
+    for q, q_tile, q_count in ((m.q_pe, min(m.q0, x.q), m.qt - 1), (m.q_pe_rest, m.q_rest, 1)):
+        for p, rows, p_count in ((m.p_n, min(m.p0, m.row_steps), m.pt - 1), (m.p_rest, m.p0_rest, 1)):
+            count = images * q_count * p_count * m.mt
+            tiles += count
+            if not count:
+                continue
+            tile = tile_cycles(m, q, q_tile, p, rows, trip)
+            drained, _, stored = drain_cycles(m, q, rows)
+            for part, cycles in zip(totals, (tile.steps, tile.noc, tile.psum, tile.dma), strict=True):
+                totals[part] += count * cycles
+            late += count * max(0, max(drained, stored) - tile.busy)
+    busy = sum(totals.values())
+    first = first_slice_beats(m)
+    burst = min(m.tile_beats, a.burst_beats)
+    slow = max(1.0, request / (a.read_bursts * burst))
+    initial = int(first * slow) + min(beats["weight"], first, a.glb_weight_flits)
+    rest = int(sum(beats.values()) + (slow - 1) * beats["iact"]) - initial
+    slices = images * m.pt * m.qt * (1 if m.resident else m.mt * m.ct) - 1
+    totals["dma"] += initial + max(0, rest - busy, slices * slice_wait(m, trip))
+    totals["psum"] += max(0, late - totals["dma"])
+
+    drained, head, stored = drain_cycles(m, m.q_pe_rest, m.p0_rest)
+    drain = (
+        ProcessingElement.latency
+        + a.rows
+        + (a.rows - 1) // a.link_segment
+        + PsumBank.latency
+        + max(drained - head, stored)
+        + DRAIN_PIPELINE
+        + 12
+        + WRITE_LATENCY
+        + SETTLE_CYCLES
+        + 4
+    )
+    parts = {"config": config, "fill": fill, **totals, "drain": drain}
+    return {part: parts[part] for part in PARTS}
+
+
+def _plain_parts(m: Mapping) -> dict[str, int]:
     x, a = m.layer, m.config
     requant = x.output == "requant"
     beats = dram_beats(m)

@@ -1,0 +1,116 @@
+"""The model of mappings beyond one chain a column and a sliding window: see :mod:`rowmesh.sw.model` for those.
+
+A pass takes the maximum over the engines of their busy cycles. To this come the waits at the boundaries of passes and
+tiles: for the part of the next patch of iacts that the spads cannot hold beside the present one, for the psum chains of
+a column that share it, for slices of iacts that do not fit the global buffer twice. docs/model.md derives the formulas.
+"""
+
+from dataclasses import dataclass
+
+from rowmesh.sw.counts import weight_beats
+from rowmesh.sw.mapping import Mapping, ceil_div
+
+__all__ = ["TileCycles", "drain_cycles", "slice_wait", "tile_cycles"]
+
+
+@dataclass(frozen=True)
+class TileCycles:
+    """Cycles of one tile over all its passes, by cause."""
+
+    steps: int
+    noc: int
+    psum: int
+    dma: int
+
+    @property
+    def busy(self) -> int:
+        """All of them."""
+        return self.steps + self.noc + self.psum + self.dma
+
+
+def _sent(m: Mapping, q_tile: int) -> tuple[int, int]:
+    """Columns sent for a tile's output columns, and the flits of one iact row."""
+    columns = m.patch_columns(q_tile)
+    return columns, ceil_div(m.x_offset + columns, m.lanes) if m.planar else columns
+
+
+def _iact_cycles(m: Mapping, q_tile: int, p: int) -> int:
+    """Cycles of a pass's iacts: flits along the trunk, or words along the busiest row."""
+    columns, flits = _sent(m, q_tile)
+    rows = (p - 1) * m.layer.stride[0] + m.height if m.diagonal else m.row_span(p) * m.r_s
+    of_row = m.r0 if m.p_y > 1 else m.row_span(p) if m.r0 > 1 else p
+    return max(flits * rows * m.blocks, columns * of_row * m.c0)
+
+
+def _weight_flits(m: Mapping) -> int:
+    """Weight flits of a pass, on average over the passes."""
+    return ceil_div(weight_beats(m), m.mt * m.ct * m.r_t)
+
+
+def _burst(m: Mapping, emitted: int, chains: int) -> int:
+    """Wait of a PE that sends psums in consecutive steps while its column takes one in ``chains`` cycles."""
+    return max(0, (emitted - m.config.chain_fifo) * chains - emitted) if chains > 1 else 0
+
+
+def tile_cycles(m: Mapping, q: int, q_tile: int, p: int, rows: int, round_trip: int) -> TileCycles:
+    """Cycles of a tile.
+
+    Parameters
+    ----------
+    m : Mapping
+    q, q_tile : int
+        Output columns of a PE and of the tile.
+    p, rows : int
+        Output rows of a row step, row steps.
+    round_trip : int
+        Cycles from a weight slot's release to its next word.
+    """
+    chains, taps = m.chains, m.layer.s * m.r0 * m.c0
+    passes = m.ct * m.r_t
+    together = q * m.m0 if m.patched else m.m0  # psums of a PE that are worked on at once
+    sets = m.m1 if m.patched else q * rows
+    steps = sets * together * taps
+    iact = _iact_cycles(m, q_tile, p) * rows
+    flits = _weight_flits(m)
+    weight = max(flits, m.m_x * m.weights * m.m1)
+    noc = max(0, max(iact, weight) - steps)
+    columns, _ = _sent(m, q)
+    spare = max(0, m.config.iact_spad // (m.r0 * m.c0) - (columns if m.patched else m.window))
+    if m.patched:
+        # the columns that had to wait come at the rate of the iacts, and are needed one every m0 steps of each q
+        missing = max(0, columns - spare)
+        late = missing * iact // max(1, columns) - (q - 1) * m.m0
+        noc = max(noc, late + 2) if missing else noc
+    else:
+        cost = iact // max(1, rows * columns)
+        missing = max(0, m.window - spare)
+        noc = max(noc, rows * missing * max(0, cost - m.r0 * m.c0 * m.m0))
+    depth = m.config.glb_weight_flits
+    load = ceil_div(flits * max(round_trip, depth), depth)
+    dma = max(0, load - steps - noc)
+    if m.held:
+        each = passes * (steps + noc + dma)
+        psum = max(_burst(m, together, chains), chains * together - each)
+    else:
+        psum = passes * sets * max(_burst(m, together, chains), (chains - taps) * together)
+    return TileCycles(passes * steps, passes * noc, max(0, psum), passes * dma)
+
+
+def slice_wait(m: Mapping, round_trip: int) -> int:
+    """Wait for a channel tile's iacts where two of them do not fit the bank."""
+    missing = 2 * m.slice_flits - m.config.glb_iact_flits
+    if missing <= 0 or (m.resident and m.ct > 1):
+        return 0
+    columns = m.patch_columns(m.q_pe) if m.patched else m.stride[1]
+    held = m.config.iact_spad // max(1, columns * m.r0 * m.c0) * m.layer.s * m.r0 * m.c0 * m.m0
+    return max(0, missing + round_trip - held * (m.q_pe if m.patched else 1))
+
+
+def drain_cycles(m: Mapping, q: int, rows: int) -> tuple[int, int, int]:
+    """Cycles to drain a tile's words, those before the first beat, and cycles to store its beats."""
+    lanes, k, rows = m.config.lanes, m.out_lanes, rows * m.p_y
+    groups = ceil_div(m.m_x, lanes) if m.inner == 1 else m.m_x * ceil_div(m.inner, lanes)
+    words = rows * q * m.column_filters
+    planar = m.ofmap_layout.planar
+    beats = rows * (m.column_filters * ceil_div(q, k) if planar else q * ceil_div(m.column_filters, k))
+    return groups * words, (q if planar else q * min(k, m.column_filters)), m.columns * beats
