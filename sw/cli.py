@@ -23,6 +23,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from rowmesh.sw import dataflow as dataflows
 from rowmesh.sw import files, report, spec, tools
 from rowmesh.sw import workload as workloads
 from rowmesh.sw.files import InputError
@@ -52,10 +53,12 @@ class Memory(StrEnum):
     AXI_RANDOM = "axi-random"
 
 
-class Dataflow(StrEnum):
-    """Dataflows of the mapper."""
+class Objective(StrEnum):
+    """What the mapper minimises."""
 
-    RS = "rs"
+    CYCLES = "cycles"
+    ENERGY = "energy"
+    EDP = "edp"
 
 
 Arch = Annotated[
@@ -84,6 +87,19 @@ Batch = Annotated[
         max=workloads.LARGEST,
         help="Images a layer, instead of the workload's N.",
     ),
+]
+DataflowName = Annotated[
+    str,
+    typer.Option(
+        "--dataflow",
+        metavar="NAME",
+        help="Constraints of the mapping: a shipped dataflow (rs, ws, os-a, os-b, os-c, is, nlr), the path of a YAML "
+        "file, or any: the best of all shipped ones for each layer.",
+    ),
+]
+Objectives = Annotated[
+    Objective,
+    typer.Option(help="What the mapping minimises: predicted cycles, energy, or energy times cycles."),
 ]
 
 
@@ -125,18 +141,26 @@ def generate(
 
 
 @app.command("map")
-def map_(arch: Arch, workload: WorkloadName, layer: LayerNames = None, batch: Batch = None) -> int:
+def map_(
+    arch: Arch,
+    workload: WorkloadName,
+    layer: LayerNames = None,
+    batch: Batch = None,
+    dataflow: DataflowName = "rs",
+    objective: Objectives = Objective.CYCLES,
+) -> int:
     """Find a mapping; print its loop nest and its prediction.
 
     The prediction is cycles by part, MACs per PE and cycle, and words moved at each level.
     """
     config = spec.load_arch(arch)
     layers = _select(workload, layer, batch)
+    flows = dataflows.load_dataflows(dataflow)
     from rowmesh.sw import flow
 
     screen = report.console()
     for index, chosen in enumerate(layers):
-        mapped = flow.map_layer(config, chosen)
+        mapped = flow.map_layer(config, chosen, flows, objective.value)
         nest = mapped.mapping.loop_nest().rstrip("\n").split("\n")
         lines = [*nest, *report.prediction_lines(chosen, config, mapped.predicted)]
         screen.print("\n" * bool(index) + chosen.describe(), style="bold", soft_wrap=True)
@@ -159,16 +183,17 @@ def run(
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write the results to this file.", show_default=False),
     ] = None,
-    dataflow: Annotated[Dataflow, typer.Option(help="Dataflow of the mapping.")] = Dataflow.RS,
+    dataflow: DataflowName = "rs",
+    objective: Objectives = Objective.CYCLES,
 ) -> int:
     """Map, simulate the Verilog, compare outputs, cycles and words.
 
     Every output word is compared with the golden model, the RTL's cycles (in total and by part) and access
     counts with the analytical model's.
     """
-    del dataflow  # there is one so far
     config = spec.load_arch(arch)
     layers = _select(workload, layer, batch)
+    flows = dataflows.load_dataflows(dataflow)
     tools.require_tools()
     from rowmesh.sw import flow
 
@@ -178,11 +203,19 @@ def run(
             # all are mapped first: what cannot run is refused before anything long begins
             for index, chosen in enumerate(layers):
                 progress.layer(chosen.name, index, len(layers))("map", None)
-                flow.map_layer(config, chosen)
+                flow.map_layer(config, chosen, flows, objective.value)
             progress.start()
             for index, chosen in enumerate(layers):
                 stage = progress.layer(chosen.name, index, len(layers))
-                result = flow.run_layer(config, chosen, seed=seed, memory=memory.value, progress=stage)
+                result = flow.run_layer(
+                    config,
+                    chosen,
+                    flows,
+                    objective.value,
+                    seed=seed,
+                    memory=memory.value,
+                    progress=stage,
+                )
                 results.append(dataclasses.replace(result, memory=memory.value))
         write(json.dumps([result.to_json() for result in results], indent=2) + "\n")
 
@@ -206,12 +239,13 @@ def run(
 
 @app.command("list")
 def list_() -> int:
-    """List the shipped architectures and workloads."""
+    """List the shipped architectures, workloads and dataflows."""
     screen = report.console()
     names = files.shipped_names("arch")
     screen.print(report.arch_table((spec.load_arch(name), spec.describe_arch(name)) for name in names))
     names = files.shipped_names("workloads")
     screen.print(report.workload_table(workloads.load_workload(name) for name in names))
+    screen.print(report.dataflow_table(dataflows.load_dataflows(dataflows.ANY)))
     return 0
 
 

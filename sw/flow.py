@@ -14,8 +14,9 @@ from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.top import Top, metadata
 from rowmesh.sim.run import SimJob, simulate
 from rowmesh.sw.compiler import MemoryMap, compile_layer, pack_params, pack_weights
+from rowmesh.sw.dataflow import Dataflow
 from rowmesh.sw.layerdata import LayerData, make_data
-from rowmesh.sw.mapper import UnmappableError, find_mapping
+from rowmesh.sw.mapper import Objective, UnmappableError, find_mapping
 from rowmesh.sw.mapping import Mapping
 from rowmesh.sw.model import MEMORY_LATENCY, WRITE_LATENCY, predict
 from rowmesh.sw.results import PARTS, LayerResult, Measurement, Outputs, Prediction
@@ -83,15 +84,20 @@ def generate(config: ArchConfig, out_dir: Path) -> list[Path]:
     return paths
 
 
-def map_layer(config: ArchConfig, layer: Layer) -> MappedLayer:
-    """Find a mapping and predict it.
+def map_layer(
+    config: ArchConfig,
+    layer: Layer,
+    flows: tuple[Dataflow, ...] | None = None,
+    objective: Objective = "cycles",
+) -> MappedLayer:
+    """Find a mapping and predict it; see :func:`rowmesh.sw.mapper.find_mapping`.
 
     Raises
     ------
     UnmappableError
         If the layer cannot run on this architecture; with the reason.
     """
-    mapping = find_mapping(config, layer)
+    mapping = find_mapping(config, layer, flows, objective)
     return MappedLayer(mapping, predict(mapping))
 
 
@@ -235,12 +241,14 @@ def run_mapping(
 def run_layer(
     config: ArchConfig,
     layer: Layer,
+    flows: tuple[Dataflow, ...] | None = None,
+    objective: Objective = "cycles",
     *,
     seed: int = 0,
     memory: str = "fast",
     progress: Progress = lambda stage, fraction: None,
 ) -> LayerResult:
-    """Map a layer and run it; see :func:`run_mapping`.
+    """Map a layer and run it; see :func:`rowmesh.sw.mapper.find_mapping` and :func:`run_mapping`.
 
     Raises
     ------
@@ -250,4 +258,5 @@ def run_layer(
         If the hardware reports an error or does not finish.
     """
     progress("map", None)
-    return run_mapping(find_mapping(config, layer), seed=seed, memory=memory, progress=progress)
+    mapping = find_mapping(config, layer, flows, objective)
+    return run_mapping(mapping, seed=seed, memory=memory, progress=progress)

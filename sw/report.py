@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rowmesh.hw.config import ArchConfig
+from rowmesh.sw.dataflow import Dataflow
 from rowmesh.sw.results import ACCESSES, PARTS, LayerResult, Prediction
 from rowmesh.sw.workload import Layer, Workload
 
@@ -191,6 +192,16 @@ def arch_table(entries: Iterable[tuple[ArchConfig, str]]) -> Table:
         kilobytes = f"{arch.glb_bytes / 1024:.1f}".removesuffix(".0")
         size = f"{arch.rows} x {arch.cols}"
         table.add_row(arch.name, size, str(arch.data_width), f"{kilobytes} kB", description)
+    return table
+
+
+def dataflow_table(flows: Iterable[Dataflow]) -> Table:
+    """Return the shipped dataflows, one a row."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("dataflow", no_wrap=True)
+    table.add_column("")
+    for flow in flows:
+        table.add_row(flow.name, flow.description)
     return table
 
 

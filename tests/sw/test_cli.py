@@ -293,7 +293,7 @@ def test_version_and_help(capsys):
         (["frobnicate"], "No such command"),
         (["run", "eyeriss", "demo", "--colour"], "No such option"),
         (["run", "eyeriss", "demo", "--memory", "slow"], "'fast', 'axi-random'"),
-        (["run", "eyeriss", "demo", "--dataflow", "ws"], "'rs'"),
+        (["run", "eyeriss", "demo", "--dataflow", "wz"], "did you mean ws?"),
         (["run", "eyeriss", "demo", "--batch", "0"], "--batch"),
         (["run", "eyeriss", "demo", "--batch", "70000"], "--batch"),
         (["run", "eyeriss", "demo", "--seed", "-1"], "--seed"),
