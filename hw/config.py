@@ -57,6 +57,8 @@ class ArchConfig:
         Entries of a PE's step FIFO and of its psum FIFO.
     nest_levels : int
         Loops of each engine's nest.
+    max_pooling : bool
+        Whether PEs can keep the largest product of a window.
     link_segment : int
         Hops between two fully registered links (registered valid and ready); hops between have a registered
         valid only. Smaller is faster in clock and larger in area.
@@ -89,6 +91,7 @@ class ArchConfig:
     edge_flags: int = 4
     uop_fifo: int = 8
     chain_fifo: int = 8
+    max_pooling: bool = True
     nest_levels: int = 10
     link_segment: int = 4
 

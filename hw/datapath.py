@@ -15,8 +15,8 @@ from rowmesh.hw.link import Fifo, Stage
 
 __all__ = ["DATAPATH_EVENTS", "PE_WAITS", "Datapath"]
 
-DATAPATH_EVENTS = ("mac", "psum_read", "psum_write")
-"""What a datapath reports for the performance counters, one bit each."""
+DATAPATH_EVENTS = ("mac", "gated", "psum_read", "psum_write")
+"""What a datapath reports for the performance counters, one bit each; gated: a MAC with a zero operand."""
 
 PE_WAITS = ("iact", "weight", "psum")
 """What a PE's next step waits for, one bit each."""
@@ -45,6 +45,8 @@ class Datapath(Block):
         Finished psums; the queue holds ``chain_fifo``.
     skip : In(edge_flags)
         Edge flags of steps at which the PE is absent: their psums are zero and void.
+    maximum : In(1)
+        A psum is the largest of its products instead of their sum.
     events : Out(len(DATAPATH_EVENTS))
     waits : Out(len(PE_WAITS))
     """
@@ -54,6 +56,7 @@ class Datapath(Block):
     step: stream.Interface
     psum: stream.Interface
     skip: Signal
+    maximum: Signal
     events: Signal
     waits: Signal
 
@@ -70,6 +73,7 @@ class Datapath(Block):
                 "step": In(stream.Signature(step_layout(config))),
                 "psum": Out(stream.Signature(psum_layout(config))),
                 "skip": In(config.edge_flags),
+                "maximum": In(1),
                 "events": Out(len(DATAPATH_EVENTS)),
                 "waits": Out(len(PE_WAITS)),
             }
@@ -143,8 +147,13 @@ class Datapath(Block):
         m.d.sync += [stages[1].eq(stages[0]), stages[2].eq(stages[1])]
         a, w = (Signal(word, name=name, reset_less=True) for name in ("a", "w"))
         product = Signal(signed(2 * config.data_width), reset_less=True)
-        m.d.sync += [a.eq(iact.response), w.eq(weight.response), product.eq(a * w)]
-        with m.If(stages[1].void):  # an absent PE's psum is zero, so that a chain can add it
+        # with a zero operand the multiplier's inputs stay as they are
+        zero, gated = Signal(), Signal(reset_less=True)
+        m.d.comb += zero.eq((iact.response == 0) | (weight.response == 0))
+        with m.If(valid[0] & ~zero):
+            m.d.sync += [a.eq(iact.response), w.eq(weight.response)]
+        m.d.sync += [gated.eq(zero), product.eq(a * w)]
+        with m.If(stages[1].void | gated):  # an absent PE's psum is zero, so that a chain can add it
             m.d.sync += product.eq(0)
 
         at = stages[2]
@@ -153,19 +162,24 @@ class Datapath(Block):
             shape=signed(config.acc_width), depth=1 << max(1, ceil_log2(config.psum_spad)), init=[]
         )
         read, store = spad.read_port(domain="comb"), spad.write_port()
-        total = Signal(signed(config.acc_width))
+        total, result = Signal(signed(config.acc_width)), Signal(signed(config.acc_width))
         m.d.comb += [
             read.addr.eq(at.psum),
             total.eq(Mux(at.clear | at.void, 0, read.data) + product),
+            result.eq(total),
             store.addr.eq(at.psum),
-            store.data.eq(total),
+            store.data.eq(result),
             store.en.eq(valid[2] & ~at.emit & ~at.void),
             own.i.valid.eq(valid[2] & at.emit),
-            own.i.payload.value.eq(total),
+            own.i.payload.value.eq(result),
             own.i.payload.void.eq(at.void),
             *[own.i.payload[flag].eq(at[flag]) for flag in PSUM_FLAGS],
             self.events[DATAPATH_EVENTS.index("mac")].eq(go & ~absent),
+            self.events[DATAPATH_EVENTS.index("gated")].eq(valid[0] & zero & ~stages[0].void),
             self.events[DATAPATH_EVENTS.index("psum_read")].eq(valid[2] & ~at.void & ~at.clear),
             self.events[DATAPATH_EVENTS.index("psum_write")].eq(valid[2] & ~at.void & ~at.emit),
         ]
+        if config.max_pooling:
+            with m.If(self.maximum & ~(at.clear | at.void)):
+                m.d.comb += result.eq(Mux(read.data > product, read.data, product))
         return m

@@ -60,6 +60,7 @@ def reader_descriptor(config: ArchConfig, engine: Engine) -> Descriptor:
             Field("height", COORDINATE_WIDTH, "rows of the tensor; y outside is padding"),
             Field("blocks", COORDINATE_WIDTH, "channel blocks of the tensor; a block outside is padding"),
             Field("lanes_along_x", 1, "lane k holds column x + k (packed form) instead of column x"),
+            Field("pad", config.data_width, "word that stands for padding"),
         ]
     return Descriptor(engine, levels, outputs, tuple(fields))
 
@@ -143,9 +144,15 @@ class GlobalBank(Block):
         if clip:
             m.d.comb += buffet.skip.eq(self.skip)
         token = nest.o.payload
+        pad_bank = Signal()
         field = {
             entry.name: field_signal(
-                m, self.config, descriptor.address(entry.name), entry.name, entry.width, [token.bank]
+                m,
+                self.config,
+                descriptor.address(entry.name),
+                entry.name,
+                entry.width,
+                [pad_bank if entry.name == "pad" else token.bank],
             )[0]
             for entry in descriptor.fields
         }
@@ -156,6 +163,7 @@ class GlobalBank(Block):
                 "offset": unsigned(len(token.out.address)),
                 "release": unsigned(len(self.freed)),
                 "sync": 1,
+                "bank": 1,
                 "touch": 1,  # some word is read
                 "mask": words,  # lanes that are not padding
                 "end": 1,
@@ -196,6 +204,7 @@ class GlobalBank(Block):
         m.d.comb += [
             flit.i.valid.eq(nest.o.valid),
             nest.o.ready.eq(flit.i.ready),
+            made.bank.eq(token.bank),
             made.offset.eq(token.out.address),
             made.release.eq(Mux(matches(field["release_mask"], token.last, levels), field["release"], 0)),
             made.sync.eq(matches(field["sync_mask"], token.last, levels)),
@@ -253,7 +262,8 @@ class GlobalBank(Block):
         ]
         for k in range(words):
             word = buffet.response.word_select(k, config.data_width)
-            m.d.comb += out.data[k].eq(Mux(held.mask[k], word, 0))
+            m.d.comb += out.data[k].eq(Mux(held.mask[k], word, field["pad"] if clip else 0))
+        m.d.comb += pad_bank.eq(held.bank)
         wiring.connect(m, queue.o, wiring.flipped(self.o))
 
         running = Signal(2)

@@ -32,11 +32,12 @@ PE_FIELDS = (
     ("passes", 1, 8),
     ("chain_start", 1, 14),
     ("active", 1, 15),
+    ("maximum", 1, 16),
 )
 """Subscription of a PE: field, word and bit position.
 
 ``iact_low``..``weight_high`` are the ranges of the tag's index; ``skip`` the edge flags at which the PE is absent;
-``passes`` the psums of chains below that go past before each of its own; ``chain_start`` marks a chain's first PE.
+``passes`` the psums of chains below that go past before each of its own; ``chain_start`` marks a chain's first PE; with ``maximum`` a psum is the largest product instead of the sum.
 """
 
 
@@ -106,7 +107,7 @@ class ProcessingElement(Block):
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
         config = self._config
-        widths = {"skip": config.edge_flags, "passes": 6, "chain_start": 1, "active": 1}
+        widths = {"skip": config.edge_flags, "passes": 6, "chain_start": 1, "active": 1, "maximum": 1}
         field = {}
         for name, index, shift in PE_FIELDS:
             width = widths.get(name, config.tag_width)
@@ -117,6 +118,7 @@ class ProcessingElement(Block):
         m.submodules.datapath = datapath = Datapath(config)
         m.d.comb += [
             datapath.skip.eq(field["skip"]),
+            datapath.maximum.eq(field["maximum"]),
             self.events[len(_DELIVERED) :].eq(datapath.events),
             self.waits.eq(datapath.waits),
         ]

@@ -91,6 +91,7 @@ def _read_iact(m: Mapping) -> Nest:
         "height": x.h,
         "blocks": m.group_blocks,
         "lanes_along_x": int(m.planar),
+        "pad": -(1 << (m.config.data_width - 1)) if x.kind == "maxpool" else 0,
     }
     conditions: dict[str, tuple[str, ...] | None] = {"first_mask": None, "last_mask": None, "edge_mask": None}
     rest_columns = (m.q_rest - 1) * ux + m.window
@@ -515,6 +516,7 @@ def subscriptions(m: Mapping) -> dict[int, int]:
                     "passes": k,
                     "chain_start": int(place == 0),
                     "active": 1,
+                    "maximum": int(m.layer.kind == "maxpool"),
                 },
             )
     return words

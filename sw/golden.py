@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["conv2d", "fully_connected", "requant_scale", "requantize", "wrap"]
+__all__ = ["conv2d", "fully_connected", "max_pool", "requant_scale", "requantize", "wrap"]
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
@@ -185,6 +185,41 @@ def fully_connected(
         raise ValueError(f"fully_connected: iacts must be [N, ...] and weights [M, K], not {x.shape} and {w.shape}")
     flat = x.reshape(x.shape[0], -1, 1, 1)
     return conv2d(flat, w[:, :, None, None], acc_width=acc_width, bias=bias)[:, :, 0, 0]
+
+
+def max_pool(
+    iacts: npt.ArrayLike,
+    window: tuple[int, int],
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0),
+    dilation: tuple[int, int] = (1, 1),
+) -> IntArray:
+    """Largest word of each window; padding never counts.
+
+    Parameters
+    ----------
+    iacts : array_like of int [N, C, H, W]
+    window, stride, dilation : (int, int)
+        Along y and x.
+    padding : (int, int, int, int)
+        Top, left, bottom, right.
+
+    Returns
+    -------
+    ndarray of int64 [N, C, P, Q]
+
+    Raises
+    ------
+    TypeError
+        If the iacts are not integers.
+    """
+    x = _integers("max_pool: iacts", iacts).astype(np.int64)
+    top, left, bottom, right = padding
+    x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=np.iinfo(np.int64).min)
+    spans = [(taps - 1) * step + 1 for taps, step in zip(window, dilation, strict=True)]
+    views = np.lib.stride_tricks.sliding_window_view(x, spans, axis=(2, 3))  # type: ignore[call-overload]
+    views = views[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
+    return np.asarray(views.max(axis=(4, 5)))
 
 
 def requant_scale(x_scale: float, w_scale: npt.ArrayLike, y_scale: float) -> FloatArray:

@@ -58,22 +58,34 @@ def make_data(config: ArchConfig, layer: Layer, seed: int) -> LayerData:
     else:
         iacts = rng.integers(low, high, (layer.n, layer.c, layer.h, layer.w))
     weights = rng.integers(low, high, (layer.m, layer.c // layer.groups, layer.r, layer.s))
+    if layer.kind in ("avgpool", "maxpool"):
+        weights = np.ones_like(weights)
+    if layer.kind == "add":  # a scale for each of the two tensors
+        weights = np.broadcast_to(rng.integers(1, 128, (1, 1, 2, 1)), weights.shape)
     requant = layer.output == "requant"
-    bias = rng.integers(-(1 << 12), 1 << 12, layer.m) if requant else np.zeros(layer.m, np.int64)
-    accumulated = golden.conv2d(
-        iacts,
-        weights,
-        stride=layer.stride,
-        padding=layer.padding,
-        dilation=layer.dilation,
-        groups=layer.groups,
-        acc_width=config.acc_width,
-        bias=bias if requant else None,
-    )
+    pool = layer.kind in ("avgpool", "maxpool")
+    bias = rng.integers(-(1 << 12), 1 << 12, layer.m) if requant and not pool else np.zeros(layer.m, np.int64)
+    if layer.kind == "maxpool":
+        accumulated = golden.max_pool(iacts, (layer.r, layer.s), layer.stride, layer.padding, layer.dilation)
+    else:
+        accumulated = golden.conv2d(
+            iacts,
+            weights,
+            stride=layer.stride,
+            padding=layer.padding,
+            dilation=layer.dilation,
+            groups=layer.groups,
+            acc_width=config.acc_width,
+            bias=bias if requant else None,
+        )
     scale = np.ones(layer.m, np.float32)
     expected = accumulated
     if requant:
         spread = np.maximum(accumulated.std(axis=(0, 2, 3)), 1.0)
         scale = ((high / 3) / spread * rng.uniform(0.5, 1.5, layer.m)).astype(np.float32)
+        if layer.kind == "avgpool":
+            scale = np.full(layer.m, 1 / (layer.r * layer.s), np.float32)
+        if layer.kind == "maxpool":
+            scale = np.ones(layer.m, np.float32)
         expected = golden.requantize(accumulated, scale, 0, low, high - 1)
     return LayerData(iacts, weights, bias, scale, expected)

@@ -439,6 +439,10 @@ class Mapping:
         if x.output == "requant":
             filters = self.m_x * self.column_filters
             rule(filters <= a.param_words, f"parameters of {filters} filters exceed {a.param_words}")
+        if x.kind == "maxpool":
+            rule(a.max_pooling, "maxpool needs PEs with max_pooling")
+            rule(self.chain == 1, "the largest of a window cannot be taken along a chain of PEs")
+            rule(self.held or self.ct * self.r_t == 1, "the largest of a window has to be taken within a PE")
         self._check_space(rule)
         self._check_flits(rule)
         self._check_beats(rule)

@@ -42,6 +42,7 @@ PARAMETERS: Mapping[tuple[str, str], str] = {
     ("noc", "link_segment"): "link_segment",
     ("pe", "uop_fifo"): "uop_fifo",
     ("pe", "chain_fifo"): "chain_fifo",
+    ("pe", "max_pooling"): "max_pooling",
     ("control", "nest_levels"): "nest_levels",
 }
 

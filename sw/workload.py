@@ -14,14 +14,14 @@ derived ``layer.p`` and ``layer.q``.
 
 import math
 import os
-from typing import Annotated, Any, Literal, NoReturn, Self
+from typing import Annotated, Any, Literal, NoReturn, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from rowmesh.sw import files
 
-__all__ = ["LARGEST", "Layer", "Workload", "describe_workload", "load_workload"]
+__all__ = ["KINDS", "LARGEST", "Layer", "Workload", "describe_workload", "load_workload"]
 
 #: Largest size, stride, dilation and padding.
 LARGEST = 65536
@@ -29,13 +29,15 @@ LARGEST = 65536
 _TOP = "workload"
 _MISSING = "is required"
 _REASONS = {
-    "depthwise": "write a conv with groups = C",
-    "dwconv": "write a conv with groups = C",
+    "dwconv": "depthwise",
     "pointwise": "write a conv with R = S = 1",
-    "linear": "write fc",
-    "dense": "write fc",
-    "gemm": "write fc",
-    "matmul": "write fc",
+    "linear": "fc",
+    "dense": "fc",
+    "gemm": "matmul",
+    "pool": "maxpool",
+    "averagepool": "avgpool",
+    "globalaveragepool": "write avgpool without R and S",
+    "eltwise": "add",
 }
 
 
@@ -100,7 +102,7 @@ def _choice(field: str, *legal: str) -> BeforeValidator:
     def check(value: object) -> object:
         if value not in legal or not isinstance(value, str):
             hint = _REASONS.get(str(value).lower()) if field == "kind" else None
-            rule = " or ".join(legal) + (" (other kinds are not built yet)" if field == "kind" else "")
+            rule = " or ".join(legal) + ""
             _refuse(field, value, rule, hint or files.suggest(value, legal) or legal[0])
         return value
 
@@ -121,20 +123,28 @@ def _check_description(value: object) -> object:
 
 
 Name = Annotated[str, BeforeValidator(_check_name)]
+Kind = Literal["conv", "fc", "depthwise", "matmul", "avgpool", "maxpool", "add"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class Layer(BaseModel):
     """One layer. Frozen, hashable and checked.
 
     C and M are totals over all groups. Strides and dilations are kept as ``(y, x)``, padding as ``(top, left,
-    bottom, right)``; they may be given as a scalar or a pair. A fully connected layer (``fc``) is a
-    convolution whose filter covers its input: H, W, R and S are 1 unless given.
+    bottom, right)``; they may be given as a scalar or a pair. Every kind is a convolution, and is kept as one:
+
+    - ``fc``: the filter covers the input; H, W, R and S are 1 unless given.
+    - ``depthwise``: one group a channel; M is C unless given.
+    - ``matmul``: [M, K] times [K, N]: M columns of an input of K channels, N filters.
+    - ``avgpool``, ``maxpool``: windows R x S of each channel, of the whole plane if R and S are not given, with
+      a stride of the window unless given; averages count padding, maxima do not.
+    - ``add``: the sum of two tensors of C x H x W, of which each is a row of C channels and H W columns.
 
     Parameters
     ----------
     name : str
         Unique in its workload.
-    kind : {"conv", "fc"}
+    kind : {"conv", "fc", "depthwise", "matmul", "avgpool", "maxpool", "add"}
     N, M, C, H, W, R, S : int
         Images, filters, channels, input height and width, filter height and width.
     stride, dilation : int or (int, int)
@@ -143,7 +153,7 @@ class Layer(BaseModel):
     groups : int
         Divides C and M.
     output : {"raw", "requant"}
-        Accumulators, or words of the data width after requantisation.
+        Accumulators, or words of the data width after requantisation; the default of pools and sums.
     input : {"random", "photo"}
         Seeded random words, or a photograph scaled to H x W.
 
@@ -156,7 +166,7 @@ class Layer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", title="layer")
 
     name: Name
-    kind: Annotated[Literal["conv", "fc"], _choice("kind", "conv", "fc")] = "conv"
+    kind: Annotated[Kind, _choice("kind", *KINDS)] = "conv"
     n: Annotated[int, _size("N")] = Field(alias="N", default=1)
     m: Annotated[int, _size("M")] = Field(alias="M")
     c: Annotated[int, _size("C")] = Field(alias="C")
@@ -173,14 +183,42 @@ class Layer(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _fc_sizes(cls, data: Any) -> Any:
-        """Fill in the sizes that a fully connected layer may leave out."""
-        if isinstance(data, dict) and data.get("kind") == "fc":
-            data = dict(data)
+    def _as_convolution(cls, data: Any) -> Any:
+        """Fill in the sizes that a layer of some kind may leave out, or has under other names."""
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        kind = data.get("kind")
+        if kind == "fc":
             for size, filter_size in (("H", "R"), ("W", "S")):
                 given = [data[key] for key in (size, filter_size) if key in data]
                 for key in (size, filter_size):
                     data.setdefault(key, given[0] if given else 1)
+        elif kind == "matmul":
+            if "R" not in data:
+                missing = next((key for key in ("M", "N", "K") if key not in data), None)
+                if missing:
+                    _refuse(missing, None, "given in a matmul layer: [M, K] times [K, N]", 1)
+                rows, columns, depth = (data.pop(key) for key in ("M", "N", "K"))
+                data |= {"N": 1, "M": columns, "C": depth, "H": 1, "W": rows, "R": 1, "S": 1}
+        elif kind in ("depthwise", "avgpool", "maxpool") and "C" in data:
+            data.setdefault("M", data["C"])
+            data.setdefault("groups", data["C"])
+            if kind != "depthwise":
+                for size, filter_size in (("H", "R"), ("W", "S")):
+                    if size in data:
+                        data.setdefault(filter_size, data[size])
+                if "R" in data and "S" in data:
+                    data.setdefault("stride", [data["R"], data["S"]])
+                data.setdefault("output", "requant")
+        elif kind == "add" and "R" not in data:
+            h, w = data.get("H"), data.get("W")
+            if _is_int(h, 1) and _is_int(w, 1):
+                data |= {"H": 2, "W": h * w}
+            data |= {"R": 2, "S": 1}
+            if "C" in data:
+                data |= {"M": data["C"], "groups": data["C"]}
+            data.setdefault("output", "requant")
         return data
 
     @model_validator(mode="after")
@@ -196,6 +234,10 @@ class Layer(BaseModel):
                 _refuse("dilation", list(self.dilation), "1 in an fc layer", 1)
             if any(self.padding):
                 _refuse("padding", list(self.padding), "0 in an fc layer", 0)
+        if self.kind not in ("conv", "fc", "matmul") and self.groups != self.c:
+            _refuse("groups", self.groups, f"equal to C ({self.c}) in a {self.kind} layer", self.c)
+        if self.kind in ("avgpool", "maxpool", "add") and self.m != self.c:
+            _refuse("M", self.m, f"equal to C ({self.c}) in a {self.kind} layer", self.c)
         top, left, bottom, right = self.padding
         for field, taps, step, padded, axis in (
             ("R", self.r, self.dilation[0], self.h + top + bottom, "rows"),

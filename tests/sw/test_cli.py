@@ -73,14 +73,14 @@ class FakeFlow(types.ModuleType):
             raise self.crash
         return written
 
-    def map_layer(self, arch, layer):
+    def map_layer(self, arch, layer, flows, objective):
         self.calls.append(("map", layer.name, layer.n))
         if layer.name == self.unmappable:
             raise self.UnmappableError(f"{layer.name}: no mapping: \nthe filter rows do not fit")
         mapping = types.SimpleNamespace(loop_nest=lambda: "for m in 4  # DRAM\n  for [c] in 3  # spad\n")
         return types.SimpleNamespace(mapping=mapping, predicted=Prediction(**numbers()))
 
-    def run_layer(self, arch, layer, *, seed, memory, progress):
+    def run_layer(self, arch, layer, flows, objective, *, seed, memory, progress):
         self.calls.append(("run", layer.name, layer.n, seed, memory))
         if self.crash:
             raise self.crash

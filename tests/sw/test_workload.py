@@ -158,7 +158,7 @@ ONES = "H: 1, W: 1, R: 1, S: 1"
 INT = "must be an integer from 1 to 65536"
 PAIR = f"{INT} or a pair [y, x] of them"
 PAD = "must be an integer from 0 to 65536, a pair [y, x] or [top, left, bottom, right]"
-KINDS = "must be conv or fc (other kinds are not built yet)"
+KINDS = "must be conv or fc or depthwise or matmul or avgpool or maxpool or add"
 ROOM = "must be at most 7: with dilation 1 it has to fit the padded input's 7 columns"
 
 
@@ -176,7 +176,9 @@ ROOM = "must be at most 7: with dilation 1 it has to fit the padded input's 7 co
         (f"{SIZES}, groups: true", f"groups: {INT}, not True", "1"),
         (f"{SIZES}, input: photo", "C: must be 1 or 3 where the input is a photo, not 4", "3"),
         (f"{SIZES}, input: foto", "input: must be random or photo, not 'foto'", "photo"),
-        (f"{SIZES}, kind: depthwise", f"kind: {KINDS}, not 'depthwise'", "write a conv with groups = C"),
+        (f"{SIZES}, kind: pointwise", f"kind: {KINDS}, not 'pointwise'", "write a conv with R = S = 1"),
+        (f"{SIZES}, kind: depthwise, groups: 2", "groups: must be equal to C (4) in a depthwise layer, not 2", "4"),
+        (f"{SIZES}, kind: avgpool", "M: must be equal to C (4) in a avgpool layer, not 8", "4"),
         (f"{SIZES}, N: 70000", f"N: {INT}, not 70000", "65536"),
         ("M: 8, C: 4, H: 9, W: 7, R: 3, S: 8", f"S: {ROOM}, not 8", "7"),
         ("kind: fc, M: 8, C: 4, H: 9, W: 7, R: 3", "R: must be equal to H (9) in an fc layer, not 3", "9"),
