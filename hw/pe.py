@@ -37,7 +37,8 @@ PE_FIELDS = (
 """Subscription of a PE: field, word and bit position.
 
 ``iact_low``..``weight_high`` are the ranges of the tag's index; ``skip`` the edge flags at which the PE is absent;
-``passes`` the psums of chains below that go past before each of its own; ``chain_start`` marks a chain's first PE; with ``maximum`` a psum is the largest product instead of the sum.
+``passes`` the psums of chains below that go past before each of its own; ``chain_start`` marks a chain's first PE;
+with ``maximum`` a psum is the largest product instead of the sum.
 """
 
 

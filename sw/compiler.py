@@ -115,7 +115,7 @@ def _read_iact(m: Mapping) -> Nest:
             loops.append(Loop("q", min(m.q0, x.q), per_q, m.q_rest, ("qt",)))
             loops.append(Loop("x", m.window, {"address": 1, "x": 1, "index": tag}))
             inner += ["q", "x"]
-        values["high_last"] = (m.g_y * m.c - 1) % lanes
+        values["high_last"] = (m.g_n * m.c - 1) % lanes
         conditions["last_mask"] = ("ct", "cb")
     rows = _read_rows(m)
     loops += rows
@@ -254,14 +254,15 @@ def _step(m: Mapping) -> Nest:
         Loop("pj", m.p0, {}, m.p0_rest, ("pt",)),
         Loop("mj", m.m1),
     ]
-    tap = m.r0 * m.c0
+    tap, per_channel = m.r0 * m.pe_words, m.pe_filters
     inside = [
-        Loop("s", x.s, {"weight": tap * m.m0, "iact": x.dilation[1] * tap}),
-        Loop("r", m.r0, {"weight": m.c0 * m.m0, "iact": m.c0}),
-        Loop("c", m.c0, {"weight": m.m0, "iact": 1}),
+        Loop("s", x.s, {"weight": m.r0 * m.c0 * per_channel, "iact": x.dilation[1] * tap}),
+        Loop("r", m.r0, {"weight": m.c0 * per_channel, "iact": m.pe_words}),
+        Loop("c", m.c0, {"weight": per_channel, "iact": 1}),
     ]
-    filters = Loop("m", m.m0, {"weight": 1, "psum": 1})
-    column = {"iact": m.stride[1] * tap, "psum": m.m0} if m.patched else {}
+    # filters use the same iact, groups each their own
+    filters = Loop("m", m.pe_filters, {"weight": 1, "psum": 1, "iact": int(m.g0 > 1)})
+    column = {"iact": m.stride[1] * tap, "psum": m.pe_filters} if m.patched else {}
     columns = Loop("q", m.q_pe, column, m.q_pe_rest, ("qt",))
     conditions: dict[str, tuple[str, ...] | None] = {
         "weight_release_mask": ("pj", "q"),
@@ -297,7 +298,7 @@ def _step(m: Mapping) -> Nest:
         "first_mask": passes,
         "last_mask": passes,
     }
-    return Nest(loops, {}, conditions, {"slide": m.stride[1] * tap, "restart": m.c0 if dense else m.window * tap})
+    return Nest(loops, {}, conditions, {"slide": m.stride[1] * tap, "restart": m.pe_words if dense else m.window * tap})
 
 
 def _column_loops(m: Mapping, by_p: dict[str, int], by_m: dict[str, int], whole: dict[str, int]) -> list[Loop]:
@@ -352,16 +353,29 @@ def _drain(m: Mapping, zero_point: int, clamp: tuple[int, int]) -> Nest:
             Loop("q", beats, {"offset": k * filters * chains}, beats_rest, ("qt",)),
             Loop("slot", k, {"offset": filters * chains, "slot": span}, rest, ("qt", "q")),
         ]
-        tile = ("k", "mj", "m", "q", "slot")
+        tile: tuple[str, ...] = ("k", "mj", "m", "q", "slot")
     else:
-        blocks = ceil_div(filters, k)
-        rest = filters - (blocks - 1) * k
-        loops += [
-            Loop("mb", blocks, {"offset": k * chains, "param": k}),
-            Loop("q", m.q_pe, {"offset": filters * chains}, m.q_pe_rest, ("qt",)),
-            Loop("slot", k, {"offset": chains, "param": 1, "slot": span}, rest, ("mb",)),
-        ]
-        tile = ("k", "mj", "mb", "q", "slot")
+        position = {"offset": filters * chains}
+        if m.g0 > 1 and m.g_y > 1:  # channels of a bank: groups of a PE, then rows; in the ofmap the other way round
+            rows = max(1, k // m.g0)
+            loops += [
+                Loop("kb", m.g_y // rows, {"offset": rows, "param": rows * m.g0}),
+                Loop("mb", ceil_div(m.g0, k), {"offset": k * m.g_y, "param": k}),
+                Loop("q", m.q_pe, position, m.q_pe_rest, ("qt",)),
+                Loop("slots", rows, {"offset": 1, "param": m.g0, "slot": m.g0 * span}),
+                Loop("slot", min(k, m.g0), {"offset": m.g_y, "param": 1, "slot": span}),
+            ]
+        else:
+            blocks = ceil_div(filters, k)
+            rest = filters - (blocks - 1) * k
+            loops += [
+                Loop("kb", 1),
+                Loop("mb", blocks, {"offset": k * chains, "param": k}),
+                Loop("q", m.q_pe, position, m.q_pe_rest, ("qt",)),
+                Loop("slots", 1),
+                Loop("slot", k, {"offset": chains, "param": 1, "slot": span}, rest, ("mb",)),
+            ]
+        tile = ("k", "mj", "kb", "mb", "q", "slots", "slot")
     columns, edge = _columns(m)
     groups = tuple(g.name for g in groups_of_lanes)
     return Nest(
@@ -372,7 +386,7 @@ def _drain(m: Mapping, zero_point: int, clamp: tuple[int, int]) -> Nest:
             "release_mask": tile,
             "short_mask": ("qt",),
             "thin_mask": ("mt",),
-            "flush_mask": ("slot",),
+            "flush_mask": ("slot",) if m.ofmap_layout.planar else ("slots", "slot"),
             "param_mask": None if raw else ("pj", *groups, *tile),
         },
         {
@@ -403,7 +417,7 @@ def _store(m: Mapping, memory: MemoryMap) -> Nest:
     columns = m.q0 // k if planar else m.q0
     strides = {
         "n": {"address": layout.stride_n},
-        "g": {"address": m.g_y * m.m // (1 if planar else k) * layout.stride_block},
+        "g": {"address": m.g_n * m.m // (1 if planar else k) * layout.stride_block},
         "pt": {"address": m.p0 * m.p_n * layout.stride_row},
         "qt": {"address": columns * beat},
         "mt": {"address": m.m_x * filters * layout.stride_block},
@@ -461,7 +475,7 @@ def nests(
         Engine.STORE: _store(m, memory),
     }
     if m.layer.output == "requant":
-        params = m.g_y * m.m
+        params = m.g_n * m.m
         engines[Engine.LOAD_PARAM] = _linear(m, memory.param, params, min(params, 1024))
     return engines
 
@@ -548,8 +562,8 @@ def _iact_row(m: Mapping, k: int, ci: int, r: int) -> dict[str, int]:
     if m.planar:
         block, last_block, low, high = ci, ci, 0, m.lanes - 1
     else:
-        block, low = divmod((k if m.g_y > 1 else ci) * m.c0, m.lanes)
-        last_block, high = block + ceil_div(m.c0, m.lanes) - 1, min(low + m.c0, m.lanes) - 1
+        block, low = divmod((k if m.g_y > 1 else ci) * m.pe_words, m.lanes)
+        last_block, high = block + ceil_div(m.pe_words, m.lanes) - 1, min(low + m.pe_words, m.lanes) - 1
     last_kind = kind
     if m.p_y > 1:
         kind = k * (m.layer.stride[0] if m.r0 > 1 else 1)
@@ -576,14 +590,16 @@ def pack_weights(m: Mapping, weights: npt.NDArray[np.int64]) -> bytes:
     chains = m.m_y * m.g_y
     pieces = []
     for g in range(m.g_t):
-        group = weights[g * m.g_y * m.m : (g + 1) * m.g_y * m.m]
+        group = weights[g * m.g_n * m.m : (g + 1) * m.g_n * m.m]
+        if m.g0 > 1:  # a row of the array has neighbouring groups; those of the rows alternate, as filters do
+            group = group.reshape(m.g_y, m.g0, *group.shape[1:]).swapaxes(0, 1).reshape(group.shape)
         for mt in range(m.mt):
             mx = m.m_x if mt < m.mt - 1 else m.m_x_rest
             filters = group[mt * m.m_x * m.column_filters :][: mx * m.column_filters]
             for ct in range(m.ct):
                 cs = m.c_s if ct < m.ct - 1 else m.c_s_rest
                 tile = filters[:, ct * m.c_s * m.c0 :][:, : cs * m.c0]
-                tile = tile.reshape(mx, m.m1, m.m0, chains, cs, m.c0, m.r_t, m.r_s, m.r0, m.layer.s)
+                tile = tile.reshape(mx, m.m1, m.pe_filters, chains, cs, m.c0, m.r_t, m.r_s, m.r0, m.layer.s)
                 tile = tile.transpose(6, 1, 0, 3, 4, 7, 9, 8, 5, 2)  # rt, mj, mi, k, ci, r_s; in a PE s, r0, c0, m0
                 words = np.zeros((m.r_t, m.m1, mx, chains, cs, m.r_s, flits * lanes), np.int64)
                 words[..., : m.weights] = tile.reshape(*words.shape[:-1], m.weights)

@@ -81,7 +81,7 @@ def dram_beats(m: Mapping) -> dict[str, int]:
     return {
         "iact": tiles * loaded_beats(m) * (1 if m.resident else m.mt),
         "weight": tiles * m.pt * m.qt * weight_beats(m),
-        "param": tiles * m.pt * m.qt * m.m * m.g_y if x.output == "requant" else 0,
+        "param": tiles * m.pt * m.qt * m.m * m.g_n if x.output == "requant" else 0,
     }
 
 
@@ -98,7 +98,7 @@ def access_counts(m: Mapping) -> Dict[str, int]:
     outputs = x.n * x.m * x.p * x.q
     passes = 1 if m.held else m.ct * m.r_t  # times that a psum is sent to its bank
     emitted = outputs * m.chain if m.held else macs // (x.s * m.r0 * m.c0)
-    filters, channels = m.m * m.g_y, m.c * m.g_y  # of a tile of groups
+    filters, channels = m.m * m.g_n, m.c * m.g_n  # of a tile of groups
     row_steps_of_pe = x.p if m.p0 == 1 else m.row_steps * m.p_x
     weights_sent = tiles * m.pt * m.qt * filters * m.c * x.r * x.s
     rows_of_tiles = x.p if m.p0 == 1 else m.pt * m.p_x

@@ -39,7 +39,7 @@ def _iact_cycles(m: Mapping, q_tile: int, p: int) -> int:
     columns, flits = _sent(m, q_tile)
     rows = (p - 1) * m.layer.stride[0] + m.height if m.diagonal else m.row_span(p) * m.r_s
     of_row = m.r0 if m.p_y > 1 else m.row_span(p) if m.r0 > 1 else p
-    return max(flits * rows * m.blocks, columns * of_row * m.c0)
+    return max(flits * rows * m.blocks, columns * of_row * m.pe_words)
 
 
 def _weight_flits(m: Mapping) -> int:
@@ -67,7 +67,7 @@ def tile_cycles(m: Mapping, q: int, q_tile: int, p: int, rows: int, round_trip: 
     """
     chains, taps = m.chains, m.layer.s * m.r0 * m.c0
     passes = m.ct * m.r_t
-    together = q * m.m0 if m.patched else m.m0  # psums of a PE that are worked on at once
+    together = q * m.pe_filters if m.patched else m.pe_filters  # psums of a PE that are worked on at once
     sets = m.m1 if m.patched else q * rows
     steps = sets * together * taps
     iact = _iact_cycles(m, q_tile, p) * rows
@@ -75,16 +75,16 @@ def tile_cycles(m: Mapping, q: int, q_tile: int, p: int, rows: int, round_trip: 
     weight = max(flits, m.m_x * m.weights * m.m1)
     noc = max(0, max(iact, weight) - steps)
     columns, _ = _sent(m, q)
-    spare = max(0, m.config.iact_spad // (m.r0 * m.c0) - (columns if m.patched else m.window))
+    spare = max(0, m.config.iact_spad // (m.r0 * m.pe_words) - (columns if m.patched else m.window))
     if m.patched:
         # the columns that had to wait come at the rate of the iacts, and are needed one every m0 steps of each q
         missing = max(0, columns - spare)
-        late = missing * iact // max(1, columns) - (q - 1) * m.m0
+        late = missing * iact // max(1, columns) - (q - 1) * m.pe_filters
         noc = max(noc, late + 2) if missing else noc
     else:
         cost = iact // max(1, rows * columns)
         missing = max(0, m.window - spare)
-        noc = max(noc, rows * missing * max(0, cost - m.r0 * m.c0 * m.m0))
+        noc = max(noc, rows * missing * max(0, cost - m.r0 * m.c0 * m.pe_filters))
     depth = m.config.glb_weight_flits
     load = ceil_div(flits * max(round_trip, depth), depth)
     dma = max(0, load - steps - noc)
@@ -102,7 +102,7 @@ def slice_wait(m: Mapping, round_trip: int) -> int:
     if missing <= 0 or (m.resident and m.ct > 1):
         return 0
     columns = m.patch_columns(m.q_pe) if m.patched else m.stride[1]
-    held = m.config.iact_spad // max(1, columns * m.r0 * m.c0) * m.layer.s * m.r0 * m.c0 * m.m0
+    held = m.config.iact_spad // max(1, columns * m.r0 * m.pe_words) * m.layer.s * m.r0 * m.c0 * m.pe_filters
     return max(0, missing + round_trip - held * (m.q_pe if m.patched else 1))
 
 

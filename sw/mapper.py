@@ -63,11 +63,11 @@ class _Space:
             for c0 in _divisors(self.c, self.config.iact_spad):
                 if not flow.allows("pe", "C", c0, self.c):
                     continue
-                if rows["g_y"] > 1 and c0 != self.c:
+                if rows["g_y"] * rows["g0"] > 1 and c0 != self.c:
                     continue
                 chains = rows["p_y"] * rows["m_y"] * rows["g_y"]
-                for c_s in self._chain(self.config.rows // (chains * rows["r_s"]), c0, rows["g_y"]):
-                    for columns in self._columns(stationary, c0 * rows["r0"], rows):
+                for c_s in self._chain(self.config.rows // (chains * rows["r_s"]), c0, rows["g_y"] * rows["g0"]):
+                    for columns in self._columns(stationary, c0 * rows["r0"] * rows["g0"], rows):
                         base = {**rows, **columns, "stationary": stationary, "c0": c0, "c_s": c_s}
                         yield from self._filters(base)
         del layer
@@ -82,27 +82,35 @@ class _Space:
                 continue
             if r0 > 1 and (x.dilation[0] > 1 or self.planar):
                 continue
-            none = {"r_s": r_s, "r0": r0, "p_y": 1, "m_y": 1, "g_y": 1}
+            none = {"r_s": r_s, "r0": r0, "p_y": 1, "m_y": 1, "g_y": 1, "g0": 1}
             yield none
             if r_s > 1:
                 continue
-            for name, dimension, values in (
-                ("p_y", "P", _even(x.p, a.rows)),
-                ("m_y", "M", _divisors(self.m, a.rows)),
-                ("g_y", "G", _divisors(x.groups, a.rows) if self.m == 1 else []),
-            ):
-                if dimension not in allowed:
-                    continue
-                for value in values:
-                    size = {"P": x.p, "M": self.m, "G": x.groups}[dimension]
-                    if value > 1 and self.flow.allows("rows", dimension, value, size):
-                        yield none | {name: value}
+            depthwise = self.m == self.c == 1 < x.groups
+            for g0 in _divisors(x.groups, min(a.iact_spad, a.psum_spad)) if depthwise else [1]:
+                if g0 > 1:
+                    yield none | {"g0": g0}
+                yield from self._chains(none | {"g0": g0})
 
-    def _chain(self, most: int, c0: int, g_y: int) -> list[int]:
+    def _chains(self, none: Factors) -> Iterator[Factors]:
+        a, x, allowed = self.config, self.layer, self.flow.rows
+        for name, dimension, values in (
+            ("p_y", "P", _even(x.p, a.rows)),
+            ("m_y", "M", _divisors(self.m, a.rows)),
+            ("g_y", "G", _divisors(x.groups // none["g0"], a.rows) if self.m == 1 else []),
+        ):
+            if dimension not in allowed:
+                continue
+            for value in values:
+                size = {"P": x.p, "M": self.m, "G": x.groups}[dimension]
+                if value > 1 and self.flow.allows("rows", dimension, value, size):
+                    yield none | {name: value}
+
+    def _chain(self, most: int, c0: int, groups_at_once: int) -> list[int]:
         """Channel groups along a chain: as many as fit, or a divisor near that."""
         groups = self.c // c0
         most = min(most, groups)
-        if "C" not in self.flow.rows or g_y > 1:
+        if "C" not in self.flow.rows or groups_at_once > 1:
             most = min(most, 1)
         if most < 1:
             return []
@@ -151,7 +159,7 @@ class _Space:
         tap = x.s * f["r0"] * f["c0"]
         q = f["q0"] // f["q_x"]
         patched = f["stationary"] != "weight"
-        most = min(a.psum_spad // (q if patched else 1), a.weight_spad // tap)
+        most = min(a.psum_spad // (q if patched else 1), a.weight_spad // tap) // f["g0"]
         if tap > a.weight_spad or most < 1:
             return
         column = self.m // f["m_y"] if self.m % f["m_y"] == 0 else 0
@@ -160,7 +168,7 @@ class _Space:
                 continue
             if f["m_x"] * m0 * f["m_y"] > self.m and f["m_x"] > 1:
                 continue
-            depth = a.psum_bank_words // (q * m0 * f["m_y"] * f["g_y"] * f["p_y"])
+            depth = a.psum_bank_words // (q * m0 * f["m_y"] * f["g_y"] * f["g0"] * f["p_y"])
             if depth < 1:
                 continue
             times = [1]
@@ -180,9 +188,11 @@ class _Space:
         """Steps of a candidate: a lower bound of its cycles."""
         x = self.layer
         filters = f["m_x"] * f["m0"] * f["m_y"] * f["m1"]
-        tiles = x.n * (x.groups // f["g_y"]) * ceil_div(self.m, filters) * ceil_div(self.c, f["c_s"] * f["c0"])
+        tiles = (
+            x.n * (x.groups // (f["g_y"] * f["g0"])) * ceil_div(self.m, filters) * ceil_div(self.c, f["c_s"] * f["c0"])
+        )
         q = f["q0"] // f["q_x"] * ceil_div(x.q, f["q0"]) if f["q_x"] > 1 else x.q
-        inner = ceil_div(x.p, f["p_x"] * f["p_y"]) * q * x.s * f["r0"] * f["c0"] * f["m0"] * f["m1"]
+        inner = ceil_div(x.p, f["p_x"] * f["p_y"]) * q * x.s * f["r0"] * f["c0"] * f["m0"] * f["g0"] * f["m1"]
         return int(tiles * (x.r // (f["r_s"] * f["r0"])) * inner)
 
 

@@ -65,6 +65,8 @@ class Mapping:
         Output rows, filters and groups along the rows, a chain for each; one of them at most exceeds 1.
     p0, q0, m0 : int
         Output rows in time, output columns of a tile (of all q_x parts), and filters of a PE.
+    g0 : int
+        Groups of a PE (depthwise layers only).
     m1 : int
         Filter groups of a PE, one after another, for the same iacts (order ``iact``).
     stationary : {"weight", "psum", "iact"}
@@ -95,6 +97,7 @@ class Mapping:
     p_y: int = 1
     m_y: int = 1
     g_y: int = 1
+    g0: int = 1
     m1: int = 1
     stationary: Stationary = "weight"
 
@@ -157,7 +160,22 @@ class Mapping:
     @property
     def g_t(self) -> int:
         """Tiles of groups."""
-        return self.layer.groups // self.g_y
+        return self.layer.groups // self.g_n
+
+    @property
+    def g_n(self) -> int:
+        """Groups of a tile."""
+        return self.g_y * self.g0
+
+    @property
+    def pe_filters(self) -> int:
+        """Psums of a PE at one position: filters, or groups of one filter each."""
+        return self.m0 * self.g0
+
+    @property
+    def pe_words(self) -> int:
+        """Iacts of a PE at one position of a row: channels of all its groups."""
+        return self.c0 * self.g0
 
     @property
     def p_n(self) -> int:
@@ -172,7 +190,7 @@ class Mapping:
     @property
     def plain(self) -> bool:
         """One chain a column, one filter row a PE, sliding windows: the mappings of the Eyeriss chip."""
-        return not self.patched and self.r0 == self.q_x == self.chains == 1
+        return not self.patched and self.r0 == self.q_x == self.chains == self.g0 == 1
 
     @property
     def held(self) -> bool:
@@ -192,7 +210,7 @@ class Mapping:
     @property
     def set_filters(self) -> int:
         """Ofmap channels that a column's PEs work on at the same time."""
-        return self.m0 * self.m_y * self.g_y
+        return self.pe_filters * self.m_y * self.g_y
 
     @property
     def inner(self) -> int:
@@ -313,20 +331,20 @@ class Mapping:
     @property
     def blocks(self) -> int:
         """Channel blocks of a channel tile in the global buffer (channels, in the packed form)."""
-        channels = self.g_y * self.c if self.g_y > 1 else min(self.c, self.c_s * self.c0)
+        channels = self.g_n * self.c if self.g_n > 1 else min(self.c, self.c_s * self.c0)
         return channels if self.planar else ceil_div(channels, self.lanes)
 
     @property
     def blocks_rest(self) -> int:
         """Channel blocks of the last channel tile."""
-        if self.g_y > 1:
+        if self.g_n > 1:
             return self.blocks
         return self.c_rest if self.planar else ceil_div(self.c_rest, self.lanes)
 
     @property
     def group_blocks(self) -> int:
         """Channel blocks of a tile of groups in memory (channels, in the packed form)."""
-        return self.c if self.planar else ceil_div(self.g_y * self.c, self.lanes)
+        return self.c if self.planar else ceil_div(self.g_n * self.c, self.lanes)
 
     @property
     def tile_rows(self) -> int:
@@ -378,7 +396,7 @@ class Mapping:
     @property
     def weights(self) -> int:
         """Weights of a PE in a pass (of one of m1 filter groups)."""
-        return self.m0 * self.layer.s * self.r0 * self.c0
+        return self.pe_filters * self.layer.s * self.r0 * self.c0
 
     @property
     def bank_words(self) -> int:
@@ -395,9 +413,9 @@ class Mapping:
         """Words of a PE's iact spad that the static order of flits needs."""
         ux, step = self.stride[1], self.lanes if self.planar else 1
         if self.patched:
-            return self.patch_columns(self.q_pe) * self.r0 * self.c0
+            return self.patch_columns(self.q_pe) * self.r0 * self.pe_words
         if not self.planar:
-            return self.window * self.r0 * self.c0
+            return self.window * self.r0 * self.pe_words
         need = 0
         for q in range(min(self.q0, self.layer.q, self.lanes) + 1):
             arrived = ceil_div(self.x_offset + q * ux + self.window, step) * step - self.x_offset
@@ -425,7 +443,7 @@ class Mapping:
         rule(self.columns <= a.cols, f"{self.columns} columns exceed the array's {a.cols}")
         rule(self.iact_slots <= a.iact_spad, f"{self.iact_slots} iacts exceed the spad of {a.iact_spad}")
         rule(self.weights <= a.weight_spad, f"{self.weights} weights exceed the spad of {a.weight_spad}")
-        psums = self.m0 * (self.q_pe if self.patched else 1)
+        psums = self.pe_filters * (self.q_pe if self.patched else 1)
         rule(psums <= a.psum_spad, f"{psums} psums of a PE exceed the spad of {a.psum_spad}")
         rule(
             self.bank_words <= a.psum_bank_words,
@@ -480,13 +498,14 @@ class Mapping:
                 f"output columns of a PE ({self.q_pe}) must divide Q ({x.q})",
             )
             rule(self.q_x_rest == self.q_x or self.m_x == 1, "columns left over exclude filters across columns")
-        if self.g_y > 1:
-            rule(x.groups % self.g_y == 0, f"groups of the array's rows ({self.g_y}) must divide {x.groups}")
+        if self.g_n > 1:
+            rule(x.groups % self.g_n == 0, f"groups of a tile ({self.g_n}) must divide {x.groups}")
             rule(
-                self.m == 1 and self.c_s == 1 and self.c0 == self.c and self.m_x == 1,
-                "groups along the rows need all channels of a group and one filter in a PE",
+                self.m == 1 and self.c_s == 1 and self.c0 == self.c and self.m_x == 1 and self.r_s == 1,
+                "several groups at once need all of a group in one PE, and one filter",
             )
-            rule(not self.planar, "groups along the rows need the blocked form")
+            rule(self.g0 == 1 or self.c == 1, "several groups in a PE need one channel a group")
+            rule(not self.planar, "several groups at once need the blocked form")
         ragged = self.p_rest != self.p_n
         rule(not ragged or self.p0 == 1, "rows that do not fill the array need one row step a tile")
         rule(
@@ -522,16 +541,16 @@ class Mapping:
             )
             return
         rule(
-            self.c0 % self.lanes == 0 or self.lanes % self.c0 == 0,
-            f"{self.c0} channels of a PE do not fit flits of {self.lanes}",
+            self.pe_words % self.lanes == 0 or self.lanes % self.pe_words == 0,
+            f"{self.pe_words} channels of a PE do not fit flits of {self.lanes}",
         )
         rule(
             self.ct == 1 or (self.c_s * self.c0) % self.lanes == 0,
             f"channel tiles of {self.c_s * self.c0} are no whole flits",
         )
         rule(
-            self.g_t == 1 or (self.g_y * self.c) % self.lanes == 0,
-            f"groups of {self.g_y * self.c} channels share flits of {self.lanes}",
+            self.g_t == 1 or (self.g_n * self.c) % self.lanes == 0,
+            f"groups of {self.g_n * self.c} channels share flits of {self.lanes}",
         )
 
     def _check_beats(self, rule: Callable[[bool, str], None]) -> None:
@@ -548,6 +567,10 @@ class Mapping:
                 "a packed ofmap excludes filters and output columns across the array",
             )
             return
+        rule(
+            self.g0 == 1 or self.g_y == 1 or self.g0 % k == 0 or k % self.g0 == 0,
+            f"groups of a PE ({self.g0}) do not fit beats of {k}",
+        )
         whole = self.set_filters % k == 0
         rule(
             whole or self.m_x * self.m1 == 1,
@@ -555,8 +578,8 @@ class Mapping:
         )
         rule(whole or self.mt == 1, f"filter tiles of {self.column_filters} are no whole beats of {k}")
         rule(
-            self.g_t == 1 or (self.g_y * self.m) % k == 0,
-            f"groups of {self.g_y * self.m} filters share beats of {k}",
+            self.g_t == 1 or (self.g_n * self.m) % k == 0,
+            f"groups of {self.g_n * self.m} filters share beats of {k}",
         )
 
     def loop_nest(self) -> str:
@@ -608,6 +631,7 @@ class Mapping:
         column = ("for q", self.q_pe)
         for name, bound in [*inside, column] if self.patched else [column, *inside]:
             loop(name, bound)
+        loop("for g", self.g0)
         loop("for m", self.m0)
         lines.append(f"{'  ' * depth}  ofmap[n,g,m,p,q] += iact[n,g,c,U p + D r,U q + D s] * weight[g,m,c,r,s]")
         return "\n".join(lines)

@@ -1,0 +1,118 @@
+"""Every dataflow and every kind of layer on whole accelerators: right or refused, never wrong and never hung."""
+
+import itertools
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from rowmesh.hw.config import ArchConfig
+from rowmesh.sw import flow
+from rowmesh.sw.dataflow import load_dataflow
+from rowmesh.sw.files import shipped_names
+from rowmesh.sw.mapper import UnmappableError, candidates
+from rowmesh.sw.workload import KINDS, Layer
+
+MEDIUM = {
+    "glb_iact_flits": 512,
+    "glb_weight_flits": 64,
+    "psum_bank_words": 256,
+    "param_words": 64,
+    "weight_spad": 96,
+    "iact_spad": 48,
+    "psum_spad": 16,
+    "nest_levels": 11,
+}
+SHAPES = [
+    ArchConfig(name="a45", rows=4, cols=5, data_width=16, **MEDIUM),
+    ArchConfig(name="b74", rows=7, cols=4, data_width=8, acc_width=24, **MEDIUM),
+    ArchConfig(name="c83", rows=8, cols=3, data_width=16, link_segment=2, **MEDIUM),
+]
+MORE_SHAPES = [
+    ArchConfig(name="row", rows=1, cols=6, data_width=8, **MEDIUM),
+    ArchConfig(name="column", rows=6, cols=1, data_width=16, **MEDIUM),
+    ArchConfig(name="wide", rows=2, cols=9, data_width=8, chain_fifo=16, **MEDIUM),
+    ArchConfig(name="square", rows=5, cols=5, data_width=16, axi_data_width=128, **MEDIUM),
+    ArchConfig(name="deep", rows=11, cols=3, data_width=8, uop_fifo=4, **MEDIUM),
+]
+FLOWS = shipped_names("dataflows")
+
+
+@st.composite
+def layers(draw, kind):
+    """A small layer of a kind."""
+    c = draw(st.sampled_from([8, 16, 24, 32]))
+    h, w = draw(st.integers(4, 12)), draw(st.integers(4, 14))
+    r, s = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    common = {"name": "random", "kind": kind, "output": draw(st.sampled_from(["raw", "requant"]))}
+    window = {
+        "R": r,
+        "S": s,
+        "stride": [draw(st.integers(1, 2)), draw(st.integers(1, 2))],
+        "padding": [draw(st.integers(0, r - 1)), draw(st.integers(0, s - 1)), draw(st.integers(0, r - 1)), 0],
+    }
+    filters = draw(st.sampled_from([1, 4, 6, 8, 12, 16, 24]))
+    if kind == "matmul":
+        return Layer(**common, M=draw(st.integers(1, 24)), N=filters, K=draw(st.sampled_from([4, 8, 24, 40])))
+    if kind == "fc":
+        return Layer(**common, N=draw(st.integers(1, 2)), M=filters, C=c, H=draw(st.integers(1, 3)))
+    if kind == "conv":
+        c = draw(st.sampled_from([3, 4, 8, 12, 16, 24]))
+        return Layer(**common, **window, N=draw(st.integers(1, 2)), M=filters, C=c, H=h, W=w)
+    if kind == "add":
+        return Layer(**common, C=c, H=h, W=w)
+    return Layer(**common, **window, N=draw(st.integers(1, 2)), C=c, H=h, W=w)
+
+
+def check(mapping):
+    """Run a mapping: every output word and every count."""
+    result = flow.run_mapping(mapping)
+    assert result.outputs.checked == mapping.layer.outputs
+    assert result.outputs.mismatches == 0
+    assert result.rtl.accesses == result.predicted.accesses
+
+
+def sweep(config, flows, kind, examples, derandomize):
+    """Run the mapper's choice, and any other legal mapping of its space, for random layers of a kind."""
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=derandomize,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(layer=layers(kind), other=st.integers(0, 10**6))
+    def run(layer, other):
+        try:
+            check(flow.map_layer(config, layer, flows).mapping)
+        except UnmappableError as error:
+            assert "random" in str(error)
+            assert "\n" not in str(error)
+            return
+        legal = [mapping for _, mapping in itertools.islice(candidates(config, layer, flows), 400)]
+        check(legal[other % len(legal)])
+
+    run()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("config", SHAPES, ids=lambda config: config.name)
+def test_kinds_are_right_or_refused(config, kind):
+    flows = tuple(load_dataflow(name) for name in FLOWS)
+    sweep(config, flows, kind, 1, True)
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_dataflows_are_right_or_refused(name):
+    for config in SHAPES:
+        sweep(config, (load_dataflow(name),), "conv", 1, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("config", [*SHAPES, *MORE_SHAPES], ids=lambda config: config.name)
+def test_each_dataflow_with_each_kind(config, name, kind):
+    sweep(config, (load_dataflow(name),), kind, 4, False)
