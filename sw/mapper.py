@@ -11,7 +11,7 @@ from rowmesh.sw.dataflow import Dataflow, load_dataflow
 from rowmesh.sw.files import InputError
 from rowmesh.sw.mapping import IllegalMappingError, Mapping, ceil_div
 from rowmesh.sw.model import energy, predict_parts
-from rowmesh.sw.tensors import TensorLayout
+from rowmesh.sw.tensors import TensorLayout, storage_bits
 from rowmesh.sw.workload import Layer
 
 __all__ = ["Objective", "UnmappableError", "candidates", "find_mapping"]
@@ -148,7 +148,7 @@ class _Space:
         most = self.config.cols // inner if "M" in self.flow.columns else 1
         sizes = {1, most}
         if inner == 1:
-            sizes |= {d for d in _divisors(self.m, most) if 2 * d > most}
+            sizes |= set(_divisors(self.m, most))
         for m_x in sorted(sizes):
             if m_x <= self.m and self.flow.allows("columns", "M", m_x, self.m):
                 yield base | {"m_x": m_x}
@@ -196,6 +196,17 @@ class _Space:
         return int(tiles * (x.r // (f["r_s"] * f["r0"])) * inner)
 
 
+def _flattened(config: ArchConfig, layer: Layer) -> list[Layer]:
+    """Return the layer with its plane as a single row, where that is the same: pixels in memory follow one another."""
+    if (layer.r, layer.s, layer.stride, layer.padding) != (1, 1, (1, 1), (0, 0, 0, 0)) or layer.h == 1:
+        return []
+    bits = config.data_width if layer.output == "requant" else storage_bits(config.acc_width)
+    for channels, width in ((layer.c, config.data_width), (layer.m, bits)):
+        if TensorLayout(layer.n, channels, layer.h, layer.w, width, config.beat_bytes).planar:
+            return []
+    return [layer.as_row()]
+
+
 def candidates(
     config: ArchConfig, layer: Layer, flows: Sequence[Dataflow], reasons: dict[str, int] | None = None
 ) -> Iterator[tuple[int, Mapping]]:
@@ -210,13 +221,16 @@ def candidates(
     reasons : dict, optional
         Counts how many candidates broke each rule.
     """
-    space: list[tuple[int, int, str, Factors]] = []
-    for flow in flows:
-        one = _Space(config, layer, flow)
-        space += [(one.steps(f), len(space) + number, flow.name, f) for number, f in enumerate(one.factors())]
-    for steps, _, name, factors in sorted(space, key=lambda entry: entry[:2]):
+    space: list[tuple[int, int, str, int, Factors]] = []
+    shapes = [layer, *_flattened(config, layer)]
+    for flow, (shape, one) in itertools.product(flows, enumerate(shapes)):
+        found = _Space(config, one, flow)
+        space += [
+            (found.steps(f), len(space) + number, flow.name, shape, f) for number, f in enumerate(found.factors())
+        ]
+    for steps, _, name, shape, factors in sorted(space, key=lambda entry: entry[:2]):
         try:
-            yield steps, Mapping(config=config, layer=layer, dataflow=name, **factors)
+            yield steps, Mapping(config=config, layer=shapes[shape], dataflow=name, **factors)
         except IllegalMappingError as error:
             if reasons is not None:
                 reasons[str(error)] = reasons.get(str(error), 0) + 1

@@ -298,6 +298,10 @@ class Layer(BaseModel):
         parts.append(f"P={self.p} Q={self.q}, {self.macs:,} MACs, {self.input} input, {self.output} output")
         return " ".join(parts[:2]) + "".join(f", {part}" for part in parts[2:])
 
+    def as_row(self) -> "Layer":
+        """Return the same layer with its plane as a single row; of use for 1 x 1 filters only."""
+        return Layer.model_validate({**self.model_dump(by_alias=True), "H": 1, "W": self.h * self.w})
+
     def with_batch(self, n: int) -> "Layer":
         """Return the same layer for ``n`` images."""
         return Layer.model_validate({**self.model_dump(by_alias=True), "N": n})
