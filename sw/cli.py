@@ -165,6 +165,7 @@ def map_(
         lines = [*nest, *report.prediction_lines(chosen, config, mapped.predicted)]
         screen.print("\n" * bool(index) + chosen.describe(), style="bold", soft_wrap=True)
         screen.print("\n".join(f"  {line}" for line in lines), soft_wrap=True)
+    _warn_of_wraps(config, layers)
     return 0
 
 
@@ -230,6 +231,7 @@ def run(
     ]
     for failure in failures:
         screen.print(failure, style="red", soft_wrap=True)
+    _warn_of_wraps(config, layers)
     speed = sum(result.cycles_per_second * result.rtl.cycles for result in results)
     cycles = sum(result.rtl.cycles for result in results)
     if cycles:
@@ -247,6 +249,12 @@ def list_() -> int:
     screen.print(report.workload_table(workloads.load_workload(name) for name in names))
     screen.print(report.dataflow_table(dataflows.load_dataflows(dataflows.ANY)))
     return 0
+
+
+def _warn_of_wraps(config: Any, layers: Sequence[workloads.Layer]) -> None:
+    warning = report.wrap_warning(config, layers)
+    if warning:
+        report.console(sys.stderr).print(warning, style="yellow", soft_wrap=True)
 
 
 def _select(name_or_path: str, patterns: Sequence[str] | None, batch: int | None) -> list[workloads.Layer]:

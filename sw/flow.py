@@ -15,7 +15,7 @@ from rowmesh.hw.top import Top, metadata
 from rowmesh.sim.run import SimJob, simulate
 from rowmesh.sw.compiler import MemoryMap, compile_layer, pack_params, pack_weights
 from rowmesh.sw.dataflow import Dataflow
-from rowmesh.sw.layerdata import LayerData, make_data
+from rowmesh.sw.layerdata import LayerData, make_data, nonzero_macs
 from rowmesh.sw.mapper import Objective, UnmappableError, find_mapping
 from rowmesh.sw.mapping import Mapping
 from rowmesh.sw.model import MEMORY_LATENCY, WRITE_LATENCY, predict
@@ -232,6 +232,8 @@ def run_mapping(
         rtl=measured,
         outputs=Outputs(checked=int(ofmap.size), mismatches=int((ofmap != data.expected).sum())),
         macs=layer.macs,
+        zero_macs=layer.macs - nonzero_macs(layer, data),
+        gated_macs=counters["pe_gated"],
         pes=config.pes,
         cycles_per_second=result.cycles_per_second,
         memory=memory,

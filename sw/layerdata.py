@@ -9,7 +9,7 @@ from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import golden
 from rowmesh.sw.workload import Layer
 
-__all__ = ["LayerData", "make_data"]
+__all__ = ["LayerData", "make_data", "nonzero_macs"]
 
 
 @dataclass(frozen=True)
@@ -89,3 +89,23 @@ def make_data(config: ArchConfig, layer: Layer, seed: int) -> LayerData:
             scale = np.ones(layer.m, np.float32)
         expected = golden.requantize(accumulated, scale, 0, low, high - 1)
     return LayerData(iacts, weights, bias, scale, expected)
+
+
+def nonzero_macs(layer: Layer, data: LayerData) -> int:
+    """Count the multiply-accumulates of which both operands differ from zero (padding of a maxpool does).
+
+    For each tap and channel: weights that are not zero times iacts that are not.
+    """
+    (uy, ux), (dy, dx), groups = layer.stride, layer.dilation, layer.groups
+    top, left, bottom, right = layer.padding
+    pad = layer.kind == "maxpool"
+    iacts = np.pad(data.iacts != 0, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=pad)
+    filters = layer.m // groups
+    weights = (data.weights != 0).reshape(groups, filters, -1, layer.r, layer.s).sum(axis=1)
+    total = 0
+    for r in range(layer.r):
+        for s in range(layer.s):
+            seen = iacts[:, :, r * dy :: uy, s * dx :: ux][:, :, : layer.p, : layer.q]
+            per_channel = seen.sum(axis=(0, 2, 3)).reshape(groups, -1)
+            total += int((per_channel * weights[:, :, r, s]).sum())
+    return total

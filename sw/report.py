@@ -181,6 +181,22 @@ def prediction_lines(layer: Layer, arch: ArchConfig, predicted: Prediction) -> l
     return lines
 
 
+def wrap_warning(arch: ArchConfig, layers: Sequence[Layer]) -> str | None:
+    """Return a line about layers whose sums can exceed the accumulators, or None.
+
+    Hardware and golden model wrap alike; a network's own values may well be smaller than the bound.
+    """
+    wide = [layer for layer in layers if layer.psum_bits(arch.data_width) > arch.acc_width]
+    if not wide:
+        return None
+    most = max(layer.psum_bits(arch.data_width) for layer in wide)
+    names = ", ".join(layer.name for layer in wide[:4]) + (f" and {len(wide) - 4} more" if len(wide) > 4 else "")
+    return (
+        f"note: sums of {names} can need up to {most} bits for any {arch.data_width}-bit operands; "
+        f"accumulators of {arch.acc_width} bits wrap"
+    )
+
+
 def arch_table(entries: Iterable[tuple[ArchConfig, str]]) -> Table:
     """Return the shipped architectures, one a row."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

@@ -156,6 +156,8 @@ class LayerResult:
         PEs of the array.
     cycles_per_second : float
         Speed of the simulation.
+    zero_macs, gated_macs : int
+        Multiply-accumulates with a zero operand, by the data; those for which the RTL kept its multipliers still.
     memory : str
         Memory of the simulation. Cycles are predicted for ``fast`` only; with another one they are reported
         and not judged.
@@ -170,6 +172,8 @@ class LayerResult:
     macs: int
     pes: int
     cycles_per_second: float
+    zero_macs: int = 0
+    gated_macs: int = 0
     memory: str = "fast"
 
     @property
@@ -212,6 +216,8 @@ class LayerResult:
             predicted, counted = self.predicted.accesses[name], self.rtl.accesses[name]
             if predicted != counted:
                 reasons.append(f"{name}: predicted {predicted:,}, counted {counted:,} words")
+        if self.zero_macs != self.gated_macs:
+            reasons.append(f"gated: {self.zero_macs:,} MACs have a zero operand, {self.gated_macs:,} were gated")
         return reasons
 
     def to_json(self) -> dict[str, Any]:
@@ -224,6 +230,7 @@ class LayerResult:
             "rtl": self.rtl.to_json(),
             "outputs": self.outputs.to_json(),
             "macs": self.macs,
+            "gated": {"zero": self.zero_macs, "counted": self.gated_macs},
             "pes": self.pes,
             "utilization": self.utilization,
             "cycles_per_second": self.cycles_per_second,

@@ -280,6 +280,13 @@ class Layer(BaseModel):
         """Useful multiply-accumulates, N M (C/G) R S P Q; those on padding count."""
         return self.outputs * (self.c // self.groups) * self.r * self.s
 
+    def psum_bits(self, data_width: int) -> int:
+        """Bits that hold every sum of this layer for operands of a width, whatever their values."""
+        if self.kind == "maxpool":
+            return data_width + 1
+        products = (self.c // self.groups) * self.r * self.s
+        return (products << (2 * data_width - 2)).bit_length() + 1
+
     def describe(self) -> str:
         """Return the layer in one line."""
         parts = [

@@ -128,7 +128,8 @@ def test_run_passes_and_prints_a_row_a_layer(flow, capsys):
     assert [call[:2] for call in flow.calls] == [(what, name) for what in ("map", "run") for name in DEMO]
     assert {call[3:] for call in flow.calls if call[0] == "run"} == {(7, "fast")}
     assert err.splitlines()[:2] == ["[1/3] PHOTO: build", "[1/3] PHOTO: simulate"]
-    assert len(err.splitlines()) == 6
+    assert len(err.splitlines()) == 7
+    assert err.splitlines()[-1].startswith("note: sums of PHOTO, STRIDED, ODD can need up to 39 bits")
 
 
 def test_convolutions_have_a_subtotal_apart_from_other_layers(flow, capsys):
@@ -396,7 +397,7 @@ def test_the_installed_command_in_a_process_of_its_own(tmp_path):
     done = subprocess.run([*command, "map", "nope.yaml", "demo"], capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "rowmesh: 'nope.yaml': no such file; shipped architectures are eyeriss, fpga4x4, primes, square16, tiny\n"
+        "rowmesh: 'nope.yaml': no such file; shipped architectures are eyeriss, fpga4x4, primes, square16, squeezelerator, squeezelerator32, systolic16, tiny\n"
     )
 
 

@@ -23,7 +23,16 @@ def refusal(tmp_path, body):
 
 
 def test_shipped_architectures():
-    assert files.shipped_names("arch") == ["eyeriss", "fpga4x4", "primes", "square16", "tiny"]
+    assert files.shipped_names("arch") == [
+        "eyeriss",
+        "fpga4x4",
+        "primes",
+        "square16",
+        "squeezelerator",
+        "squeezelerator32",
+        "systolic16",
+        "tiny",
+    ]
     shapes = {name: spec.load_arch(name) for name in files.shipped_names("arch")}
     assert {name: (arch.rows, arch.cols, arch.data_width) for name, arch in shapes.items()} == {
         "eyeriss": (12, 14, 16),
