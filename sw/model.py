@@ -7,6 +7,7 @@ docs/model.md derives the formulas.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass
@@ -126,11 +127,40 @@ def _held_steps(m: Mapping, blocks: int) -> int:
     return position * (q * rows + (1 + (left - m.window) // m.stride[1] if left >= m.window else 0))
 
 
-def _tile_row_classes(m: Mapping) -> list[tuple[int, int]]:
-    """First iact row of the first, an interior and the last row tile, and how many there are of each."""
+def _ends(tiles: int) -> dict[int, int]:
+    """First, an interior and the last of ``tiles`` tiles, and how many there are of each kind."""
+    return {0: 1, 1: tiles - 2, tiles - 1: 1} if tiles > 2 else {number: 1 for number in range(tiles)}
+
+
+def _row_classes(m: Mapping) -> list[tuple[int, int, int, int]]:
+    """Kinds of row tiles: first iact row, row steps, output rows across the columns, number of tiles."""
     step = m.p0 * m.p_x * m.layer.stride[0]
-    tiles = {0: 1, 1: m.pt - 2, m.pt - 1: 1} if m.pt > 2 else {number: 1 for number in range(m.pt)}
-    return [(number * step - m.layer.padding[0], count) for number, count in tiles.items()]
+    full = min(m.p0, m.row_steps)
+    return [
+        (
+            number * step - m.layer.padding[0],
+            m.p0_rest if number == m.pt - 1 else full,
+            m.p_rest if number == m.pt - 1 else m.p_x,
+            count,
+        )
+        for number, count in _ends(m.pt).items()
+    ]
+
+
+def _column_classes(m: Mapping) -> list[tuple[int, int, int]]:
+    """Kinds of column tiles: output columns, beats with data of a segment, number of tiles."""
+    x = m.layer
+    unit = m.lanes if m.planar else 1
+    width = ceil_div(min(x.w, (x.q - 1) * x.stride[1] + m.window - x.padding[1]), unit)
+    step, base = m.q0 * x.stride[1] // unit, (-x.padding[1] - m.x_offset) // unit
+    return [
+        (
+            m.q_rest if number == m.qt - 1 else min(m.q0, x.q),
+            max(0, min(base + number * step + m.tile_beats, width) - max(base + number * step, 0)),
+            count,
+        )
+        for number, count in _ends(m.qt).items()
+    ]
 
 
 def _segments(m: Mapping, start: int, first: int, end: int) -> int:
@@ -148,9 +178,7 @@ def _segments(m: Mapping, start: int, first: int, end: int) -> int:
 
 def _segment_beats(m: Mapping) -> float:
     """Beats of a segment with data, on average over the column tiles."""
-    rows = sum(count * _segments(m, start, 0, m.blocks * m.tile_rows) for start, count in _tile_row_classes(m))
-    beats = loaded_beats(m) * m.blocks // (m.c if m.planar else ceil_div(m.c, m.lanes))
-    return max(1.0, beats / max(1, rows * m.qt))
+    return max(1.0, sum(beats * count for _, beats, count in _column_classes(m)) / m.qt)
 
 
 def _memory_cycles(m: Mapping, bursts: int, beats: float) -> float:
@@ -161,24 +189,26 @@ def _memory_cycles(m: Mapping, bursts: int, beats: float) -> float:
     return max(beats, groups * (loop + beats / max(1, bursts)) + left * beats / max(1, bursts))
 
 
-def _slice_stall(m: Mapping) -> int:
-    """Waits for channel tiles' iacts where two of them do not fit the bank, over the whole layer.
+def _slice_stall(m: Mapping) -> tuple[int, int]:
+    """Waits for channel tiles' iacts where two of them do not fit the bank, over the whole layer: (NoC, memory).
 
     What does not fit beside the tile in use is asked for when that is released, which is when its last flit is read;
     the PEs still work on what they hold then.
     """
     if m.config.glb_iact_flits >= 2 * m.slice_flits or (m.resident and m.ct > 1):
-        return 0
+        return 0, 0
     x = m.layer
     tiles = x.n * x.groups * m.qt * (1 if m.resident else m.mt)
     # the channel tile in use and the next one, and how often
     turns = [(m.blocks, m.blocks, m.ct - 2), (m.blocks, m.blocks_rest, 1), (m.blocks_rest, m.blocks, 1)]
-    total = 0
-    for start, count in _tile_row_classes(m):
+    total, path = 0, 0
+    for start, _, _, count in _row_classes(m):
         for now, then, times in turns if m.ct > 1 else [(m.blocks, m.blocks, 1)]:
-            total += count * tiles * times * _slice_wait(m, start, now, then) if times else 0
+            wait = _slice_wait(m, start, now, then) if times else 0
+            total += count * tiles * times * wait
+            path += count * tiles * times * min(wait, _trunk_latency(m))
     number = m.pt * tiles * m.ct
-    return total * (number - 1) // number
+    return path * (number - 1) // number, (total - path) * (number - 1) // number
 
 
 def _slice_wait(m: Mapping, start: int, now: int, then: int) -> int:
@@ -200,6 +230,24 @@ def _slice_wait(m: Mapping, start: int, now: int, then: int) -> int:
             cycles = loop + _memory_cycles(m, missing * bursts, missing * beats) - beats
             late = max(late, int(cycles) - _held_steps(m, now) - row_step * row_steps)
     return late
+
+
+def _tile_load(m: Mapping, start: int, beats: int, *, first: bool) -> int:
+    """Cycles to load all that a tile of the output needs, or what is left of it after the start of the layer."""
+    a = m.config
+    slices = m.ct * (1 if m.resident else m.mt)
+    segments = slices * _segments(m, start, 0, m.blocks * m.tile_rows)
+    blocks = (m.c if m.planar else ceil_div(m.c, m.lanes)) * (1 if m.resident else m.mt)
+    segments = segments * blocks // max(1, slices * m.blocks)
+    weight, param = weight_beats(m), m.m if m.layer.output == "requant" else 0
+    bursts = segments * ceil_div(beats, a.burst_beats) + ceil_div(weight, a.burst_beats)
+    total = segments * beats + weight + param
+    bursts += ceil_div(param, a.burst_beats)
+    if first:
+        ahead = _segments(m, start, 0, m.blocks * m.tile_rows)
+        bursts -= ahead * ceil_div(beats, a.burst_beats)
+        total -= ahead * beats + min(weight, a.glb_weight_flits) + min(param, a.param_words)
+    return int(_memory_cycles(m, bursts, total)) if bursts > 0 and total > 0 else 0
 
 
 def _first_beats(m: Mapping) -> tuple[int, int]:
@@ -314,13 +362,14 @@ def _turn_stall(m: Mapping, p: int) -> int:
     return max(0, taken + (p - 2) * m.lanes + 1 - needed - (m.config.uop_fifo - 2))
 
 
-def _hidden_gaps(m: Mapping, starved: int) -> int:
+def _hidden_gaps(m: Mapping, starved: int, steady: bool) -> int:
     """Of the cycles lost to a bank that bursts refill, those in which the bank's reader is at work again.
 
-    The PEs see a gap between two bursts a trunk's latency after the reader does.
+    The PEs see a gap a trunk's latency after the reader does: one before each burst of a pass in a ``steady`` lack of
+    weights, else one.
     """
     flits = ceil_div(m.weights, m.lanes) * m.m_x * m.chain
-    gaps = max(1, flits // min(m.config.burst_beats, m.config.glb_weight_flits))
+    gaps = max(1, flits // min(m.config.burst_beats, m.config.glb_weight_flits)) if steady else 1
     return min(starved, gaps * _trunk_latency(m))
 
 
@@ -397,55 +446,80 @@ def _store_row(m: Mapping, q: int) -> int:
     return max(blocks * beats, blocks * ceil_div(beats, chunk) * loop // m.config.read_bursts)
 
 
-def _drain_tail(m: Mapping, q: int) -> int:
-    """Cycles of drain and store behind a tile's last psum, beside latencies."""
+def _free_share(m: Mapping) -> tuple[int, int]:
+    """Cycles of a position in which a pass leaves the banks to the drain, and all of them.
+
+    Updates of psums go before the drain's reads; psums of a tile's only pass only fill.
+    """
+    position = m.layer.s * m.c0 * m.m0
+    return position - (m.m0 if m.ct * m.r_t > 1 else 0), position
+
+
+def _drain_left(m: Mapping, rows: int, q: int) -> tuple[int, int]:
+    """Cycles of drain, and of store, that are left when a tile's last psum is final."""
     groups, group, head = _drain_group(m, q)
     k, planar = m.out_lanes, m.ofmap_layout.planar
     chunk = chunk_beats(m)
+    free, position = _free_share(m)
     early = 0 if planar else (q - 1) // chunk * chunk * min(m.columns, m.config.lanes)  # stored while it still runs
-    return max(groups * group - head, _store_row(m, q) - early - min(k, m.m0))
+    drain, store = groups * group, _store_row(m, q)
+    return (
+        drain - min(head, q * free) + (rows - 1) * max(0, drain - q * free),
+        max(0, store - early - min(k, m.m0)) + (rows - 1) * max(0, store - q * position),
+    )
 
 
 def _drain_deficit(m: Mapping, rows: int, q: int, busy: int) -> int:
-    """Cycles by which a tile's drain is longer than the cycles in which ``busy`` cycles of a tile leave the banks free.
-
-    Updates of psums go before the drain's reads; psums of a first pass only fill.
-    """
-    groups, group, _ = _drain_group(m, q)
+    """Cycles by which a tile's drain or store is longer than what its ``busy`` cycles leave to it."""
+    free, position = _free_share(m)
     passes = m.ct * m.r_t
-    updates = (passes - 1) * rows * q * m.m0
-    store = rows * _store_row(m, q)
-    return max(rows * groups * group - (busy - updates), store - busy)
+    updates = (passes - 1) * rows * q * (position - free)
+    return rows * max(_drain_row(m, q) - (busy - updates) // rows, _store_row(m, q) - busy // rows)
 
 
-def _psum_stall(m: Mapping, q: int) -> int:
-    """Wait of a tile's first pass for slots that the drain of the tile before still holds."""
+def _psum_stall(m: Mapping, rows: int, q: int) -> int:
+    """Wait of a tile's first pass for slots that the drain of the tile before still holds.
+
+    A row step's slots are free when its last column group has been drained; the store's FIFOs take the drain's last
+    beats.
+    """
     a = m.config
-    slack = a.psum_bank_words - m.bank_words
-    if min(m.p0, m.row_steps) > 1:
-        slack += (min(m.p0, m.row_steps) - 1) * q * m.m0
-    groups, group, head = _drain_group(m, q)
-    if slack >= m.bank_words:
+    words = q * m.m0
+    slack = a.psum_bank_words - rows * words
+    if slack >= rows * words:
         return 0
-    released = groups * group - head + PsumBank.latency + DRAIN_PIPELINE
-    wanted = (slack // m.m0 + 1) * m.layer.s * m.c0 * m.m0
-    return max(0, released - wanted)
+    groups, group, _ = _drain_group(m, q)
+    drain, store = _drain_left(m, rows, q)
+    row_drain, row_store = groups * group, _store_row(m, q)
+    position = m.layer.s * m.c0 * m.m0
+    worst = 0
+    for row in {0, rows - 1}:
+        behind = rows - 1 - row
+        released = max(drain - behind * row_drain, store - behind * row_store - _fifo_cycles(m, q))
+        wanted = ((slack + row * words) // m.m0 + 1) * position
+        worst = max(worst, released + PsumBank.latency + DRAIN_PIPELINE - wanted if released > 0 else 0)
+    return worst
 
 
-_STEPS_AHEAD = 6
-"""Steps beside those in a PE's FIFO that leave the issuer before the first PE works: in the issuer's and the row's
-two-item links, the PE's tap and its next step."""
+def _fifo_cycles(m: Mapping, q: int) -> int:
+    """Cycles in which the store engine writes what its FIFOs hold."""
+    k = m.out_lanes
+    beats = m.columns * (m.m0 * ceil_div(q, k) if m.ofmap_layout.planar else q * ceil_div(m.m0, k))
+    return min(max(4, 2 * m.config.burst_beats) * m.config.lanes, beats) * _store_row(m, q) // beats
 
-_QUEUE = 6
-"""Flits between a bank and the first row's bus: its queue and the row tap's two."""
 
 def _backlog(m: Mapping) -> int:
     """Cycles of drain and store that full psum banks and full store FIFOs hold."""
     q = min(m.q0, m.layer.q)
     tiles = m.config.psum_bank_words / m.bank_words
-    fifos = max(4, 2 * m.config.burst_beats) * m.config.lanes if _store_row(m, q) > _drain_row(m, q) else 0
-    return int(tiles * min(m.p0, m.row_steps) * max(_store_row(m, q), _drain_row(m, q))) + fifos
+    store, drain = _store_row(m, q), _drain_row(m, q)
+    rows = tiles * min(m.p0, m.row_steps)
+    return int(rows * max(store, drain)) + (_fifo_cycles(m, q) if store > drain else 0)
 
+
+_STEPS_AHEAD = 6
+"""Steps beside those in a PE's FIFO that leave the issuer before the first PE works: in the issuer's and the row's
+two-item links, the PE's tap and its next step."""
 
 _QUEUE = 6
 """Flits between a bank and the first row's bus: its queue and the row tap's two."""
@@ -509,49 +583,47 @@ def predict_parts(m: Mapping) -> dict[str, int]:
     passes = m.ct * m.r_t
     stall = {"noc": 0, "psum": 0, "dma": 0}
     steps = 0
-    busy = 0
     deficit = 0
-    rows_full = min(m.p0, m.row_steps)
-    for q, q_count in ((min(m.q0, x.q), m.qt - 1), (m.q_rest, 1)):
-        for rows, p, p_count in ((rows_full, m.p_x, m.pt - 1), (m.p0_rest, m.p_rest, 1)):
-            count = images * q_count * p_count * m.mt
-            if not count:
-                continue
-            rates = pass_rates(m, rows, q, p)
-            steps += count * passes * rates.steps
-            row = _row_extra(m, q, p)
-            path, memory = _pass_stall(m, rows * q)
-            extra = max(rows * row + max(0, path - row), rates.bound - rates.steps)
-            starved = max(0, rates.load - rates.steps - extra, rows * row + max(0, path + memory - row) - extra)
-            hidden = _hidden_gaps(m, starved) if starved else 0
-            stall["noc"] += count * passes * (extra + hidden)
-            stall["dma"] += count * passes * (starved - hidden)
-            busy += count * passes * (rates.steps + extra + starved)
-            stall["psum"] += count * _psum_stall(m, q)
-            cycles = passes * (rates.steps + extra + starved)
-            deficit += count * max(0, _drain_deficit(m, rows, q, cycles))
+    first = True
+    for (start, rows, p, p_count), (q, beats, q_count) in itertools.product(_row_classes(m), _column_classes(m)):
+        count = images * q_count * p_count
+        rates = pass_rates(m, rows, q, p)
+        steps += count * m.mt * passes * rates.steps
+        row = _row_extra(m, q, p)
+        path, memory = _pass_stall(m, rows * q)
+        extra = max(rows * row + max(0, path - row), rates.bound - rates.steps)
+        late = rows * row + max(0, path + memory - row) - extra
+        starved = max(0, rates.load - rates.steps - extra, late)
+        hidden = _hidden_gaps(m, starved, starved != late) if starved else 0
+        stall["noc"] += count * m.mt * passes * (extra + hidden)
+        stall["dma"] += count * m.mt * passes * (starved - hidden)
+        busy = passes * (rates.steps + extra + starved)
+        slots = _psum_stall(m, rows, q)
+        stall["psum"] += count * m.mt * slots
+        deficit += count * m.mt * max(0, _drain_deficit(m, rows, q, busy) - slots)
+        missing = _tile_load(m, start, beats, first=False) - m.mt * (busy + slots)
+        stall["dma"] += (count - first) * max(0, missing)
+        if first:  # what is loaded before the first step is counted there
+            stall["dma"] += max(0, _tile_load(m, start, beats, first=True) - m.mt * (busy + slots))
+        first = False
 
-    # the memory: what it cannot hide
-    total_beats = sum(beats.values())
-    first = first_slice_beats(m)
+    # before the first window
     skipped = min(x.padding[1] // x.dilation[1], x.s) * m.c0 * m.m0  # steps of the first position's padding
-    initial = max(0, needed - (0 if padded else head) - skipped)
-    bursts = beats["iact"] / _segment_beats(m) * ceil_div(int(_segment_beats(m)), a.burst_beats)
-    for name, length in (("weight", weight_beats(m)), ("param", m.m)):
-        bursts += beats[name] / min(a.burst_beats, length)
-    rest = int(_memory_cycles(m, int(bursts), total_beats)) - first - weights_ahead
-    stall["dma"] += initial + max(0, rest - busy - stall["psum"])
-    stall["dma"] += _slice_stall(m)
-    tail = _drain_tail(m, m.q_rest)
+    stall["dma"] += max(0, needed - (0 if padded else head) - skipped)
+    path, memory = _slice_stall(m)
+    stall["noc"] += path
+    stall["dma"] += memory
+    ahead = min(steps, _STEPS_AHEAD + a.uop_fifo)
+    steps -= ahead
+
+    # after the last step
+    tail = max(_drain_left(m, m.p0_rest, m.q_rest))
     deficit = max(0, deficit - stall["dma"])
     if deficit:
         left = min(tail + deficit, max(tail, _backlog(m)))
         stall["psum"] += deficit - (left - tail)
         tail = left
-    ahead = min(steps, _STEPS_AHEAD + a.uop_fifo)
-    steps -= ahead
 
-    # after the last step
     chain = m.chain + (a.rows - 1) // a.link_segment + a.rows - m.chain
     drain = (
         ProcessingElement.latency
