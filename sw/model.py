@@ -189,38 +189,37 @@ def _memory_cycles(m: Mapping, bursts: int, beats: float) -> float:
     return max(beats, groups * (loop + beats / max(1, bursts)) + left * beats / max(1, bursts))
 
 
-def _slice_stall(m: Mapping) -> tuple[int, int]:
-    """Waits for channel tiles' iacts where two of them do not fit the bank, over the whole layer: (NoC, memory).
+def _slice_stall(m: Mapping, start: int, beats: int, busy: int) -> tuple[int, int]:
+    """Waits for iacts of a tile of the output that the bank has no room to load earlier: number, cycles of each.
 
-    What does not fit beside the tile in use is asked for when that is released, which is when its last flit is read;
-    the PEs still work on what they hold then.
+    The bank holds some slices (channel tiles); a slice is released when its last flit has been read, and only then is
+    what did not fit asked for. Meanwhile the PEs work on the other slices, ``busy`` cycles each, and on what they hold.
     """
-    if m.config.glb_iact_flits >= 2 * m.slice_flits or (m.resident and m.ct > 1):
-        return 0, 0
-    x = m.layer
-    tiles = x.n * x.groups * m.qt * (1 if m.resident else m.mt)
+    held = m.config.glb_iact_flits // m.slice_flits
+    if m.resident and m.ct > 1:
+        if held >= 2 * m.ct:
+            return 0, 0
+        wait = _slice_wait(m, start, beats, m.blocks, m.blocks, (held - 1) * busy)
+        return 1, wait
+    if m.ct == 1:
+        return (1 if m.resident else m.mt), _slice_wait(m, start, beats, m.blocks, m.blocks, (held - 1) * busy) // held
     # the channel tile in use and the next one, and how often
     turns = [(m.blocks, m.blocks, m.ct - 2), (m.blocks, m.blocks_rest, 1), (m.blocks_rest, m.blocks, 1)]
-    total, path = 0, 0
-    for start, _, _, count in _row_classes(m):
-        for now, then, times in turns if m.ct > 1 else [(m.blocks, m.blocks, 1)]:
-            wait = _slice_wait(m, start, now, then) if times else 0
-            total += count * tiles * times * wait
-            path += count * tiles * times * min(wait, _trunk_latency(m))
-    number = m.pt * tiles * m.ct
-    return path * (number - 1) // number, (total - path) * (number - 1) // number
+    total = sum(
+        times * _slice_wait(m, start, beats, now, then, (held - 1) * busy) for now, then, times in turns if times
+    )
+    return m.mt * m.ct, total // (m.ct * held)
 
 
-def _slice_wait(m: Mapping, start: int, now: int, then: int) -> int:
+def _slice_wait(m: Mapping, start: int, beats: int, now: int, then: int, spare: int) -> int:
     """Wait for a slice of ``then`` blocks behind one of ``now`` blocks, in a tile that starts at iact row ``start``."""
     x = m.layer
-    beats = _segment_beats(m)
-    bursts = ceil_div(int(beats), m.config.burst_beats)
+    bursts = ceil_div(beats, m.config.burst_beats)
     loop = 2 + ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency + Loader.data_latency + Buffet.latency
     step = m.p_x * x.stride[0]
     rows = (m.p_x - 1) * x.stride[0] + (m.height if m.r_s > 1 else 1)
     row_steps = min(m.q0, x.q) * x.s * m.c0 * m.m0
-    fit = min(m.blocks * m.tile_rows, (m.config.glb_iact_flits - m.slice_flits) // m.tile_beats)
+    fit = min(m.blocks * m.tile_rows, m.config.glb_iact_flits % m.slice_flits // m.tile_beats)
     late = 0
     for row_step in {0, min(m.p0 - 1, max(0, ceil_div(-start - rows + 1, step))), m.p0 - 1}:
         first = row_step * step
@@ -228,7 +227,7 @@ def _slice_wait(m: Mapping, start: int, now: int, then: int) -> int:
         missing = _segments(m, start, fit, max(fit, (then - 1) * m.tile_rows + end))
         if missing and _segments(m, start, first, end):
             cycles = loop + _memory_cycles(m, missing * bursts, missing * beats) - beats
-            late = max(late, int(cycles) - _held_steps(m, now) - row_step * row_steps)
+            late = max(late, int(cycles) - _held_steps(m, now) - row_step * row_steps - spare)
     return late
 
 
@@ -250,17 +249,20 @@ def _tile_load(m: Mapping, start: int, beats: int, *, first: bool) -> int:
     return int(_memory_cycles(m, bursts, total)) if bursts > 0 and total > 0 else 0
 
 
-def _first_beats(m: Mapping) -> tuple[int, int]:
-    """Beats of all loaders before the first iact beat, and before the last iact segment that the first step needs.
+def _first_beats(m: Mapping, slices: int) -> tuple[int, int]:
+    """Beats of all loaders before the first iact beat, and before the iact segment that a slice's first step needs.
 
-    The arbiter takes the loaders in turn; that of the iacts starts two cycles after the others.
+    The slice comes behind ``slices`` others. The arbiter takes the loaders in turn; that of the iacts starts two cycles
+    after the others.
     """
     a, x = m.config, m.layer
-    beats = _segment_beats(m)
+    _, beats, _ = _column_classes(m)[0]
+    beats = max(1, beats)
     start = -x.padding[0]
-    first_rows = (m.p_x - 1) * x.stride[0] + m.height if m.r_s > 1 else (m.p_x - 1) * x.stride[0] + 1
+    first_rows = (m.p_x - 1) * x.stride[0] + (m.height if m.r_s > 1 else 1)
     needed = _segments(m, start, 0, (m.blocks - 1) * m.tile_rows + min(first_rows, m.tile_rows))
-    per_segment = ceil_div(int(beats), a.burst_beats)
+    needed += slices * _segments(m, start, 0, m.blocks * m.tile_rows)
+    per_segment = ceil_div(beats, a.burst_beats)
     needed *= per_segment
     tile = weight_beats(m)
     weight = min(a.burst_beats, tile)
@@ -497,7 +499,7 @@ def _psum_stall(m: Mapping, rows: int, q: int) -> int:
         behind = rows - 1 - row
         released = max(drain - behind * row_drain, store - behind * row_store - _fifo_cycles(m, q))
         wanted = ((slack + row * words) // m.m0 + 1) * position
-        worst = max(worst, released + PsumBank.latency + DRAIN_PIPELINE - wanted if released > 0 else 0)
+        worst = max(worst, released + PsumBank.latency + 1 - wanted if released > 0 else 0)
     return worst
 
 
@@ -575,7 +577,7 @@ def predict_parts(m: Mapping) -> dict[str, int]:
     path = loader + request + Loader.data_latency + 1 + Buffet.latency + Fifo.latency + Tap.latency
     first_mac = path + RowTap.latency - 1 + Stage.latency + 1 + 2
     padded = x.padding[0] > 0 or x.padding[1] > 0
-    head, needed = _first_beats(m)
+    head, needed = _first_beats(m, 0)
     fill = first_mac + (0 if padded else head)
 
     # the passes, by class of column tile
@@ -601,18 +603,26 @@ def predict_parts(m: Mapping) -> dict[str, int]:
         slots = _psum_stall(m, rows, q)
         stall["psum"] += count * m.mt * slots
         deficit += count * m.mt * max(0, _drain_deficit(m, rows, q, busy) - slots)
-        missing = _tile_load(m, start, beats, first=False) - m.mt * (busy + slots)
-        stall["dma"] += (count - first) * max(0, missing)
-        if first:  # what is loaded before the first step is counted there
-            stall["dma"] += max(0, _tile_load(m, start, beats, first=True) - m.mt * (busy + slots))
+        slices = m.ct * (1 if m.resident else m.mt)
+        waits, wait = _slice_stall(m, start, beats, m.mt * busy // slices if not m.resident else busy // m.ct)
+        hidden = min(wait, _trunk_latency(m))
+        for tiles, begin in ((count - first, False), (int(first), True)):
+            # what is loaded before the first step is counted there
+            missing = max(0, _tile_load(m, start, beats, first=begin) - m.mt * (busy + slots))
+            waits -= begin
+            stall["noc"] += tiles * waits * hidden
+            stall["dma"] += tiles * max(missing - waits * hidden, waits * (wait - hidden), 0)
         first = False
 
     # before the first window
     skipped = min(x.padding[1] // x.dilation[1], x.s) * m.c0 * m.m0  # steps of the first position's padding
-    stall["dma"] += max(0, needed - (0 if padded else head) - skipped)
-    path, memory = _slice_stall(m)
-    stall["noc"] += path
-    stall["dma"] += memory
+    initial = needed - skipped
+    together = min(m.ct, a.glb_iact_flits // m.slice_flits) - 1
+    if together > 0:  # the other slices that are loaded at once
+        _, needed = _first_beats(m, together)
+        rates = pass_rates(m, min(m.p0, m.row_steps), min(m.q0, x.q))
+        initial = max(initial, needed - together * m.r_t * max(rates.steps, rates.bound))
+    stall["dma"] += max(0, initial - (0 if padded else head))
     ahead = min(steps, _STEPS_AHEAD + a.uop_fifo)
     steps -= ahead
 
