@@ -71,14 +71,15 @@ def _round(m: Mapping, p: int) -> tuple[int, int]:
     """Cycles that the iact path takes for one round (one column position of all rows), and its flits.
 
     Where rows share iacts, the flits that other rows take behind a row's last one fill the two places of the next row's
-    tap; the row's first flit of the next round waits until that tap has moved on, two cycles.
+    tap; the row's first flit of the next round waits until they have moved on, a cycle each.
     """
     x = m.layer
     rows = (p - 1) * x.stride[0] + m.height if m.diagonal else p * m.r_s
     flits = rows * m.blocks
     words = m.lanes if m.planar else min(m.c0, m.lanes)
     flits_of_row = p * ceil_div(m.c0, m.lanes)
-    blocked = 2 if m.diagonal and flits - flits_of_row >= 2 else 0
+    behind = flits - flits_of_row
+    blocked = behind if m.diagonal and 2 <= behind <= words else 0
     return max(flits, flits_of_row * words + blocked), flits
 
 
@@ -277,6 +278,23 @@ def _first_beats(m: Mapping, slices: int) -> tuple[int, int]:
     return head, int(_memory_cycles(m, bursts, total))
 
 
+def _first_weights(m: Mapping) -> tuple[int, int]:
+    """Beats of weights of the first pass, and cycles until all of them have come, iacts and parameters in turn."""
+    a, x = m.config, m.layer
+    flits = ceil_div(m.weights, m.lanes) * m.m_x * m.chain
+    burst = min(a.burst_beats, weight_beats(m))
+    turns = ceil_div(flits, burst)
+    _, beats, _ = _column_classes(m)[0]
+    slices = min(a.glb_iact_flits // m.slice_flits, m.ct)
+    iacts = slices * _segments(m, -x.padding[0], 0, m.blocks * m.tile_rows) * ceil_div(beats, a.burst_beats)
+    iacts = min(iacts, turns)
+    param = min(a.burst_beats, m.m) if x.output == "requant" else 0
+    params = min(turns, a.param_words // param) if param else 0
+    total = flits + iacts * min(beats, a.burst_beats) + params * param
+    cycles = int(_memory_cycles(m, turns + iacts + params, total))
+    return flits, max(cycles, (flits - 1) // (a.glb_weight_flits // burst * burst) * _round_trip(m))
+
+
 def _trunk_latency(m: Mapping) -> int:
     """Cycles from a GLB bank's read to the last PE's spad."""
     a = m.config
@@ -295,8 +313,10 @@ def _lag(m: Mapping, p: int) -> int:
     that waited at a PE comes behind those of the other rows.
     """
     words = m.lanes if m.planar else min(m.c0, m.lanes)
-    behind = 0 if m.diagonal else max(0, min(m.r_s * m.blocks, words) - 1)
-    skew = (p - 1) * words + (behind if p > 1 else 0)
+    if m.diagonal:  # the rows' windows of flits are shifted too
+        skew = (p - 1 + (m.height - 1) // m.layer.stride[0]) * words
+    else:
+        skew = (p - 1) * words + (max(0, min(m.r_s * m.blocks, words) - 1) if p > 1 else 0)
     return max(0, skew - (m.config.uop_fifo - 2))
 
 
@@ -343,7 +363,7 @@ def _row_extra(m: Mapping, q: int, p: int) -> int:
     columns = cost * m.stride[1] // (m.lanes if m.planar else 1)
     spare = max(0, m.config.iact_spad // m.c0 - m.window)
     slide = 0
-    if q > 1 and spare < m.stride[1]:
+    if q > 1 and spare < m.stride[1] and columns <= position:  # else no word waits at a PE
         slide = _window_stall(m, p, min(m.stride[1], m.window), spare, by_tap=False)
     return _row_stall(m, q, p) + (q - 1) * max(slide, columns - position, 0) + (_rounds(m, q) - 1) * _turn_stall(m, p)
 
@@ -622,7 +642,12 @@ def predict_parts(m: Mapping) -> dict[str, int]:
         _, needed = _first_beats(m, together)
         rates = pass_rates(m, min(m.p0, m.row_steps), min(m.q0, x.q))
         initial = max(initial, needed - together * m.r_t * max(rates.steps, rates.bound))
-    stall["dma"] += max(0, initial - (0 if padded else head))
+    initial = max(0, initial - (0 if padded else head))
+    flits, cycles = _first_weights(m)
+    late = max(0, cycles - (0 if padded else head) - m.weights - initial)
+    # the reader of the weights works as they come
+    stall["noc"] += late * flits // cycles
+    stall["dma"] += initial + late - late * flits // cycles
     ahead = min(steps, _STEPS_AHEAD + a.uop_fifo)
     steps -= ahead
 
