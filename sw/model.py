@@ -67,20 +67,35 @@ def _program_words(config: ArchConfig, engines: int, requant: bool) -> int:
     return 2 + array + sum(layout.nest_words + len(layout.fields) for layout in used) + headers + 3
 
 
-def _round(m: Mapping, p: int) -> tuple[int, int]:
+def _round(m: Mapping, p: int, words: int | None = None) -> tuple[int, int]:
     """Cycles that the iact path takes for one round (one column position of all rows), and its flits.
 
     Where rows share iacts, the flits that other rows take behind a row's last one fill the two places of the next row's
-    tap; the row's first flit of the next round waits until they have moved on, a cycle each.
+    tap; the row's first flit of the next round waits until they have moved on, a cycle each. ``words`` of a flit are
+    sent, by default all that a row takes.
     """
     x = m.layer
     rows = (p - 1) * x.stride[0] + m.height if m.diagonal else p * m.r_s
     flits = rows * m.blocks
-    words = m.lanes if m.planar else min(m.c0, m.lanes)
+    if words is None:
+        words = m.lanes if m.planar else min(m.c0, m.lanes)
     flits_of_row = p * ceil_div(m.c0, m.lanes)
     behind = flits - flits_of_row
     blocked = behind if m.diagonal and 2 <= behind <= words else 0
     return max(flits, flits_of_row * words + blocked), flits
+
+
+def _row_cycles(m: Mapping, q: int, p: int) -> int:
+    """Cycles that the iact path takes for a row of ``q`` output columns."""
+    cost, _ = _round(m, p)
+    columns = (q - 1) * m.stride[1] + m.window
+    if not m.planar:
+        return cost * (columns if m.layer.stride[1] <= m.window else q * m.window)
+    rounds, end = _rounds(m, q), (m.x_offset + columns) % m.lanes
+    if rounds == 1:
+        return _round(m, p, columns)[0]
+    ends = _round(m, p, m.lanes - m.x_offset)[0] + _round(m, p, end or m.lanes)[0]
+    return ends + (rounds - 2) * cost
 
 
 def _rounds(m: Mapping, q: int) -> int:
@@ -92,14 +107,12 @@ def _rounds(m: Mapping, q: int) -> int:
 def pass_rates(m: Mapping, rows: int, q: int, p: int | None = None) -> Pass:
     """Busy cycles of the engines in a pass; of ``p`` output rows across the columns (by default all)."""
     p = m.p_x if p is None else p
-    cost, flits_of_round = _round(m, p)
-    columns = (q - 1) * m.stride[1] + m.window if m.layer.stride[1] <= m.window else q * m.window
     flits = ceil_div(m.weights, m.lanes)
     row_words = m.m_x * m.weights
     depth = m.config.glb_weight_flits
     return Pass(
         steps=rows * q * m.layer.s * m.c0 * m.m0,
-        iact=rows * (max(_rounds(m, q) * flits_of_round, columns * p) if m.planar else columns * cost),
+        iact=rows * _row_cycles(m, q, p),
         weight=max(flits * m.m_x * m.chain, row_words),
         load=ceil_div(flits * m.m_x * m.chain * max(_round_trip(m), depth), depth),
     )
@@ -182,12 +195,39 @@ def _segment_beats(m: Mapping) -> float:
     return max(1.0, sum(beats * count for _, beats, count in _column_classes(m)) / m.qt)
 
 
-def _memory_cycles(m: Mapping, bursts: int, beats: float) -> float:
-    """Cycles in which bursts come in: one beat a cycle, and no more than ``read_bursts`` in a latency."""
+def _memory_cycles(m: Mapping, bursts: int, beats: float, *, steady: bool = False) -> float:
+    """Cycles in which bursts come in: one beat a cycle, and no more than ``read_bursts`` in a latency.
+
+    The first ``read_bursts`` come without a wait, except in a ``steady`` stream.
+    """
     loop = ReadArbiter.latency + MEMORY_LATENCY
+    length = beats / max(1, bursts)
+    if steady:
+        return max(beats, bursts / m.config.read_bursts * (loop + length))
     groups = max(0, bursts - 1) // m.config.read_bursts
     left = bursts - groups * m.config.read_bursts
-    return max(beats, groups * (loop + beats / max(1, bursts)) + left * beats / max(1, bursts))
+    return max(beats, groups * (loop + length) + left * length)
+
+
+def _loop_delay(m: Mapping, start: int, beats: int, spare: int) -> int:
+    """Delay of the weights' loop through memory by the bursts of a slice, less what the loop has to ``spare``.
+
+    The bursts of iacts that may be in flight come together; the bursts of the loop behind them are late by what the gaps
+    between them do not take, on average over the loop's bursts. The other bursts follow as those end. A loop without
+    gaps makes up for delays by itself.
+    """
+    a = m.config
+    burst = min(a.burst_beats, a.glb_weight_flits)
+    loops = max(1, a.glb_weight_flits // burst)
+    period = _round_trip(m) // loops  # of the loop's bursts
+    gap = period - burst
+    if gap <= 0:
+        return 0
+    bursts = _segments(m, start, 0, m.blocks * m.tile_rows) * ceil_div(beats, a.burst_beats)
+    length = min(beats, a.burst_beats)
+    together = min(bursts, max(0, a.read_bursts - loops))
+    behind = max(0, (bursts - together) * length - together * length * gap // period)
+    return max(0, together * length - gap * (loops - 1) // 2 - period // 2 + behind - max(0, spare))
 
 
 def _slice_stall(m: Mapping, start: int, beats: int, busy: int) -> tuple[int, int]:
@@ -247,7 +287,7 @@ def _tile_load(m: Mapping, start: int, beats: int, *, first: bool) -> int:
         ahead = _segments(m, start, 0, m.blocks * m.tile_rows)
         bursts -= ahead * ceil_div(beats, a.burst_beats)
         total -= ahead * beats + min(weight, a.glb_weight_flits) + min(param, a.param_words)
-    return int(_memory_cycles(m, bursts, total)) if bursts > 0 and total > 0 else 0
+    return int(_memory_cycles(m, bursts, total, steady=not first)) if bursts > 0 and total > 0 else 0
 
 
 def _first_beats(m: Mapping, slices: int) -> tuple[int, int]:
@@ -315,8 +355,14 @@ def _lag(m: Mapping, p: int) -> int:
     words = m.lanes if m.planar else min(m.c0, m.lanes)
     if m.diagonal:  # the rows' windows of flits are shifted too
         skew = (p - 1 + (m.height - 1) // m.layer.stride[0]) * words
+    elif p > 1:
+        flits = m.r_s * m.blocks
+        skew = (p - 1) * max(words, flits) + max(0, min(flits, words) - 1)
     else:
-        skew = (p - 1) * words + (max(0, min(m.r_s * m.blocks, words) - 1) if p > 1 else 0)
+        skew = 0
+    if m.planar:
+        return 0  # see _turn_stall
+    skew -= m.config.iact_spad % m.c0  # words that came in before the wait
     return max(0, skew - (m.config.uop_fifo - 2))
 
 
@@ -351,8 +397,10 @@ def _row_stall(m: Mapping, q: int, p: int) -> int:
     if q == 1 and dense and worst:  # the window is released while it waits: a loop over two rows
         cost, _ = _round(m, p)
         tap = m.c0 * m.m0
+        position = m.layer.s * tap
         columns = (m.window - 1 - spare) * cost // (m.lanes if m.planar else 1)
-        worst = min(worst, max(0, ceil_div(columns + SPAD_LOOP - 1 + 2 * tap, 2) - m.layer.s * tap))
+        over_two = ceil_div(columns + SPAD_LOOP - 1 + 2 * tap + _lag(m, p), 2)
+        worst = min(worst, max(0, over_two - position, tap + SPAD_LOOP - 1 + _lag(m, p) - position))
     return worst
 
 
@@ -365,23 +413,40 @@ def _row_extra(m: Mapping, q: int, p: int) -> int:
     slide = 0
     if q > 1 and spare < m.stride[1] and columns <= position:  # else no word waits at a PE
         slide = _window_stall(m, p, min(m.stride[1], m.window), spare, by_tap=False)
-    return _row_stall(m, q, p) + (q - 1) * max(slide, columns - position, 0) + (_rounds(m, q) - 1) * _turn_stall(m, p)
+    first = max(_row_stall(m, q, p), _turn_stall(m, q, p))
+    return first + (q - 1) * max(slide, columns - position, 0)
 
 
-def _turn_stall(m: Mapping, p: int) -> int:
-    """Wait of the last output row's PE for a packed flit: those of the others come before it, ``lanes`` words each.
+def _turn_stall(m: Mapping, q: int, p: int) -> int:
+    """Wait in a row for packed flits: the last output row's comes behind those of all others.
 
-    The first PE takes its flit's last word when a slot for it is released; the last PE has to wait for all others' flits
-    behind that, and uses its first word as the last of a window. Its FIFO of steps covers part of that.
+    The first PE takes its flit's last word when the slot for it is released, in the row before or in this one; the
+    flits of the other output rows come behind that. The last PE's FIFO of steps covers part of its wait.
     """
     if not m.planar or p < 2:
         return 0
-    tap, stride = m.m0, m.stride[1]
-    position = m.layer.s * tap
-    taken = ((m.lanes - 1 - m.config.iact_spad) // stride + 1) * position - 1 + SPAD_LOOP
-    first = -((m.window - 1) // stride)
-    needed = first * position + -first * stride // m.layer.dilation[1] * tap
-    return max(0, taken + (p - 2) * m.lanes + 1 - needed - (m.config.uop_fifo - 2))
+    stride, dilation = m.stride[1], m.layer.dilation[1]
+    position = m.layer.s * m.m0
+    columns = (q - 1) * stride + m.window
+    others = p - 2 + ((m.height - 1) // m.layer.stride[0] if m.diagonal else 0)
+    total = 0
+    for first in range(-m.x_offset, columns, m.lanes):
+        low, high = max(0, first), min(first + m.lanes, columns) - 1
+        slot = columns + high - m.config.iact_spad  # from the first column of the row before
+        if slot < 0:
+            continue
+        if slot >= columns:
+            freed = (q + (slot - columns) // stride + 1) * position
+        elif slot < (q - 1) * stride:
+            freed = (slot // stride + 1) * position
+        else:
+            tap = (slot - (q - 1) * stride + 1) * m.m0
+            freed = (q - 1) * position + (tap if dilation == 1 else position)
+        came = freed - 1 + SPAD_LOOP + others * (high - low + 1) + 1
+        use = max(0, ceil_div(low - m.window + 1, stride))  # the position that uses the flit first
+        needed = (q + use) * position + (low - use * stride) // dilation * m.m0
+        total += max(0, came - needed - (m.config.uop_fifo - 2))
+    return total
 
 
 def _hidden_gaps(m: Mapping, starved: int, steady: bool) -> int:
@@ -625,13 +690,24 @@ def predict_parts(m: Mapping) -> dict[str, int]:
         deficit += count * m.mt * max(0, _drain_deficit(m, rows, q, busy) - slots)
         slices = m.ct * (1 if m.resident else m.mt)
         waits, wait = _slice_stall(m, start, beats, m.mt * busy // slices if not m.resident else busy // m.ct)
+        spare = m.mt * passes // slices * (rates.steps + extra - rates.load)
+        loop = _loop_delay(m, start, beats, spare)
         hidden = min(wait, _trunk_latency(m))
+        if loop > wait:
+            waits, wait, hidden = slices, loop, 0 if starved else min(loop, _trunk_latency(m))
+        sent = m.mt * passes * rows * _rounds(m, q) * _round(m, p)[1]
         for tiles, begin in ((count - first, False), (int(first), True)):
             # what is loaded before the first step is counted there
-            missing = max(0, _tile_load(m, start, beats, first=begin) - m.mt * (busy + slots))
+            load = _tile_load(m, start, beats, first=begin)
+            missing = max(0, load - m.mt * (busy + slots))
             waits -= begin
-            stall["noc"] += tiles * waits * hidden
-            stall["dma"] += tiles * max(missing - waits * hidden, waits * (wait - hidden), 0)
+            if missing > waits * wait:  # the reader of the iacts works as they come
+                path = min(missing, missing * sent // load)
+                memory = missing - path
+            else:
+                path, memory = waits * hidden, waits * (wait - hidden)
+            stall["noc"] += tiles * path
+            stall["dma"] += tiles * memory
         first = False
 
     # before the first window
