@@ -70,19 +70,24 @@ def _program_words(config: ArchConfig, engines: int, requant: bool) -> int:
 def _round(m: Mapping, p: int, words: int | None = None) -> tuple[int, int]:
     """Cycles that the iact path takes for one round (one column position of all rows), and its flits.
 
-    Where rows share iacts, the flits that other rows take behind a row's last one fill the two places of the next row's
-    tap; the row's first flit of the next round waits until they have moved on, a cycle each. ``words`` of a flit are
-    sent, by default all that a row takes.
+    Where rows share iacts, the row's first flit of the next round comes behind those that other rows take. The next row
+    takes its last flits ``shift`` flits later; the rest passes it one a cycle, and two fit its tap. ``words`` of a flit
+    are sent, by default all that a row takes.
     """
     x = m.layer
     rows = (p - 1) * x.stride[0] + m.height if m.diagonal else p * m.r_s
     flits = rows * m.blocks
     if words is None:
         words = m.lanes if m.planar else min(m.c0, m.lanes)
-    flits_of_row = p * ceil_div(m.c0, m.lanes)
-    behind = flits - flits_of_row
-    blocked = behind if m.diagonal and 2 <= behind <= words else 0
-    return max(flits, flits_of_row * words + blocked), flits
+    own = ceil_div(m.c0, m.lanes)  # flits that a row takes of an iact row
+    taken, blocked = p, 0
+    if m.diagonal:  # subscriptions are those of full columns
+        indices = p + (m.height - 1) // x.stride[0]
+        taken = min(m.p_x, indices)
+        shift, behind = x.dilation[0], (indices - taken) * m.blocks
+        if x.stride[0] == 1 and behind >= 2:
+            blocked = (shift - 1) * own * words + behind - shift * own + 1
+    return max(flits, taken * own * words + max(0, blocked)), flits
 
 
 def _row_cycles(m: Mapping, q: int, p: int) -> int:
@@ -456,8 +461,8 @@ def _hidden_gaps(m: Mapping, starved: int, steady: bool) -> int:
     weights, else one.
     """
     flits = ceil_div(m.weights, m.lanes) * m.m_x * m.chain
-    gaps = max(1, flits // min(m.config.burst_beats, m.config.glb_weight_flits)) if steady else 1
-    return min(starved, gaps * _trunk_latency(m))
+    burst = min(m.config.burst_beats, m.config.glb_weight_flits)
+    return min(starved, flits * _trunk_latency(m) // burst if steady else _trunk_latency(m))
 
 
 def _flit_cycles(m: Mapping) -> tuple[int, int]:
@@ -611,13 +616,6 @@ two-item links, the PE's tap and its next step."""
 _QUEUE = 6
 """Flits between a bank and the first row's bus: its queue and the row tap's two."""
 
-def _backlog(m: Mapping) -> int:
-    """Cycles of drain that the banks' slack can put off."""
-    groups, group, _ = _drain_group(m, min(m.q0, m.layer.q))
-    tiles = (m.config.psum_bank_words - m.bank_words) / m.bank_words
-    return int(tiles * min(m.p0, m.row_steps) * max(groups * group, _drain_row(m, min(m.q0, m.layer.q))))
-
-
 ENERGY = {"dram": 200, "glb": 6, "noc": 2, "spad": 1, "pe": 1}
 """Energy of an access by level, relative to a MAC (Eyeriss, table IV)."""
 
@@ -670,7 +668,7 @@ def predict_parts(m: Mapping) -> dict[str, int]:
     passes = m.ct * m.r_t
     stall = {"noc": 0, "psum": 0, "dma": 0}
     steps = 0
-    deficit = 0
+    deficit, bound = 0, 0
     first = True
     for (start, rows, p, p_count), (q, beats, q_count) in itertools.product(_row_classes(m), _column_classes(m)):
         count = images * q_count * p_count
@@ -687,7 +685,9 @@ def predict_parts(m: Mapping) -> dict[str, int]:
         busy = passes * (rates.steps + extra + starved)
         slots = _psum_stall(m, rows, q)
         stall["psum"] += count * m.mt * slots
-        deficit += count * m.mt * max(0, _drain_deficit(m, rows, q, busy) - slots)
+        behind = max(0, _drain_deficit(m, rows, q, busy))
+        deficit += count * m.mt * max(0, behind - slots)
+        bound += count * m.mt * min(behind, slots)
         slices = m.ct * (1 if m.resident else m.mt)
         waits, wait = _slice_stall(m, start, beats, m.mt * busy // slices if not m.resident else busy // m.ct)
         spare = m.mt * passes // slices * (rates.steps + extra - rates.load)
@@ -695,7 +695,7 @@ def predict_parts(m: Mapping) -> dict[str, int]:
         hidden = min(wait, _trunk_latency(m))
         if loop > wait:
             waits, wait, hidden = slices, loop, 0 if starved else min(loop, _trunk_latency(m))
-        sent = m.mt * passes * rows * _rounds(m, q) * _round(m, p)[1]
+        sent = passes * rows * _rounds(m, q) * _round(m, p)[1] * (1 if m.resident else m.mt)
         for tiles, begin in ((count - first, False), (int(first), True)):
             # what is loaded before the first step is counted there
             load = _tile_load(m, start, beats, first=begin)
@@ -730,17 +730,14 @@ def predict_parts(m: Mapping) -> dict[str, int]:
     # after the last step
     tail = max(_drain_left(m, m.p0_rest, m.q_rest))
     deficit = max(0, deficit - stall["dma"])
-    if deficit:
-        left = min(tail + deficit, max(tail, _backlog(m)))
-        stall["psum"] += deficit - (left - tail)
-        tail = left
-
+    left = min(tail + deficit + bound, max(tail, _backlog(m)))  # what the banks and FIFOs put off to the end
+    stall["psum"] += deficit - (left - tail)
     chain = m.chain + (a.rows - 1) // a.link_segment + a.rows - m.chain
     drain = (
         ProcessingElement.latency
         + chain
         + PsumBank.latency
-        + tail
+        + left
         + DRAIN_PIPELINE
         + 12
         + WRITE_LATENCY
