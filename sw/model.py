@@ -23,7 +23,7 @@ from rowmesh.hw.multicast import RowTap, Tap
 from rowmesh.hw.nest import LoopNest
 from rowmesh.hw.pe import ProcessingElement
 from rowmesh.hw.psum_bank import PsumBank
-from rowmesh.sw.counts import access_counts, dram_beats, first_slice_beats, loaded_beats, weight_beats
+from rowmesh.sw.counts import access_counts, dram_beats, weight_beats
 from rowmesh.sw.mapping import Mapping, ceil_div, chunk_beats
 from rowmesh.sw.results import PARTS, Prediction
 
@@ -34,6 +34,21 @@ MEMORY_LATENCY = 100
 
 WRITE_LATENCY = 20
 """Cycles from a write's last beat to its response."""
+
+
+_SPAD_LOOP = 1 + Buffet.latency
+"""Cycles from a word's release in a full spad to the first step that can use the word which takes its slot."""
+
+_QUEUE = 6
+"""Flits between a bank and the first row's bus: its queue and the row tap's two."""
+
+_FIFO_LOOP = 2
+"""Entries of a PE's FIFO of steps that the loop from its end back to the first PE takes: the FIFO's full flag, its
+latency and the next step's register, less the tap in front of it."""
+
+_STEPS_AHEAD = 6
+"""Steps beside those in a PE's FIFO that leave the issuer before the first PE works: in the issuer's and the row's
+two-item links, the PE's tap and its next step."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +70,10 @@ class Pass:
 
 
 @functools.lru_cache(maxsize=64)
-def _program_words(config: ArchConfig, engines: int, requant: bool) -> int:
+def _program_words(config: ArchConfig, requant: bool) -> int:
     """Words of a layer's program: every field of every engine and PE is written."""
     from rowmesh.hw.top import descriptors
 
-    del engines
     layouts = descriptors(config)
     used = [layout for engine, layout in layouts.items() if requant or engine is not Engine.LOAD_PARAM]
     array = config.rows * (config.cols * 2 + 4)
@@ -217,9 +231,9 @@ def _memory_cycles(m: Mapping, bursts: int, beats: float, *, steady: bool = Fals
 def _loop_delay(m: Mapping, start: int, beats: int, spare: int) -> int:
     """Delay of the weights' loop through memory by the bursts of a slice, less what the loop has to ``spare``.
 
-    The bursts of iacts that may be in flight come together; the bursts of the loop behind them are late by what the gaps
-    between them do not take, on average over the loop's bursts. The other bursts follow as those end. A loop without
-    gaps makes up for delays by itself.
+    The bursts of iacts that may be in flight come together; the bursts of the loop behind them are late by what the
+    gaps between them do not take, on average over the loop's bursts. The other bursts follow as those end. A loop
+    without gaps makes up for delays by itself.
     """
     a = m.config
     burst = min(a.burst_beats, a.glb_weight_flits)
@@ -347,10 +361,6 @@ def _trunk_latency(m: Mapping) -> int:
     return Buffet.latency + Fifo.latency + m.chain * Tap.latency + RowTap.latency - 1 + across + 1
 
 
-SPAD_LOOP = 1 + Buffet.latency
-"""Cycles from a word's release in a full spad to the first step that can use the word which takes its slot."""
-
-
 def _lag(m: Mapping, p: int) -> int:
     """Cycles that the PE of the last output row, whose words come last, costs the first: its FIFO of steps is short.
 
@@ -368,7 +378,7 @@ def _lag(m: Mapping, p: int) -> int:
     if m.planar:
         return 0  # see _turn_stall
     skew -= m.config.iact_spad % m.c0  # words that came in before the wait
-    return max(0, skew - (m.config.uop_fifo - 2))
+    return max(0, skew - (m.config.uop_fifo - _FIFO_LOOP))
 
 
 def _window_stall(m: Mapping, p: int, columns: int, spare: int, *, by_tap: bool) -> int:
@@ -385,7 +395,7 @@ def _window_stall(m: Mapping, p: int, columns: int, spare: int, *, by_tap: bool)
     unit = m.lanes if m.planar else 1  # columns of a round
     worst, arrival = 0, -1
     for new in range(spare, columns):
-        freed = ((new - spare + 1) * tap if by_tap else position) - 1 + SPAD_LOOP
+        freed = ((new - spare + 1) * tap if by_tap else position) - 1 + _SPAD_LOOP
         x = m.window - columns + new
         step = cost - unit + 1 if (m.x_offset + x) % unit == 0 else 1
         arrival = freed if arrival < 0 else max(arrival + step, freed)
@@ -404,8 +414,8 @@ def _row_stall(m: Mapping, q: int, p: int) -> int:
         tap = m.c0 * m.m0
         position = m.layer.s * tap
         columns = (m.window - 1 - spare) * cost // (m.lanes if m.planar else 1)
-        over_two = ceil_div(columns + SPAD_LOOP - 1 + 2 * tap + _lag(m, p), 2)
-        worst = min(worst, max(0, over_two - position, tap + SPAD_LOOP - 1 + _lag(m, p) - position))
+        over_two = ceil_div(columns + _SPAD_LOOP - 1 + 2 * tap + _lag(m, p), 2)
+        worst = min(worst, max(0, over_two - position, tap + _SPAD_LOOP - 1 + _lag(m, p) - position))
     return worst
 
 
@@ -447,14 +457,14 @@ def _turn_stall(m: Mapping, q: int, p: int) -> int:
         else:
             tap = (slot - (q - 1) * stride + 1) * m.m0
             freed = (q - 1) * position + (tap if dilation == 1 else position)
-        came = freed - 1 + SPAD_LOOP + others * (high - low + 1) + 1
+        came = freed - 1 + _SPAD_LOOP + others * (high - low + 1) + 1
         use = max(0, ceil_div(low - m.window + 1, stride))  # the position that uses the flit first
         needed = (q + use) * position + (low - use * stride) // dilation * m.m0
-        total += max(0, came - needed - (m.config.uop_fifo - 2))
+        total += max(0, came - needed - (m.config.uop_fifo - _FIFO_LOOP))
     return total
 
 
-def _hidden_gaps(m: Mapping, starved: int, steady: bool) -> int:
+def _hidden_gaps(m: Mapping, starved: int, *, steady: bool) -> int:
     """Of the cycles lost to a bank that bursts refill, those in which the bank's reader is at work again.
 
     The PEs see a gap a trunk's latency after the reader does: one before each burst of a pass in a ``steady`` lack of
@@ -489,10 +499,10 @@ def _pass_stall(m: Mapping, positions: int) -> tuple[int, int]:
     def at(word: int) -> int:
         return word // lanes * cycles + word % lanes
 
-    worst = SPAD_LOOP - m.weights
+    worst = _SPAD_LOOP - m.weights
     for word in {spare, (m.weights - 1) // lanes * lanes, m.weights - 1}:
         if word >= spare:
-            worst = max(worst, SPAD_LOOP + at(word) - at(spare) - m.weights - word + spare)
+            worst = max(worst, _SPAD_LOOP + at(word) - at(spare) - m.weights - word + spare)
     path = max(0, worst)
     # of the flits that pass in this window, the bank holds what its bursts have filled; the others come by the loop
     # through memory
@@ -609,13 +619,6 @@ def _backlog(m: Mapping) -> int:
     return int(rows * max(store, drain)) + (_fifo_cycles(m, q) if store > drain else 0)
 
 
-_STEPS_AHEAD = 6
-"""Steps beside those in a PE's FIFO that leave the issuer before the first PE works: in the issuer's and the row's
-two-item links, the PE's tap and its next step."""
-
-_QUEUE = 6
-"""Flits between a bank and the first row's bus: its queue and the row tap's two."""
-
 ENERGY = {"dram": 200, "glb": 6, "noc": 2, "spad": 1, "pe": 1}
 """Energy of an access by level, relative to a MAC (Eyeriss, table IV)."""
 
@@ -643,106 +646,185 @@ def predict(m: Mapping) -> Prediction:
 
 def predict_parts(m: Mapping) -> dict[str, int]:
     """Predict the cycles of a mapping by part."""
-    x, a = m.layer, m.config
-    requant = x.output == "requant"
-    beats = dram_beats(m)
-    weights_ahead = min(beats["weight"], a.glb_weight_flits)
+    stall = {"noc": 0, "dma": 0, "psum": 0}
+    head, _ = _first_beats(m, 0)
+    padded = m.layer.padding[0] > 0 or m.layer.padding[1] > 0
+    steps = _tiles(m, stall)
+    _start(m, 0 if padded else head, stall)
+    left = _end(m, stall)
+    ahead = min(steps, _STEPS_AHEAD + m.config.uop_fifo)
+    parts = {
+        "config": _config_cycles(m),
+        "fill": _fill_cycles(m) + (0 if padded else head),
+        "compute": steps - ahead,
+        **{part: stall[part] for part in ("noc", "dma", "psum")},
+        "drain": left + _drain_latency(m),
+    }
+    return {part: parts[part] for part in PARTS}
 
-    # before the first step
-    words = _program_words(a, 0, requant)
+
+def _config_cycles(m: Mapping) -> int:
+    """Cycles of the program: two reads' latency, then a word a cycle, and its settling."""
+    a = m.config
+    words = _program_words(a, m.layer.output == "requant")
     fetched = fetch_beats(a) * a.beat_bytes // 4
     request = ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency
-    config = (
-        CommandProcessor.latency + request + 3 + max(fetched, request + 4) + max(0, words - fetched) + SETTLE_CYCLES
-    )
-    nest = LoopNest.cycles_to_first(a.nest_levels, a.link_segment)
-    loader = nest + 3 + Buffer.latency + Splitter.latency + 1
-    path = loader + request + Loader.data_latency + 1 + Buffet.latency + Fifo.latency + Tap.latency
-    first_mac = path + RowTap.latency - 1 + Stage.latency + 1 + 2
-    padded = x.padding[0] > 0 or x.padding[1] > 0
-    head, needed = _first_beats(m, 0)
-    fill = first_mac + (0 if padded else head)
+    first = CommandProcessor.latency + request + 4
+    return first + max(fetched, request + 4) + max(0, words - fetched) + SETTLE_CYCLES
 
-    # the passes, by class of column tile
-    images = x.n * x.groups
-    passes = m.ct * m.r_t
-    stall = {"noc": 0, "psum": 0, "dma": 0}
-    steps = 0
-    deficit, bound = 0, 0
-    first = True
-    for (start, rows, p, p_count), (q, beats, q_count) in itertools.product(_row_classes(m), _column_classes(m)):
-        count = images * q_count * p_count
-        rates = pass_rates(m, rows, q, p)
-        steps += count * m.mt * passes * rates.steps
-        row = _row_extra(m, q, p)
-        path, memory = _pass_stall(m, rows * q)
-        extra = max(rows * row + max(0, path - row), rates.bound - rates.steps)
-        late = rows * row + max(0, path + memory - row) - extra
+
+def _fill_cycles(m: Mapping) -> int:
+    """Cycles from the start tokens to the first multiply-accumulate, if the first weight is all that it waits for."""
+    a = m.config
+    loader = LoopNest.cycles_to_first(a.nest_levels, a.link_segment) + 1 + Buffer.latency + Splitter.latency + 1
+    memory = ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency + Loader.data_latency
+    bank = 1 + Buffet.latency + Fifo.latency  # a word is read the cycle after its fill
+    pe = Stage.latency + 1 + 1  # the tap, the fill, the first step itself
+    return loader + memory + bank + RowTap.latency + pe
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """A kind of tile of the output: what a tile and a pass of it take.
+
+    Parameters
+    ----------
+    start : int
+        First iact row.
+    rows, q, p : int
+        Row steps, output columns, output rows across the columns.
+    beats : int
+        Beats with data of a segment.
+    """
+
+    m: Mapping
+    start: int
+    rows: int
+    q: int
+    p: int
+    beats: int
+
+    @functools.cached_property
+    def rates(self) -> Pass:
+        """Busy cycles of a pass."""
+        return pass_rates(self.m, self.rows, self.q, self.p)
+
+    @functools.cached_property
+    def stalls(self) -> tuple[int, int, int]:
+        """Waits of a pass: for the NoC, for the memory, and of the latter those that look like the NoC's."""
+        m, rates = self.m, self.rates
+        row = _row_extra(m, self.q, self.p)
+        path, memory = _pass_stall(m, self.rows * self.q)
+        extra = max(self.rows * row + max(0, path - row), rates.bound - rates.steps)
+        late = self.rows * row + max(0, path + memory - row) - extra
         starved = max(0, rates.load - rates.steps - extra, late)
-        hidden = _hidden_gaps(m, starved, starved != late) if starved else 0
-        stall["noc"] += count * m.mt * passes * (extra + hidden)
-        stall["dma"] += count * m.mt * passes * (starved - hidden)
-        busy = passes * (rates.steps + extra + starved)
-        slots = _psum_stall(m, rows, q)
-        stall["psum"] += count * m.mt * slots
-        behind = max(0, _drain_deficit(m, rows, q, busy))
-        deficit += count * m.mt * max(0, behind - slots)
-        bound += count * m.mt * min(behind, slots)
+        return extra, starved, _hidden_gaps(m, starved, steady=starved != late) if starved else 0
+
+    @property
+    def busy(self) -> int:
+        """Cycles of all passes over a tile."""
+        extra, starved, _ = self.stalls
+        return self.m.ct * self.m.r_t * (self.rates.steps + extra + starved)
+
+    @functools.cached_property
+    def slots(self) -> int:
+        """Wait for psum slots."""
+        return _psum_stall(self.m, self.rows, self.q)
+
+    @property
+    def behind(self) -> int:
+        """Cycles by which drain and store fall behind."""
+        return max(0, _drain_deficit(self.m, self.rows, self.q, self.busy))
+
+    def memory(self, *, first: bool) -> tuple[int, int]:
+        """Waits for iacts of all tiles of the filters: (NoC, memory).
+
+        For the slices that the bank has no room for, for the weights' loop that they delay, or for all that is loaded;
+        of the layer's ``first`` tile, what is loaded before the first step is left out.
+        """
+        m = self.m
+        extra, starved, _ = self.stalls
         slices = m.ct * (1 if m.resident else m.mt)
-        waits, wait = _slice_stall(m, start, beats, m.mt * busy // slices if not m.resident else busy // m.ct)
-        spare = m.mt * passes // slices * (rates.steps + extra - rates.load)
-        loop = _loop_delay(m, start, beats, spare)
+        waits, wait = _slice_stall(m, self.start, self.beats, self.busy // m.ct)
+        passes = m.mt * m.ct * m.r_t
+        spare = passes // slices * (self.rates.steps + extra - self.rates.load)
+        loop = _loop_delay(m, self.start, self.beats, spare)
         hidden = min(wait, _trunk_latency(m))
         if loop > wait:
             waits, wait, hidden = slices, loop, 0 if starved else min(loop, _trunk_latency(m))
-        sent = passes * rows * _rounds(m, q) * _round(m, p)[1] * (1 if m.resident else m.mt)
-        for tiles, begin in ((count - first, False), (int(first), True)):
-            # what is loaded before the first step is counted there
-            load = _tile_load(m, start, beats, first=begin)
-            missing = max(0, load - m.mt * (busy + slots))
-            waits -= begin
-            if missing > waits * wait:  # the reader of the iacts works as they come
-                path = min(missing, missing * sent // load)
-                memory = missing - path
-            else:
-                path, memory = waits * hidden, waits * (wait - hidden)
-            stall["noc"] += tiles * path
-            stall["dma"] += tiles * memory
-        first = False
+        waits -= first
+        load = _tile_load(m, self.start, self.beats, first=first)
+        missing = max(0, load - m.mt * (self.busy + self.slots))
+        if missing <= waits * wait:
+            return waits * hidden, waits * (wait - hidden)
+        # the reader of the iacts works as they come
+        sent = slices * m.r_t * self.rows * _rounds(m, self.q) * _round(m, self.p)[1]
+        path = min(missing, missing * sent // load)
+        return path, missing - path
 
-    # before the first window
+
+def _kinds(m: Mapping) -> list[tuple[_Tile, int]]:
+    """Kinds of tiles of the output, and how many (n, g, pt, qt) there are of each; the first is the layer's first."""
+    images = m.layer.n * m.layer.groups
+    return [
+        (_Tile(m, start, rows, q, p, beats), images * p_count * q_count)
+        for (start, rows, p, p_count), (q, beats, q_count) in itertools.product(_row_classes(m), _column_classes(m))
+    ]
+
+
+def _tiles(m: Mapping, stall: dict[str, int]) -> int:
+    """Add the waits within and between tiles; return the steps."""
+    passes = m.mt * m.ct * m.r_t
+    steps = 0
+    for number, (tile, count) in enumerate(_kinds(m)):
+        steps += count * passes * tile.rates.steps
+        extra, starved, hidden = tile.stalls
+        stall["noc"] += count * passes * (extra + hidden)
+        stall["dma"] += count * passes * (starved - hidden)
+        stall["psum"] += count * m.mt * tile.slots
+        for tiles, first in ((count - (number == 0), False), (int(number == 0), True)):
+            if tiles:
+                path, memory = tile.memory(first=first)
+                stall["noc"] += tiles * path
+                stall["dma"] += tiles * memory
+    return steps
+
+
+def _start(m: Mapping, head: int, stall: dict[str, int]) -> None:
+    """Add the waits of the first tile, from the first step on, ``head`` beats after the first weight."""
+    x, a = m.layer, m.config
     skipped = min(x.padding[1] // x.dilation[1], x.s) * m.c0 * m.m0  # steps of the first position's padding
-    initial = needed - skipped
+    _, needed = _first_beats(m, 0)
+    wait = needed - skipped
     together = min(m.ct, a.glb_iact_flits // m.slice_flits) - 1
     if together > 0:  # the other slices that are loaded at once
         _, needed = _first_beats(m, together)
         rates = pass_rates(m, min(m.p0, m.row_steps), min(m.q0, x.q))
-        initial = max(initial, needed - together * m.r_t * max(rates.steps, rates.bound))
-    initial = max(0, initial - (0 if padded else head))
+        wait = max(wait, needed - together * m.r_t * rates.bound)
+    wait = max(0, wait - head)
     flits, cycles = _first_weights(m)
-    late = max(0, cycles - (0 if padded else head) - m.weights - initial)
-    # the reader of the weights works as they come
-    stall["noc"] += late * flits // cycles
-    stall["dma"] += initial + late - late * flits // cycles
-    ahead = min(steps, _STEPS_AHEAD + a.uop_fifo)
-    steps -= ahead
+    late = max(0, cycles - head - m.weights - wait)
+    path = late * flits // cycles  # the reader of the weights works as they come
+    stall["noc"] += path
+    stall["dma"] += wait + late - path
 
-    # after the last step
+
+def _end(m: Mapping, stall: dict[str, int]) -> int:
+    """Cycles of drain and store behind the last psum; add to the waits what banks and FIFOs cannot put off to there."""
     tail = max(_drain_left(m, m.p0_rest, m.q_rest))
+    deficit, bound = 0, 0
+    for tile, count in _kinds(m):
+        deficit += count * m.mt * max(0, tile.behind - tile.slots)
+        bound += count * m.mt * min(tile.behind, tile.slots)
     deficit = max(0, deficit - stall["dma"])
-    left = min(tail + deficit + bound, max(tail, _backlog(m)))  # what the banks and FIFOs put off to the end
+    left = min(tail + deficit + bound, max(tail, _backlog(m)))
     stall["psum"] += deficit - (left - tail)
-    chain = m.chain + (a.rows - 1) // a.link_segment + a.rows - m.chain
-    drain = (
-        ProcessingElement.latency
-        + chain
-        + PsumBank.latency
-        + left
-        + DRAIN_PIPELINE
-        + 12
-        + WRITE_LATENCY
-        + SETTLE_CYCLES
-        + 4
-    )
-    parts = {"config": config, "fill": fill, "compute": steps, **stall, "drain": drain}
-    return {part: parts[part] for part in PARTS}
+    return left
+
+
+def _drain_latency(m: Mapping) -> int:
+    """Cycles from the last step to the end of the program, beside the drain's and store's words."""
+    a = m.config
+    chain = a.rows + (a.rows - 1) // a.link_segment
+    control = SETTLE_CYCLES + 4
+    return ProcessingElement.latency + chain + PsumBank.latency + DRAIN_PIPELINE + 12 + WRITE_LATENCY + control
