@@ -123,17 +123,25 @@ def _rounds(m: Mapping, q: int) -> int:
     return ceil_div(m.x_offset + columns, m.lanes) if m.planar else columns
 
 
-def pass_rates(m: Mapping, rows: int, q: int, p: int | None = None) -> Pass:
-    """Busy cycles of the engines in a pass; of ``p`` output rows across the columns (by default all)."""
-    p = m.p_x if p is None else p
-    flits = ceil_div(m.weights, m.lanes)
-    row_words = m.m_x * m.weights
+def pass_rates(m: Mapping, rows: int, q: int, p: int | None = None, m_x: int = 0, chain: int = 0) -> Pass:
+    """Busy cycles of the engines in a pass.
+
+    Parameters
+    ----------
+    m : Mapping
+    rows, q : int
+        Row steps, output columns.
+    p, m_x, chain : int, optional
+        Output rows and filter groups across the columns, PEs of a chain that work; by default those of a full tile.
+    """
+    p, m_x, chain = m.p_x if p is None else p, m_x or m.m_x, chain or m.chain
+    flits = ceil_div(m.weights, m.lanes) * m_x * chain
     depth = m.config.glb_weight_flits
     return Pass(
         steps=rows * q * m.layer.s * m.c0 * m.m0,
         iact=rows * _row_cycles(m, q, p),
-        weight=max(flits * m.m_x * m.chain, row_words),
-        load=ceil_div(flits * m.m_x * m.chain * max(_round_trip(m), depth), depth),
+        weight=max(flits, m_x * m.weights),
+        load=ceil_div(flits * max(_round_trip(m), depth), depth),
     )
 
 
@@ -372,7 +380,7 @@ def _lag(m: Mapping, p: int) -> int:
         skew = (p - 1 + (m.height - 1) // m.layer.stride[0]) * words
     elif p > 1:
         flits = m.r_s * m.blocks
-        skew = (p - 1) * max(words, flits) + max(0, min(flits, words) - 1)
+        skew = (p - 1) * max(words, flits) + flits - 1
     else:
         skew = 0
     if m.planar:
@@ -426,7 +434,7 @@ def _row_extra(m: Mapping, q: int, p: int) -> int:
     columns = cost * m.stride[1] // (m.lanes if m.planar else 1)
     spare = max(0, m.config.iact_spad // m.c0 - m.window)
     slide = 0
-    if q > 1 and spare < m.stride[1] and columns <= position:  # else no word waits at a PE
+    if q > 1 and spare < m.stride[1] and (columns <= position or not m.diagonal):
         slide = _window_stall(m, p, min(m.stride[1], m.window), spare, by_tap=False)
     first = max(_row_stall(m, q, p), _turn_stall(m, q, p))
     return first + (q - 1) * max(slide, columns - position, 0)
@@ -464,24 +472,17 @@ def _turn_stall(m: Mapping, q: int, p: int) -> int:
     return total
 
 
-def _hidden_gaps(m: Mapping, starved: int, *, steady: bool) -> int:
+def _hidden_gaps(m: Mapping, flits: int, starved: int, *, steady: bool) -> int:
     """Of the cycles lost to a bank that bursts refill, those in which the bank's reader is at work again.
 
-    The PEs see a gap a trunk's latency after the reader does: one before each burst of a pass in a ``steady`` lack of
-    weights, else one.
+    The PEs see a gap a trunk's latency after the reader does: one before each burst of a pass of ``flits`` in a
+    ``steady`` lack of weights, else one.
     """
-    flits = ceil_div(m.weights, m.lanes) * m.m_x * m.chain
     burst = min(m.config.burst_beats, m.config.glb_weight_flits)
     return min(starved, flits * _trunk_latency(m) // burst if steady else _trunk_latency(m))
 
 
-def _flit_cycles(m: Mapping) -> tuple[int, int]:
-    """Cycles between two weight flits of one PE, and flits that pass the trunk in between."""
-    flits = m.m_x * m.chain
-    return max(flits, m.m_x * m.lanes), flits
-
-
-def _pass_stall(m: Mapping, positions: int) -> tuple[int, int]:
+def _pass_stall(m: Mapping, positions: int, m_x: int, chain: int) -> tuple[int, int]:
     """Wait at the start of a pass for its weights: (for the path to the PEs, further for the memory).
 
     The spad holds ``spare`` words of the next pass; the others enter as words are released in the last position, one a
@@ -493,7 +494,8 @@ def _pass_stall(m: Mapping, positions: int) -> tuple[int, int]:
     late = m.weights - spare
     if late <= 0:
         return 0, 0
-    cycles, trunk = _flit_cycles(m)
+    trunk = m_x * chain  # flits between two of one PE
+    cycles = max(trunk, m_x * m.lanes)
     lanes = m.lanes
 
     def at(word: int) -> int:
@@ -507,7 +509,7 @@ def _pass_stall(m: Mapping, positions: int) -> tuple[int, int]:
     # of the flits that pass in this window, the bank holds what its bursts have filled; the others come by the loop
     # through memory
     memory = 0
-    window = ceil_div(late, lanes) * trunk - _QUEUE - m.chain
+    window = ceil_div(late, lanes) * trunk - _QUEUE - chain
     if window > 0:
         flits = ceil_div(m.weights, lanes) * trunk
         burst = min(m.config.burst_beats, m.config.glb_weight_flits)
@@ -538,11 +540,11 @@ def _drain_row(m: Mapping, q: int) -> int:
     return groups * group
 
 
-def _store_row(m: Mapping, q: int) -> int:
-    """Cycles to store one row step of all columns: a beat a cycle, ``read_bursts`` bursts in a response's time."""
+def _store_row(m: Mapping, q: int, columns: int | None = None) -> int:
+    """Cycles to store one row step: a beat a cycle, ``read_bursts`` bursts in a response's time."""
     k, planar = m.out_lanes, m.ofmap_layout.planar
     beats = ceil_div(q, k) if planar else q  # of a block
-    blocks = m.columns * (m.m0 if planar else ceil_div(m.m0, k))
+    blocks = (columns or m.columns) * (m.m0 if planar else ceil_div(m.m0, k))
     chunk = min(beats, chunk_beats(m))
     loop = WRITE_LATENCY + Storer.data_latency + Buffer.latency + chunk
     return max(blocks * beats, blocks * ceil_div(beats, chunk) * loop // m.config.read_bursts)
@@ -557,14 +559,14 @@ def _free_share(m: Mapping) -> tuple[int, int]:
     return position - (m.m0 if m.ct * m.r_t > 1 else 0), position
 
 
-def _drain_left(m: Mapping, rows: int, q: int) -> tuple[int, int]:
-    """Cycles of drain, and of store, that are left when a tile's last psum is final."""
+def _drain_left(m: Mapping, rows: int, q: int, columns: int | None = None) -> tuple[int, int]:
+    """Cycles of drain, and of store, that are left when the last psum of a tile of so many columns is final."""
     groups, group, head = _drain_group(m, q)
     k, planar = m.out_lanes, m.ofmap_layout.planar
     chunk = chunk_beats(m)
     free, position = _free_share(m)
     early = 0 if planar else (q - 1) // chunk * chunk * min(m.columns, m.config.lanes)  # stored while it still runs
-    drain, store = groups * group, _store_row(m, q)
+    drain, store = groups * group, _store_row(m, q, columns)
     return (
         drain - min(head, q * free) + (rows - 1) * max(0, drain - q * free),
         max(0, store - early - min(k, m.m0)) + (rows - 1) * max(0, store - q * position),
@@ -705,26 +707,35 @@ class _Tile:
     beats: int
 
     @functools.cached_property
-    def rates(self) -> Pass:
-        """Busy cycles of a pass."""
-        return pass_rates(self.m, self.rows, self.q, self.p)
+    def passes(self) -> list[tuple[int, Pass, tuple[int, int, int]]]:
+        """Kinds of passes of all filter tiles: how many, busy cycles, and waits.
 
-    @functools.cached_property
-    def stalls(self) -> tuple[int, int, int]:
-        """Waits of a pass: for the NoC, for the memory, and of the latter those that look like the NoC's."""
-        m, rates = self.m, self.rates
+        The waits are those for the NoC, for the memory, and of the latter those that look like the NoC's.
+        """
+        m = self.m
+        kinds = []
+        for (m_x, filters), (c_s, channels) in itertools.product(
+            ((m.m_x, m.mt - 1), (m.m_x_rest, 1)), ((m.c_s, m.ct - 1), (m.c_s_rest, 1))
+        ):
+            if filters * channels:
+                rates = pass_rates(m, self.rows, self.q, self.p, m_x, c_s * m.r_s)
+                kinds.append((filters * channels * m.r_t, rates, self._stalls(rates, m_x, c_s * m.r_s)))
+        return kinds
+
+    def _stalls(self, rates: Pass, m_x: int, chain: int) -> tuple[int, int, int]:
+        m = self.m
         row = _row_extra(m, self.q, self.p)
-        path, memory = _pass_stall(m, self.rows * self.q)
+        path, memory = _pass_stall(m, self.rows * self.q, m_x, chain)
         extra = max(self.rows * row + max(0, path - row), rates.bound - rates.steps)
         late = self.rows * row + max(0, path + memory - row) - extra
         starved = max(0, rates.load - rates.steps - extra, late)
-        return extra, starved, _hidden_gaps(m, starved, steady=starved != late) if starved else 0
+        flits = ceil_div(m.weights, m.lanes) * m_x * chain
+        return extra, starved, _hidden_gaps(m, flits, starved, steady=starved != late) if starved else 0
 
-    @property
+    @functools.cached_property
     def busy(self) -> int:
-        """Cycles of all passes over a tile."""
-        extra, starved, _ = self.stalls
-        return self.m.ct * self.m.r_t * (self.rates.steps + extra + starved)
+        """Cycles of all passes of all filter tiles."""
+        return sum(count * (rates.steps + waits[0] + waits[1]) for count, rates, waits in self.passes)
 
     @functools.cached_property
     def slots(self) -> int:
@@ -734,7 +745,7 @@ class _Tile:
     @property
     def behind(self) -> int:
         """Cycles by which drain and store fall behind."""
-        return max(0, _drain_deficit(self.m, self.rows, self.q, self.busy))
+        return max(0, _drain_deficit(self.m, self.rows, self.q, self.busy // self.m.mt))
 
     def memory(self, *, first: bool) -> tuple[int, int]:
         """Waits for iacts of all tiles of the filters: (NoC, memory).
@@ -743,18 +754,17 @@ class _Tile:
         of the layer's ``first`` tile, what is loaded before the first step is left out.
         """
         m = self.m
-        extra, starved, _ = self.stalls
         slices = m.ct * (1 if m.resident else m.mt)
-        waits, wait = _slice_stall(m, self.start, self.beats, self.busy // m.ct)
-        passes = m.mt * m.ct * m.r_t
-        spare = passes // slices * (self.rates.steps + extra - self.rates.load)
-        loop = _loop_delay(m, self.start, self.beats, spare)
+        waits, wait = _slice_stall(m, self.start, self.beats, self.busy // (m.mt * m.ct))
+        free = sum(count * (rates.steps + stalls[0] - rates.load) for count, rates, stalls in self.passes)
+        loop = _loop_delay(m, self.start, self.beats, free // slices)
+        starved = any(stalls[1] for _, _, stalls in self.passes)
         hidden = min(wait, _trunk_latency(m))
         if loop > wait:
             waits, wait, hidden = slices, loop, 0 if starved else min(loop, _trunk_latency(m))
         waits -= first
         load = _tile_load(m, self.start, self.beats, first=first)
-        missing = max(0, load - m.mt * (self.busy + self.slots))
+        missing = max(0, load - self.busy - m.mt * self.slots)
         if missing <= waits * wait:
             return waits * hidden, waits * (wait - hidden)
         # the reader of the iacts works as they come
@@ -774,13 +784,12 @@ def _kinds(m: Mapping) -> list[tuple[_Tile, int]]:
 
 def _tiles(m: Mapping, stall: dict[str, int]) -> int:
     """Add the waits within and between tiles; return the steps."""
-    passes = m.mt * m.ct * m.r_t
     steps = 0
     for number, (tile, count) in enumerate(_kinds(m)):
-        steps += count * passes * tile.rates.steps
-        extra, starved, hidden = tile.stalls
-        stall["noc"] += count * passes * (extra + hidden)
-        stall["dma"] += count * passes * (starved - hidden)
+        for passes, rates, (extra, starved, hidden) in tile.passes:
+            steps += count * passes * rates.steps
+            stall["noc"] += count * passes * (extra + hidden)
+            stall["dma"] += count * passes * (starved - hidden)
         stall["psum"] += count * m.mt * tile.slots
         for tiles, first in ((count - (number == 0), False), (int(number == 0), True)):
             if tiles:
@@ -811,7 +820,7 @@ def _start(m: Mapping, head: int, stall: dict[str, int]) -> None:
 
 def _end(m: Mapping, stall: dict[str, int]) -> int:
     """Cycles of drain and store behind the last psum; add to the waits what banks and FIFOs cannot put off to there."""
-    tail = max(_drain_left(m, m.p0_rest, m.q_rest))
+    tail = max(_drain_left(m, m.p0_rest, m.q_rest, m.m_x_rest * m.p_rest))
     deficit, bound = 0, 0
     for tile, count in _kinds(m):
         deficit += count * m.mt * max(0, tile.behind - tile.slots)
