@@ -7,6 +7,7 @@ docs/model.md derives the formulas.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from rowmesh.hw.multicast import RowTap, Tap
 from rowmesh.hw.nest import LoopNest
 from rowmesh.hw.pe import ProcessingElement
 from rowmesh.hw.psum_bank import PsumBank
-from rowmesh.sw.counts import access_counts, dram_beats, first_slice_beats, loaded_beats, weight_beats
+from rowmesh.sw.counts import access_counts, dram_beats, first_slice_beats, weight_beats
 from rowmesh.sw.general import drain_cycles, slice_wait, tile_cycles
 from rowmesh.sw.mapping import Mapping, ceil_div, chunk_beats
 from rowmesh.sw.results import PARTS, Prediction
@@ -34,6 +35,21 @@ MEMORY_LATENCY = 100
 
 WRITE_LATENCY = 20
 """Cycles from a write's last beat to its response."""
+
+
+_SPAD_LOOP = 1 + Buffet.latency
+"""Cycles from a word's release in a full spad to the first step that can use the word which takes its slot."""
+
+_QUEUE = 6
+"""Flits between a bank and the first row's bus: its queue and the row tap's two."""
+
+_FIFO_LOOP = 2
+"""Entries of a PE's FIFO of steps that the loop from its end back to the first PE takes: the FIFO's full flag, its
+latency and the next step's register, less the tap in front of it."""
+
+_STEPS_AHEAD = 6
+"""Steps beside those in a PE's FIFO that leave the issuer before the first PE works: in the issuer's and the row's
+two-item links, the PE's tap and its next step."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +71,10 @@ class Pass:
 
 
 @functools.lru_cache(maxsize=64)
-def _program_words(config: ArchConfig, engines: int, requant: bool) -> int:
+def _program_words(config: ArchConfig, requant: bool) -> int:
     """Words of a layer's program: every field of every engine and PE is written."""
     from rowmesh.hw.top import descriptors
 
-    del engines
     layouts = descriptors(config)
     used = [layout for engine, layout in layouts.items() if requant or engine is not Engine.LOAD_PARAM]
     array = config.rows * (config.cols * 2 + 4)
@@ -67,19 +82,40 @@ def _program_words(config: ArchConfig, engines: int, requant: bool) -> int:
     return 2 + array + sum(layout.nest_words + len(layout.fields) for layout in used) + headers + 3
 
 
-def _round(m: Mapping, p: int) -> tuple[int, int]:
+def _round(m: Mapping, p: int, words: int | None = None) -> tuple[int, int]:
     """Cycles that the iact path takes for one round (one column position of all rows), and its flits.
 
-    Where rows share iacts, the flits that other rows take behind a row's last one fill the two places of the next row's
-    tap; the row's first flit of the next round waits until that tap has moved on, two cycles.
+    Where rows share iacts, the row's first flit of the next round comes behind those that other rows take. The next row
+    takes its last flits ``shift`` flits later; the rest passes it one a cycle, and two fit its tap. ``words`` of a flit
+    are sent, by default all that a row takes.
     """
     x = m.layer
     rows = (p - 1) * x.stride[0] + m.height if m.diagonal else p * m.r_s
     flits = rows * m.blocks
-    words = m.lanes if m.planar else min(m.c0, m.lanes)
-    flits_of_row = p * ceil_div(m.c0, m.lanes)
-    blocked = 2 if m.diagonal and flits - flits_of_row >= 2 else 0
-    return max(flits, flits_of_row * words + blocked), flits
+    if words is None:
+        words = m.lanes if m.planar else min(m.c0, m.lanes)
+    own = ceil_div(m.c0, m.lanes)  # flits that a row takes of an iact row
+    taken, blocked = p, 0
+    if m.diagonal:  # subscriptions are those of full columns
+        indices = p + (m.height - 1) // x.stride[0]
+        taken = min(m.p_x, indices)
+        shift, behind = x.dilation[0], (indices - taken) * m.blocks
+        if x.stride[0] == 1 and behind >= 2:
+            blocked = (shift - 1) * own * words + behind - shift * own + 1
+    return max(flits, taken * own * words + max(0, blocked)), flits
+
+
+def _row_cycles(m: Mapping, q: int, p: int) -> int:
+    """Cycles that the iact path takes for a row of ``q`` output columns."""
+    cost, _ = _round(m, p)
+    columns = (q - 1) * m.stride[1] + m.window
+    if not m.planar:
+        return cost * (columns if m.layer.stride[1] <= m.window else q * m.window)
+    rounds, end = _rounds(m, q), (m.x_offset + columns) % m.lanes
+    if rounds == 1:
+        return _round(m, p, columns)[0]
+    ends = _round(m, p, m.lanes - m.x_offset)[0] + _round(m, p, end or m.lanes)[0]
+    return ends + (rounds - 2) * cost
 
 
 def _rounds(m: Mapping, q: int) -> int:
@@ -88,19 +124,25 @@ def _rounds(m: Mapping, q: int) -> int:
     return ceil_div(m.x_offset + columns, m.lanes) if m.planar else columns
 
 
-def pass_rates(m: Mapping, rows: int, q: int, p: int | None = None) -> Pass:
-    """Busy cycles of the engines in a pass; of ``p`` output rows across the columns (by default all)."""
-    p = m.p_x if p is None else p
-    cost, flits_of_round = _round(m, p)
-    columns = (q - 1) * m.stride[1] + m.window if m.layer.stride[1] <= m.window else q * m.window
-    flits = ceil_div(m.weights, m.lanes)
-    row_words = m.m_x * m.weights
+def pass_rates(m: Mapping, rows: int, q: int, p: int | None = None, m_x: int = 0, chain: int = 0) -> Pass:
+    """Busy cycles of the engines in a pass.
+
+    Parameters
+    ----------
+    m : Mapping
+    rows, q : int
+        Row steps, output columns.
+    p, m_x, chain : int, optional
+        Output rows and filter groups across the columns, PEs of a chain that work; by default those of a full tile.
+    """
+    p, m_x, chain = m.p_x if p is None else p, m_x or m.m_x, chain or m.chain
+    flits = ceil_div(m.weights, m.lanes) * m_x * chain
     depth = m.config.glb_weight_flits
     return Pass(
         steps=rows * q * m.layer.s * m.c0 * m.m0,
-        iact=rows * (max(_rounds(m, q) * flits_of_round, columns * p) if m.planar else columns * cost),
-        weight=max(flits * m.m_x * m.chain, row_words),
-        load=ceil_div(flits * m.m_x * m.chain * max(_round_trip(m), depth), depth),
+        iact=rows * _row_cycles(m, q, p),
+        weight=max(flits, m_x * m.weights),
+        load=ceil_div(flits * max(_round_trip(m), depth), depth),
     )
 
 
@@ -127,11 +169,40 @@ def _held_steps(m: Mapping, blocks: int) -> int:
     return position * (q * rows + (1 + (left - m.window) // m.stride[1] if left >= m.window else 0))
 
 
-def _tile_row_classes(m: Mapping) -> list[tuple[int, int]]:
-    """First iact row of the first, an interior and the last row tile, and how many there are of each."""
+def _ends(tiles: int) -> dict[int, int]:
+    """First, an interior and the last of ``tiles`` tiles, and how many there are of each kind."""
+    return {0: 1, 1: tiles - 2, tiles - 1: 1} if tiles > 2 else {number: 1 for number in range(tiles)}
+
+
+def _row_classes(m: Mapping) -> list[tuple[int, int, int, int]]:
+    """Kinds of row tiles: first iact row, row steps, output rows across the columns, number of tiles."""
     step = m.p0 * m.p_x * m.layer.stride[0]
-    tiles = {0: 1, 1: m.pt - 2, m.pt - 1: 1} if m.pt > 2 else {number: 1 for number in range(m.pt)}
-    return [(number * step - m.layer.padding[0], count) for number, count in tiles.items()]
+    full = min(m.p0, m.row_steps)
+    return [
+        (
+            number * step - m.layer.padding[0],
+            m.p0_rest if number == m.pt - 1 else full,
+            m.p_rest if number == m.pt - 1 else m.p_x,
+            count,
+        )
+        for number, count in _ends(m.pt).items()
+    ]
+
+
+def _column_classes(m: Mapping) -> list[tuple[int, int, int]]:
+    """Kinds of column tiles: output columns, beats with data of a segment, number of tiles."""
+    x = m.layer
+    unit = m.lanes if m.planar else 1
+    width = ceil_div(min(x.w, (x.q - 1) * x.stride[1] + m.window - x.padding[1]), unit)
+    step, base = m.q0 * x.stride[1] // unit, (-x.padding[1] - m.x_offset) // unit
+    return [
+        (
+            m.q_rest if number == m.qt - 1 else min(m.q0, x.q),
+            max(0, min(base + number * step + m.tile_beats, width) - max(base + number * step, 0)),
+            count,
+        )
+        for number, count in _ends(m.qt).items()
+    ]
 
 
 def _segments(m: Mapping, start: int, first: int, end: int) -> int:
@@ -149,49 +220,75 @@ def _segments(m: Mapping, start: int, first: int, end: int) -> int:
 
 def _segment_beats(m: Mapping) -> float:
     """Beats of a segment with data, on average over the column tiles."""
-    rows = sum(count * _segments(m, start, 0, m.blocks * m.tile_rows) for start, count in _tile_row_classes(m))
-    beats = loaded_beats(m) * m.blocks // (m.c if m.planar else ceil_div(m.c, m.lanes))
-    return max(1.0, beats / max(1, rows * m.qt))
+    return max(1.0, sum(beats * count for _, beats, count in _column_classes(m)) / m.qt)
 
 
-def _memory_cycles(m: Mapping, bursts: int, beats: float) -> float:
-    """Cycles in which bursts come in: one beat a cycle, and no more than ``read_bursts`` in a latency."""
+def _memory_cycles(m: Mapping, bursts: int, beats: float, *, steady: bool = False) -> float:
+    """Cycles in which bursts come in: one beat a cycle, and no more than ``read_bursts`` in a latency.
+
+    The first ``read_bursts`` come without a wait, except in a ``steady`` stream.
+    """
     loop = ReadArbiter.latency + MEMORY_LATENCY
+    length = beats / max(1, bursts)
+    if steady:
+        return max(beats, bursts / m.config.read_bursts * (loop + length))
     groups = max(0, bursts - 1) // m.config.read_bursts
     left = bursts - groups * m.config.read_bursts
-    return max(beats, groups * (loop + beats / max(1, bursts)) + left * beats / max(1, bursts))
+    return max(beats, groups * (loop + length) + left * length)
 
 
-def _slice_stall(m: Mapping) -> int:
-    """Waits for channel tiles' iacts where two of them do not fit the bank, over the whole layer.
+def _loop_delay(m: Mapping, start: int, beats: int, spare: int) -> int:
+    """Delay of the weights' loop through memory by the bursts of a slice, less what the loop has to ``spare``.
 
-    What does not fit beside the tile in use is asked for when that is released, which is when its last flit is read;
-    the PEs still work on what they hold then.
+    The bursts of iacts that may be in flight come together; the bursts of the loop behind them are late by what the
+    gaps between them do not take, on average over the loop's bursts. The other bursts follow as those end. A loop
+    without gaps makes up for delays by itself.
     """
-    if m.config.glb_iact_flits >= 2 * m.slice_flits or (m.resident and m.ct > 1):
+    a = m.config
+    burst = min(a.burst_beats, a.glb_weight_flits)
+    loops = max(1, a.glb_weight_flits // burst)
+    period = _round_trip(m) // loops  # of the loop's bursts
+    gap = period - burst
+    if gap <= 0:
         return 0
-    x = m.layer
-    tiles = x.n * x.groups * m.qt * (1 if m.resident else m.mt)
+    bursts = _segments(m, start, 0, m.blocks * m.tile_rows) * ceil_div(beats, a.burst_beats)
+    length = min(beats, a.burst_beats)
+    together = min(bursts, max(0, a.read_bursts - loops))
+    behind = max(0, (bursts - together) * length - together * length * gap // period)
+    return max(0, together * length - gap * (loops - 1) // 2 - period // 2 + behind - max(0, spare))
+
+
+def _slice_stall(m: Mapping, start: int, beats: int, busy: int) -> tuple[int, int]:
+    """Waits for iacts of a tile of the output that the bank has no room to load earlier: number, cycles of each.
+
+    The bank holds some slices (channel tiles); a slice is released when its last flit has been read, and only then is
+    what did not fit asked for. Meanwhile the PEs work on the other slices, ``busy`` cycles each, and on what they hold.
+    """
+    held = m.config.glb_iact_flits // m.slice_flits
+    if m.resident and m.ct > 1:
+        if held >= 2 * m.ct:
+            return 0, 0
+        wait = _slice_wait(m, start, beats, m.blocks, m.blocks, (held - 1) * busy)
+        return 1, wait
+    if m.ct == 1:
+        return (1 if m.resident else m.mt), _slice_wait(m, start, beats, m.blocks, m.blocks, (held - 1) * busy) // held
     # the channel tile in use and the next one, and how often
     turns = [(m.blocks, m.blocks, m.ct - 2), (m.blocks, m.blocks_rest, 1), (m.blocks_rest, m.blocks, 1)]
-    total = 0
-    for start, count in _tile_row_classes(m):
-        for now, then, times in turns if m.ct > 1 else [(m.blocks, m.blocks, 1)]:
-            total += count * tiles * times * _slice_wait(m, start, now, then) if times else 0
-    number = m.pt * tiles * m.ct
-    return total * (number - 1) // number
+    total = sum(
+        times * _slice_wait(m, start, beats, now, then, (held - 1) * busy) for now, then, times in turns if times
+    )
+    return m.mt * m.ct, total // (m.ct * held)
 
 
-def _slice_wait(m: Mapping, start: int, now: int, then: int) -> int:
+def _slice_wait(m: Mapping, start: int, beats: int, now: int, then: int, spare: int) -> int:
     """Wait for a slice of ``then`` blocks behind one of ``now`` blocks, in a tile that starts at iact row ``start``."""
     x = m.layer
-    beats = _segment_beats(m)
-    bursts = ceil_div(int(beats), m.config.burst_beats)
+    bursts = ceil_div(beats, m.config.burst_beats)
     loop = 2 + ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency + Loader.data_latency + Buffet.latency
     step = m.p_x * x.stride[0]
     rows = (m.p_x - 1) * x.stride[0] + (m.height if m.r_s > 1 else 1)
     row_steps = min(m.q0, x.q) * x.s * m.c0 * m.m0
-    fit = min(m.blocks * m.tile_rows, (m.config.glb_iact_flits - m.slice_flits) // m.tile_beats)
+    fit = min(m.blocks * m.tile_rows, m.config.glb_iact_flits % m.slice_flits // m.tile_beats)
     late = 0
     for row_step in {0, min(m.p0 - 1, max(0, ceil_div(-start - rows + 1, step))), m.p0 - 1}:
         first = row_step * step
@@ -199,21 +296,42 @@ def _slice_wait(m: Mapping, start: int, now: int, then: int) -> int:
         missing = _segments(m, start, fit, max(fit, (then - 1) * m.tile_rows + end))
         if missing and _segments(m, start, first, end):
             cycles = loop + _memory_cycles(m, missing * bursts, missing * beats) - beats
-            late = max(late, int(cycles) - _held_steps(m, now) - row_step * row_steps)
+            late = max(late, int(cycles) - _held_steps(m, now) - row_step * row_steps - spare)
     return late
 
 
-def _first_beats(m: Mapping) -> tuple[int, int]:
-    """Beats of all loaders before the first iact beat, and before the last iact segment that the first step needs.
+def _tile_load(m: Mapping, start: int, beats: int, *, first: bool) -> int:
+    """Cycles to load all that a tile of the output needs, or what is left of it after the start of the layer."""
+    a = m.config
+    slices = m.ct * (1 if m.resident else m.mt)
+    segments = slices * _segments(m, start, 0, m.blocks * m.tile_rows)
+    blocks = (m.c if m.planar else ceil_div(m.c, m.lanes)) * (1 if m.resident else m.mt)
+    segments = segments * blocks // max(1, slices * m.blocks)
+    weight, param = weight_beats(m), m.m if m.layer.output == "requant" else 0
+    bursts = segments * ceil_div(beats, a.burst_beats) + ceil_div(weight, a.burst_beats)
+    total = segments * beats + weight + param
+    bursts += ceil_div(param, a.burst_beats)
+    if first:
+        ahead = _segments(m, start, 0, m.blocks * m.tile_rows)
+        bursts -= ahead * ceil_div(beats, a.burst_beats)
+        total -= ahead * beats + min(weight, a.glb_weight_flits) + min(param, a.param_words)
+    return int(_memory_cycles(m, bursts, total, steady=not first)) if bursts > 0 and total > 0 else 0
 
-    The arbiter takes the loaders in turn; that of the iacts starts two cycles after the others.
+
+def _first_beats(m: Mapping, slices: int) -> tuple[int, int]:
+    """Beats of all loaders before the first iact beat, and before the iact segment that a slice's first step needs.
+
+    The slice comes behind ``slices`` others. The arbiter takes the loaders in turn; that of the iacts starts two cycles
+    after the others.
     """
     a, x = m.config, m.layer
-    beats = _segment_beats(m)
+    _, beats, _ = _column_classes(m)[0]
+    beats = max(1, beats)
     start = -x.padding[0]
-    first_rows = (m.p_x - 1) * x.stride[0] + m.height if m.r_s > 1 else (m.p_x - 1) * x.stride[0] + 1
+    first_rows = (m.p_x - 1) * x.stride[0] + (m.height if m.r_s > 1 else 1)
     needed = _segments(m, start, 0, (m.blocks - 1) * m.tile_rows + min(first_rows, m.tile_rows))
-    per_segment = ceil_div(int(beats), a.burst_beats)
+    needed += slices * _segments(m, start, 0, m.blocks * m.tile_rows)
+    per_segment = ceil_div(beats, a.burst_beats)
     needed *= per_segment
     tile = weight_beats(m)
     weight = min(a.burst_beats, tile)
@@ -228,15 +346,28 @@ def _first_beats(m: Mapping) -> tuple[int, int]:
     return head, int(_memory_cycles(m, bursts, total))
 
 
+def _first_weights(m: Mapping) -> tuple[int, int]:
+    """Beats of weights of the first pass, and cycles until all of them have come, iacts and parameters in turn."""
+    a, x = m.config, m.layer
+    flits = ceil_div(m.weights, m.lanes) * m.m_x * m.chain
+    burst = min(a.burst_beats, weight_beats(m))
+    turns = ceil_div(flits, burst)
+    _, beats, _ = _column_classes(m)[0]
+    slices = min(a.glb_iact_flits // m.slice_flits, m.ct)
+    iacts = slices * _segments(m, -x.padding[0], 0, m.blocks * m.tile_rows) * ceil_div(beats, a.burst_beats)
+    iacts = min(iacts, turns)
+    param = min(a.burst_beats, m.m) if x.output == "requant" else 0
+    params = min(turns, a.param_words // param) if param else 0
+    total = flits + iacts * min(beats, a.burst_beats) + params * param
+    cycles = int(_memory_cycles(m, turns + iacts + params, total))
+    return flits, max(cycles, (flits - 1) // (a.glb_weight_flits // burst * burst) * _round_trip(m))
+
+
 def _trunk_latency(m: Mapping) -> int:
     """Cycles from a GLB bank's read to the last PE's spad."""
     a = m.config
     across = m.columns * Stage.latency + (m.columns - 1) // a.link_segment * Buffer.latency
     return Buffet.latency + Fifo.latency + m.chain * Tap.latency + RowTap.latency - 1 + across + 1
-
-
-SPAD_LOOP = 1 + Buffet.latency
-"""Cycles from a word's release in a full spad to the first step that can use the word which takes its slot."""
 
 
 def _lag(m: Mapping, p: int) -> int:
@@ -246,9 +377,17 @@ def _lag(m: Mapping, p: int) -> int:
     that waited at a PE comes behind those of the other rows.
     """
     words = m.lanes if m.planar else min(m.c0, m.lanes)
-    behind = 0 if m.diagonal else max(0, min(m.r_s * m.blocks, words) - 1)
-    skew = (p - 1) * words + (behind if p > 1 else 0)
-    return max(0, skew - (m.config.uop_fifo - 2))
+    if m.diagonal:  # the rows' windows of flits are shifted too
+        skew = (p - 1 + (m.height - 1) // m.layer.stride[0]) * words
+    elif p > 1:
+        flits = m.r_s * m.blocks
+        skew = (p - 1) * max(words, flits) + flits - 1
+    else:
+        skew = 0
+    if m.planar:
+        return 0  # see _turn_stall
+    skew -= m.config.iact_spad % m.c0  # words that came in before the wait
+    return max(0, skew - (m.config.uop_fifo - _FIFO_LOOP))
 
 
 def _window_stall(m: Mapping, p: int, columns: int, spare: int, *, by_tap: bool) -> int:
@@ -265,7 +404,7 @@ def _window_stall(m: Mapping, p: int, columns: int, spare: int, *, by_tap: bool)
     unit = m.lanes if m.planar else 1  # columns of a round
     worst, arrival = 0, -1
     for new in range(spare, columns):
-        freed = ((new - spare + 1) * tap if by_tap else position) - 1 + SPAD_LOOP
+        freed = ((new - spare + 1) * tap if by_tap else position) - 1 + _SPAD_LOOP
         x = m.window - columns + new
         step = cost - unit + 1 if (m.x_offset + x) % unit == 0 else 1
         arrival = freed if arrival < 0 else max(arrival + step, freed)
@@ -282,8 +421,10 @@ def _row_stall(m: Mapping, q: int, p: int) -> int:
     if q == 1 and dense and worst:  # the window is released while it waits: a loop over two rows
         cost, _ = _round(m, p)
         tap = m.c0 * m.m0
+        position = m.layer.s * tap
         columns = (m.window - 1 - spare) * cost // (m.lanes if m.planar else 1)
-        worst = min(worst, max(0, ceil_div(columns + SPAD_LOOP - 1 + 2 * tap, 2) - m.layer.s * tap))
+        over_two = ceil_div(columns + _SPAD_LOOP - 1 + 2 * tap + _lag(m, p), 2)
+        worst = min(worst, max(0, over_two - position, tap + _SPAD_LOOP - 1 + _lag(m, p) - position))
     return worst
 
 
@@ -294,44 +435,55 @@ def _row_extra(m: Mapping, q: int, p: int) -> int:
     columns = cost * m.stride[1] // (m.lanes if m.planar else 1)
     spare = max(0, m.config.iact_spad // m.c0 - m.window)
     slide = 0
-    if q > 1 and spare < m.stride[1]:
+    if q > 1 and spare < m.stride[1] and (columns <= position or not m.diagonal):
         slide = _window_stall(m, p, min(m.stride[1], m.window), spare, by_tap=False)
-    return _row_stall(m, q, p) + (q - 1) * max(slide, columns - position, 0) + (_rounds(m, q) - 1) * _turn_stall(m, p)
+    first = max(_row_stall(m, q, p), _turn_stall(m, q, p))
+    return first + (q - 1) * max(slide, columns - position, 0)
 
 
-def _turn_stall(m: Mapping, p: int) -> int:
-    """Wait of the last output row's PE for a packed flit: those of the others come before it, ``lanes`` words each.
+def _turn_stall(m: Mapping, q: int, p: int) -> int:
+    """Wait in a row for packed flits: the last output row's comes behind those of all others.
 
-    The first PE takes its flit's last word when a slot for it is released; the last PE has to wait for all others' flits
-    behind that, and uses its first word as the last of a window. Its FIFO of steps covers part of that.
+    The first PE takes its flit's last word when the slot for it is released, in the row before or in this one; the
+    flits of the other output rows come behind that. The last PE's FIFO of steps covers part of its wait.
     """
     if not m.planar or p < 2:
         return 0
-    tap, stride = m.m0, m.stride[1]
-    position = m.layer.s * tap
-    taken = ((m.lanes - 1 - m.config.iact_spad) // stride + 1) * position - 1 + SPAD_LOOP
-    first = -((m.window - 1) // stride)
-    needed = first * position + -first * stride // m.layer.dilation[1] * tap
-    return max(0, taken + (p - 2) * m.lanes + 1 - needed - (m.config.uop_fifo - 2))
+    stride, dilation = m.stride[1], m.layer.dilation[1]
+    position = m.layer.s * m.m0
+    columns = (q - 1) * stride + m.window
+    others = p - 2 + ((m.height - 1) // m.layer.stride[0] if m.diagonal else 0)
+    total = 0
+    for first in range(-m.x_offset, columns, m.lanes):
+        low, high = max(0, first), min(first + m.lanes, columns) - 1
+        slot = columns + high - m.config.iact_spad  # from the first column of the row before
+        if slot < 0:
+            continue
+        if slot >= columns:
+            freed = (q + (slot - columns) // stride + 1) * position
+        elif slot < (q - 1) * stride:
+            freed = (slot // stride + 1) * position
+        else:
+            tap = (slot - (q - 1) * stride + 1) * m.m0
+            freed = (q - 1) * position + (tap if dilation == 1 else position)
+        came = freed - 1 + _SPAD_LOOP + others * (high - low + 1) + 1
+        use = max(0, ceil_div(low - m.window + 1, stride))  # the position that uses the flit first
+        needed = (q + use) * position + (low - use * stride) // dilation * m.m0
+        total += max(0, came - needed - (m.config.uop_fifo - _FIFO_LOOP))
+    return total
 
 
-def _hidden_gaps(m: Mapping, starved: int) -> int:
+def _hidden_gaps(m: Mapping, flits: int, starved: int, *, steady: bool) -> int:
     """Of the cycles lost to a bank that bursts refill, those in which the bank's reader is at work again.
 
-    The PEs see a gap between two bursts a trunk's latency after the reader does.
+    The PEs see a gap a trunk's latency after the reader does: one before each burst of a pass of ``flits`` in a
+    ``steady`` lack of weights, else one.
     """
-    flits = ceil_div(m.weights, m.lanes) * m.m_x * m.chain
-    gaps = max(1, flits // min(m.config.burst_beats, m.config.glb_weight_flits))
-    return min(starved, gaps * _trunk_latency(m))
+    burst = min(m.config.burst_beats, m.config.glb_weight_flits)
+    return min(starved, flits * _trunk_latency(m) // burst if steady else _trunk_latency(m))
 
 
-def _flit_cycles(m: Mapping) -> tuple[int, int]:
-    """Cycles between two weight flits of one PE, and flits that pass the trunk in between."""
-    flits = m.m_x * m.chain
-    return max(flits, m.m_x * m.lanes), flits
-
-
-def _pass_stall(m: Mapping, positions: int) -> tuple[int, int]:
+def _pass_stall(m: Mapping, positions: int, m_x: int, chain: int) -> tuple[int, int]:
     """Wait at the start of a pass for its weights: (for the path to the PEs, further for the memory).
 
     The spad holds ``spare`` words of the next pass; the others enter as words are released in the last position, one a
@@ -343,21 +495,22 @@ def _pass_stall(m: Mapping, positions: int) -> tuple[int, int]:
     late = m.weights - spare
     if late <= 0:
         return 0, 0
-    cycles, trunk = _flit_cycles(m)
+    trunk = m_x * chain  # flits between two of one PE
+    cycles = max(trunk, m_x * m.lanes)
     lanes = m.lanes
 
     def at(word: int) -> int:
         return word // lanes * cycles + word % lanes
 
-    worst = SPAD_LOOP - m.weights
+    worst = _SPAD_LOOP - m.weights
     for word in {spare, (m.weights - 1) // lanes * lanes, m.weights - 1}:
         if word >= spare:
-            worst = max(worst, SPAD_LOOP + at(word) - at(spare) - m.weights - word + spare)
+            worst = max(worst, _SPAD_LOOP + at(word) - at(spare) - m.weights - word + spare)
     path = max(0, worst)
     # of the flits that pass in this window, the bank holds what its bursts have filled; the others come by the loop
     # through memory
     memory = 0
-    window = ceil_div(late, lanes) * trunk - _QUEUE - m.chain
+    window = ceil_div(late, lanes) * trunk - _QUEUE - chain
     if window > 0:
         flits = ceil_div(m.weights, lanes) * trunk
         burst = min(m.config.burst_beats, m.config.glb_weight_flits)
@@ -388,66 +541,85 @@ def _drain_row(m: Mapping, q: int) -> int:
     return groups * group
 
 
-def _store_row(m: Mapping, q: int) -> int:
-    """Cycles to store one row step of all columns: a beat a cycle, ``read_bursts`` bursts in a response's time."""
+def _store_row(m: Mapping, q: int, columns: int | None = None) -> int:
+    """Cycles to store one row step: a beat a cycle, ``read_bursts`` bursts in a response's time."""
     k, planar = m.out_lanes, m.ofmap_layout.planar
     beats = ceil_div(q, k) if planar else q  # of a block
-    blocks = m.columns * (m.m0 if planar else ceil_div(m.m0, k))
+    blocks = (columns or m.columns) * (m.m0 if planar else ceil_div(m.m0, k))
     chunk = min(beats, chunk_beats(m))
     loop = WRITE_LATENCY + Storer.data_latency + Buffer.latency + chunk
     return max(blocks * beats, blocks * ceil_div(beats, chunk) * loop // m.config.read_bursts)
 
 
-def _drain_tail(m: Mapping, q: int) -> int:
-    """Cycles of drain and store behind a tile's last psum, beside latencies."""
+def _free_share(m: Mapping) -> tuple[int, int]:
+    """Cycles of a position in which a pass leaves the banks to the drain, and all of them.
+
+    Updates of psums go before the drain's reads; psums of a tile's only pass only fill.
+    """
+    position = m.layer.s * m.c0 * m.m0
+    return position - (m.m0 if m.ct * m.r_t > 1 else 0), position
+
+
+def _drain_left(m: Mapping, rows: int, q: int, columns: int | None = None) -> tuple[int, int]:
+    """Cycles of drain, and of store, that are left when the last psum of a tile of so many columns is final."""
     groups, group, head = _drain_group(m, q)
     k, planar = m.out_lanes, m.ofmap_layout.planar
     chunk = chunk_beats(m)
+    free, position = _free_share(m)
     early = 0 if planar else (q - 1) // chunk * chunk * min(m.columns, m.config.lanes)  # stored while it still runs
-    return max(groups * group - head, _store_row(m, q) - early - min(k, m.m0))
+    drain, store = groups * group, _store_row(m, q, columns)
+    return (
+        drain - min(head, q * free) + (rows - 1) * max(0, drain - q * free),
+        max(0, store - early - min(k, m.m0)) + (rows - 1) * max(0, store - q * position),
+    )
 
 
 def _drain_deficit(m: Mapping, rows: int, q: int, busy: int) -> int:
-    """Cycles by which a tile's drain is longer than the cycles in which ``busy`` cycles of a tile leave the banks free.
-
-    Updates of psums go before the drain's reads; psums of a first pass only fill.
-    """
-    groups, group, _ = _drain_group(m, q)
+    """Cycles by which a tile's drain or store is longer than what its ``busy`` cycles leave to it."""
+    free, position = _free_share(m)
     passes = m.ct * m.r_t
-    updates = (passes - 1) * rows * q * m.m0
-    store = rows * _store_row(m, q)
-    return max(rows * groups * group - (busy - updates), store - busy)
+    updates = (passes - 1) * rows * q * (position - free)
+    return rows * max(_drain_row(m, q) - (busy - updates) // rows, _store_row(m, q) - busy // rows)
 
 
-def _psum_stall(m: Mapping, q: int) -> int:
-    """Wait of a tile's first pass for slots that the drain of the tile before still holds."""
+def _psum_stall(m: Mapping, rows: int, q: int) -> int:
+    """Wait of a tile's first pass for slots that the drain of the tile before still holds.
+
+    A row step's slots are free when its last column group has been drained; the store's FIFOs take the drain's last
+    beats.
+    """
     a = m.config
-    slack = a.psum_bank_words - m.bank_words
-    if min(m.p0, m.row_steps) > 1:
-        slack += (min(m.p0, m.row_steps) - 1) * q * m.m0
-    groups, group, head = _drain_group(m, q)
-    if slack >= m.bank_words:
+    words = q * m.m0
+    slack = a.psum_bank_words - rows * words
+    if slack >= rows * words:
         return 0
-    released = groups * group - head + PsumBank.latency + DRAIN_PIPELINE
-    wanted = (slack // m.m0 + 1) * m.layer.s * m.c0 * m.m0
-    return max(0, released - wanted)
+    groups, group, _ = _drain_group(m, q)
+    drain, store = _drain_left(m, rows, q)
+    row_drain, row_store = groups * group, _store_row(m, q)
+    position = m.layer.s * m.c0 * m.m0
+    worst = 0
+    for row in {0, rows - 1}:
+        behind = rows - 1 - row
+        released = max(drain - behind * row_drain, store - behind * row_store - _fifo_cycles(m, q))
+        wanted = ((slack + row * words) // m.m0 + 1) * position
+        worst = max(worst, released + PsumBank.latency + 1 - wanted if released > 0 else 0)
+    return worst
 
 
-_STEPS_AHEAD = 6
-"""Steps beside those in a PE's FIFO that leave the issuer before the first PE works: in the issuer's and the row's
-two-item links, the PE's tap and its next step."""
+def _fifo_cycles(m: Mapping, q: int) -> int:
+    """Cycles in which the store engine writes what its FIFOs hold."""
+    k = m.out_lanes
+    beats = m.columns * (m.m0 * ceil_div(q, k) if m.ofmap_layout.planar else q * ceil_div(m.m0, k))
+    return min(max(4, 2 * m.config.burst_beats) * m.config.lanes, beats) * _store_row(m, q) // beats
 
 
 def _backlog(m: Mapping) -> int:
     """Cycles of drain and store that full psum banks and full store FIFOs hold."""
     q = min(m.q0, m.layer.q)
     tiles = m.config.psum_bank_words / m.bank_words
-    fifos = max(4, 2 * m.config.burst_beats) * m.config.lanes if _store_row(m, q) > _drain_row(m, q) else 0
-    return int(tiles * min(m.p0, m.row_steps) * max(_store_row(m, q), _drain_row(m, q))) + fifos
-
-
-_QUEUE = 6
-"""Flits between a bank and the first row's bus: its queue and the row tap's two."""
+    store, drain = _store_row(m, q), _drain_row(m, q)
+    rows = tiles * min(m.p0, m.row_steps)
+    return int(rows * max(store, drain)) + (_fifo_cycles(m, q) if store > drain else 0)
 
 
 ENERGY = {"dram": 200, "glb": 6, "noc": 2, "spad": 1, "pe": 1}
@@ -477,33 +649,21 @@ def predict(m: Mapping) -> Prediction:
 
 def predict_parts(m: Mapping) -> dict[str, int]:
     """Predict the cycles of a mapping by part."""
-    return _plain_parts(m) if m.plain else _general_parts(m)
+    parts = _plain_parts(m) if m.plain else _general_parts(m)
+    return {part: parts[part] for part in PARTS}
 
 
 def _general_parts(m: Mapping) -> dict[str, int]:
     """Parts of a mapping with several chains a column, patches, or parts of output columns (sw/general.py)."""
     x, a = m.layer, m.config
     beats = dram_beats(m)
-    words = _program_words(a, 0, x.output == "requant")
-    fetched = fetch_beats(a) * a.beat_bytes // 4
-    request = ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency
-    config = (
-        CommandProcessor.latency + request + 3 + max(fetched, request + 4) + max(0, words - fetched) + SETTLE_CYCLES
-    )
-    nest = LoopNest.cycles_to_first(a.nest_levels, a.link_segment)
-    loader = nest + 3 + Buffer.latency + Splitter.latency + 1
-    path = loader + request + Loader.data_latency + 1 + Buffet.latency + Fifo.latency + Tap.latency
-    fill = path + RowTap.latency - 1 + Stage.latency + 1 + 2
-
     images = x.n * m.g_t
     totals = {"compute": 0, "noc": 0, "psum": 0, "dma": 0}
     late = 0
     trip = _round_trip(m)
-    tiles = 0
     for q, q_tile, q_count in ((m.q_pe, min(m.q0, x.q), m.qt - 1), (m.q_pe_rest, m.q_rest, 1)):
         for p, rows, p_count in ((m.p_n, min(m.p0, m.row_steps), m.pt - 1), (m.p_rest, m.p0_rest, 1)):
             count = images * q_count * p_count * m.mt
-            tiles += count
             if not count:
                 continue
             tile = tile_cycles(m, q, q_tile, p, rows, trip)
@@ -513,111 +673,206 @@ def _general_parts(m: Mapping) -> dict[str, int]:
             late += count * max(0, max(drained, stored) - tile.busy)
     busy = sum(totals.values())
     first = first_slice_beats(m)
-    burst = min(m.tile_beats, a.burst_beats)
-    slow = max(1.0, request / (a.read_bursts * burst))
+    request = ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency
+    slow = max(1.0, request / (a.read_bursts * min(m.tile_beats, a.burst_beats)))
     initial = int(first * slow) + min(beats["weight"], first, a.glb_weight_flits)
     rest = int(sum(beats.values()) + (slow - 1) * beats["iact"]) - initial
     slices = images * m.pt * m.qt * (1 if m.resident else m.mt * m.ct) - 1
     totals["dma"] += initial + max(0, rest - busy, slices * slice_wait(m, trip))
     totals["psum"] += max(0, late - totals["dma"])
-
+    ahead = min(totals["compute"], _STEPS_AHEAD + a.uop_fifo)
+    totals["compute"] -= ahead
     drained, head, stored = drain_cycles(m, m.q_pe_rest, m.p0_rest)
-    drain = (
-        ProcessingElement.latency
-        + a.rows
-        + (a.rows - 1) // a.link_segment
-        + PsumBank.latency
-        + max(drained - head, stored)
-        + DRAIN_PIPELINE
-        + 12
-        + WRITE_LATENCY
-        + SETTLE_CYCLES
-        + 4
-    )
-    parts = {"config": config, "fill": fill, **totals, "drain": drain}
-    return {part: parts[part] for part in PARTS}
+    drain = max(drained - head, stored) + _drain_latency(m)
+    return {"config": _config_cycles(m), "fill": _fill_cycles(m), **totals, "drain": drain}
 
 
 def _plain_parts(m: Mapping) -> dict[str, int]:
-    x, a = m.layer, m.config
-    requant = x.output == "requant"
-    beats = dram_beats(m)
-    weights_ahead = min(beats["weight"], a.glb_weight_flits)
+    stall = {"noc": 0, "dma": 0, "psum": 0}
+    head, _ = _first_beats(m, 0)
+    padded = m.layer.padding[0] > 0 or m.layer.padding[1] > 0
+    steps = _tiles(m, stall)
+    _start(m, 0 if padded else head, stall)
+    left = _end(m, stall)
+    ahead = min(steps, _STEPS_AHEAD + m.config.uop_fifo)
+    return {
+        "config": _config_cycles(m),
+        "fill": _fill_cycles(m) + (0 if padded else head),
+        "compute": steps - ahead,
+        **{part: stall[part] for part in ("noc", "dma", "psum")},
+        "drain": left + _drain_latency(m),
+    }
 
-    # before the first step
-    words = _program_words(a, 0, requant)
+
+def _config_cycles(m: Mapping) -> int:
+    """Cycles of the program: two reads' latency, then a word a cycle, and its settling."""
+    a = m.config
+    words = _program_words(a, m.layer.output == "requant")
     fetched = fetch_beats(a) * a.beat_bytes // 4
     request = ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency
-    config = (
-        CommandProcessor.latency + request + 3 + max(fetched, request + 4) + max(0, words - fetched) + SETTLE_CYCLES
-    )
-    nest = LoopNest.cycles_to_first(a.nest_levels, a.link_segment)
-    loader = nest + 3 + Buffer.latency + Splitter.latency + 1
-    path = loader + request + Loader.data_latency + 1 + Buffet.latency + Fifo.latency + Tap.latency
-    first_mac = path + RowTap.latency - 1 + Stage.latency + 1 + 2
-    padded = x.padding[0] > 0 or x.padding[1] > 0
-    head, needed = _first_beats(m)
-    fill = first_mac + (0 if padded else head)
+    first = CommandProcessor.latency + request + 4
+    return first + max(fetched, request + 4) + max(0, words - fetched) + SETTLE_CYCLES
 
-    # the passes, by class of column tile
-    images = x.n * x.groups
-    passes = m.ct * m.r_t
-    stall = {"noc": 0, "psum": 0, "dma": 0}
+
+def _fill_cycles(m: Mapping) -> int:
+    """Cycles from the start tokens to the first multiply-accumulate, if the first weight is all that it waits for."""
+    a = m.config
+    loader = LoopNest.cycles_to_first(a.nest_levels, a.link_segment) + 1 + Buffer.latency + Splitter.latency + 1
+    memory = ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency + Loader.data_latency
+    bank = 1 + Buffet.latency + Fifo.latency  # a word is read the cycle after its fill
+    pe = Stage.latency + 1 + 1  # the tap, the fill, the first step itself
+    return loader + memory + bank + RowTap.latency + pe
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """A kind of tile of the output: what a tile and a pass of it take.
+
+    Parameters
+    ----------
+    start : int
+        First iact row.
+    rows, q, p : int
+        Row steps, output columns, output rows across the columns.
+    beats : int
+        Beats with data of a segment.
+    """
+
+    m: Mapping
+    start: int
+    rows: int
+    q: int
+    p: int
+    beats: int
+
+    @functools.cached_property
+    def passes(self) -> list[tuple[int, Pass, tuple[int, int, int]]]:
+        """Kinds of passes of all filter tiles: how many, busy cycles, and waits.
+
+        The waits are those for the NoC, for the memory, and of the latter those that look like the NoC's.
+        """
+        m = self.m
+        kinds = []
+        for (m_x, filters), (c_s, channels) in itertools.product(
+            ((m.m_x, m.mt - 1), (m.m_x_rest, 1)), ((m.c_s, m.ct - 1), (m.c_s_rest, 1))
+        ):
+            if filters * channels:
+                rates = pass_rates(m, self.rows, self.q, self.p, m_x, c_s * m.r_s)
+                kinds.append((filters * channels * m.r_t, rates, self._stalls(rates, m_x, c_s * m.r_s)))
+        return kinds
+
+    def _stalls(self, rates: Pass, m_x: int, chain: int) -> tuple[int, int, int]:
+        m = self.m
+        row = _row_extra(m, self.q, self.p)
+        path, memory = _pass_stall(m, self.rows * self.q, m_x, chain)
+        extra = max(self.rows * row + max(0, path - row), rates.bound - rates.steps)
+        late = self.rows * row + max(0, path + memory - row) - extra
+        starved = max(0, rates.load - rates.steps - extra, late)
+        flits = ceil_div(m.weights, m.lanes) * m_x * chain
+        return extra, starved, _hidden_gaps(m, flits, starved, steady=starved != late) if starved else 0
+
+    @functools.cached_property
+    def busy(self) -> int:
+        """Cycles of all passes of all filter tiles."""
+        return sum(count * (rates.steps + waits[0] + waits[1]) for count, rates, waits in self.passes)
+
+    @functools.cached_property
+    def slots(self) -> int:
+        """Wait for psum slots."""
+        return _psum_stall(self.m, self.rows, self.q)
+
+    @property
+    def behind(self) -> int:
+        """Cycles by which drain and store fall behind."""
+        return max(0, _drain_deficit(self.m, self.rows, self.q, self.busy // self.m.mt))
+
+    def memory(self, *, first: bool) -> tuple[int, int]:
+        """Waits for iacts of all tiles of the filters: (NoC, memory).
+
+        For the slices that the bank has no room for, for the weights' loop that they delay, or for all that is loaded;
+        of the layer's ``first`` tile, what is loaded before the first step is left out.
+        """
+        m = self.m
+        slices = m.ct * (1 if m.resident else m.mt)
+        waits, wait = _slice_stall(m, self.start, self.beats, self.busy // (m.mt * m.ct))
+        free = sum(count * (rates.steps + stalls[0] - rates.load) for count, rates, stalls in self.passes)
+        loop = _loop_delay(m, self.start, self.beats, free // slices)
+        starved = any(stalls[1] for _, _, stalls in self.passes)
+        hidden = min(wait, _trunk_latency(m))
+        if loop > wait:
+            waits, wait, hidden = slices, loop, 0 if starved else min(loop, _trunk_latency(m))
+        waits -= first
+        load = _tile_load(m, self.start, self.beats, first=first)
+        missing = max(0, load - self.busy - m.mt * self.slots)
+        if missing <= waits * wait:
+            return waits * hidden, waits * (wait - hidden)
+        # the reader of the iacts works as they come
+        sent = slices * m.r_t * self.rows * _rounds(m, self.q) * _round(m, self.p)[1]
+        path = min(missing, missing * sent // load)
+        return path, missing - path
+
+
+def _kinds(m: Mapping) -> list[tuple[_Tile, int]]:
+    """Kinds of tiles of the output, and how many (n, g, pt, qt) there are of each; the first is the layer's first."""
+    images = m.layer.n * m.layer.groups
+    return [
+        (_Tile(m, start, rows, q, p, beats), images * p_count * q_count)
+        for (start, rows, p, p_count), (q, beats, q_count) in itertools.product(_row_classes(m), _column_classes(m))
+    ]
+
+
+def _tiles(m: Mapping, stall: dict[str, int]) -> int:
+    """Add the waits within and between tiles; return the steps."""
     steps = 0
-    busy = 0
-    deficit = 0
-    rows_full = min(m.p0, m.row_steps)
-    for q, q_count in ((min(m.q0, x.q), m.qt - 1), (m.q_rest, 1)):
-        for rows, p, p_count in ((rows_full, m.p_x, m.pt - 1), (m.p0_rest, m.p_rest, 1)):
-            count = images * q_count * p_count * m.mt
-            if not count:
-                continue
-            rates = pass_rates(m, rows, q, p)
+    for number, (tile, count) in enumerate(_kinds(m)):
+        for passes, rates, (extra, starved, hidden) in tile.passes:
             steps += count * passes * rates.steps
-            row = _row_extra(m, q, p)
-            path, memory = _pass_stall(m, rows * q)
-            extra = max(rows * row + max(0, path - row), rates.bound - rates.steps)
-            starved = max(0, rates.load - rates.steps - extra, rows * row + max(0, path + memory - row) - extra)
-            hidden = _hidden_gaps(m, starved) if starved else 0
             stall["noc"] += count * passes * (extra + hidden)
             stall["dma"] += count * passes * (starved - hidden)
-            busy += count * passes * (rates.steps + extra + starved)
-            stall["psum"] += count * _psum_stall(m, q)
-            cycles = passes * (rates.steps + extra + starved)
-            deficit += count * max(0, _drain_deficit(m, rows, q, cycles))
+        stall["psum"] += count * m.mt * tile.slots
+        for tiles, first in ((count - (number == 0), False), (int(number == 0), True)):
+            if tiles:
+                path, memory = tile.memory(first=first)
+                stall["noc"] += tiles * path
+                stall["dma"] += tiles * memory
+    return steps
 
-    # the memory: what it cannot hide
-    total_beats = sum(beats.values())
-    first = first_slice_beats(m)
+
+def _start(m: Mapping, head: int, stall: dict[str, int]) -> None:
+    """Add the waits of the first tile, from the first step on, ``head`` beats after the first weight."""
+    x, a = m.layer, m.config
     skipped = min(x.padding[1] // x.dilation[1], x.s) * m.c0 * m.m0  # steps of the first position's padding
-    initial = max(0, needed - (0 if padded else head) - skipped)
-    bursts = beats["iact"] / _segment_beats(m) * ceil_div(int(_segment_beats(m)), a.burst_beats)
-    for name, length in (("weight", weight_beats(m)), ("param", m.m)):
-        bursts += beats[name] / min(a.burst_beats, length)
-    rest = int(_memory_cycles(m, int(bursts), total_beats)) - first - weights_ahead
-    stall["dma"] += initial + max(0, rest - busy - stall["psum"])
-    stall["dma"] += _slice_stall(m)
-    tail = _drain_tail(m, m.q_rest)
-    deficit = max(0, deficit - stall["dma"])
-    if deficit:
-        left = min(tail + deficit, max(tail, _backlog(m)))
-        stall["psum"] += deficit - (left - tail)
-        tail = left
-    ahead = min(steps, _STEPS_AHEAD + a.uop_fifo)
-    steps -= ahead
+    _, needed = _first_beats(m, 0)
+    wait = needed - skipped
+    together = min(m.ct, a.glb_iact_flits // m.slice_flits) - 1
+    if together > 0:  # the other slices that are loaded at once
+        _, needed = _first_beats(m, together)
+        rates = pass_rates(m, min(m.p0, m.row_steps), min(m.q0, x.q))
+        wait = max(wait, needed - together * m.r_t * rates.bound)
+    wait = max(0, wait - head)
+    flits, cycles = _first_weights(m)
+    late = max(0, cycles - head - m.weights - wait)
+    path = late * flits // cycles  # the reader of the weights works as they come
+    stall["noc"] += path
+    stall["dma"] += wait + late - path
 
-    # after the last step
-    chain = m.chain + (a.rows - 1) // a.link_segment + a.rows - m.chain
-    drain = (
-        ProcessingElement.latency
-        + chain
-        + PsumBank.latency
-        + tail
-        + DRAIN_PIPELINE
-        + 12
-        + WRITE_LATENCY
-        + SETTLE_CYCLES
-        + 4
-    )
-    parts = {"config": config, "fill": fill, "compute": steps, **stall, "drain": drain}
-    return {part: parts[part] for part in PARTS}
+
+def _end(m: Mapping, stall: dict[str, int]) -> int:
+    """Cycles of drain and store behind the last psum; add to the waits what banks and FIFOs cannot put off to there."""
+    tail = max(_drain_left(m, m.p0_rest, m.q_rest, m.m_x_rest * m.p_rest))
+    deficit, bound = 0, 0
+    for tile, count in _kinds(m):
+        deficit += count * m.mt * max(0, tile.behind - tile.slots)
+        bound += count * m.mt * min(tile.behind, tile.slots)
+    deficit = max(0, deficit - stall["dma"])
+    left = min(tail + deficit + bound, max(tail, _backlog(m)))
+    stall["psum"] += deficit - (left - tail)
+    return left
+
+
+def _drain_latency(m: Mapping) -> int:
+    """Cycles from the last step to the end of the program, beside the drain's and store's words."""
+    a = m.config
+    chain = a.rows + (a.rows - 1) // a.link_segment
+    control = SETTLE_CYCLES + 4
+    return ProcessingElement.latency + chain + PsumBank.latency + DRAIN_PIPELINE + 12 + WRITE_LATENCY + control
