@@ -100,7 +100,8 @@ class ArchConfig:
             value = getattr(self, field.name)
             if type(value) is not field.type:
                 kind = field.type.__name__ if isinstance(field.type, type) else field.type
-                raise TypeError(f"ArchConfig.{field.name} must be of type {kind}, not {value!r}")
+                advice = " (nearest legal value: true)" if field.type is bool else ""
+                raise TypeError(f"ArchConfig.{field.name} must be of type {kind}, not {value!r}{advice}")
         self._check_in("data_width", (8, 16))
         self._check_in("axi_data_width", (64, 128, 256, 512))
         self._check_in("acc_width", (24, 32))

@@ -72,7 +72,8 @@ def tile_cycles(m: Mapping, q: int, q_tile: int, p: int, rows: int, round_trip: 
     steps = sets * together * taps
     iact = _iact_cycles(m, q_tile, p) * rows
     flits = _weight_flits(m)
-    weight = max(flits, m.m_x * m.weights * m.m1)
+    of_row = ceil_div(m.m, m.mt * m.m0 * m.m_y)  # sets of weights that pass along a row
+    weight = max(flits, of_row * m.weights)
     noc = max(0, max(iact, weight) - steps)
     columns, _ = _sent(m, q)
     spare = max(0, m.config.iact_spad // (m.r0 * m.pe_words) - (columns if m.patched else m.window))

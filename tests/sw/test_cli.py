@@ -397,7 +397,8 @@ def test_the_installed_command_in_a_process_of_its_own(tmp_path):
     done = subprocess.run([*command, "map", "nope.yaml", "demo"], capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "rowmesh: 'nope.yaml': no such file; shipped architectures are eyeriss, fpga4x4, primes, square16, squeezelerator, squeezelerator32, systolic16, tiny\n"
+        "rowmesh: 'nope.yaml': no such file; shipped architectures are eyeriss, fpga4x4, primes, square16, "
+        "squeezelerator, squeezelerator32, systolic16, tiny\n"
     )
 
 

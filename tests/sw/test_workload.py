@@ -54,12 +54,31 @@ def test_vgg16_is_the_published_one():
     assert sum(layer.m * layer.c * layer.r * layer.s for layer in layers) == 138_344_128
 
 
+BRANCHING = {"resnet50", "squeezenet10", "squeezenet11", "squeezenext"}
+
+
 @pytest.mark.parametrize("name", files.shipped_names("workloads"))
 def test_shipped_workloads_load_and_chain(name):
     workload = load_workload(name)
     assert workload.name == name
     assert workload.description
-    assert all(before.m == after.c for before, after in zip(workload.layers, workload.layers[1:], strict=False))
+    assert name in BRANCHING or all(
+        before.m == after.c for before, after in zip(workload.layers, workload.layers[1:], strict=False)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "macs", "weights"),
+    [
+        ("mobilenet", 568_740_352, 4_209_088),
+        ("resnet50", 4_089_184_256, 25_502_912),
+        ("squeezenet11", 352_540_352, 1_231_552),
+    ],
+)
+def test_networks_are_the_published_ones(name, macs, weights):
+    layers = [layer for layer in load_workload(name).layers if layer.kind in ("conv", "depthwise", "fc")]
+    assert sum(layer.macs for layer in layers) == macs
+    assert sum(layer.m * layer.c // layer.groups * layer.r * layer.s for layer in layers) == weights
 
 
 def test_demo_is_small_and_has_what_it_is_for():

@@ -1,0 +1,161 @@
+"""Dataflows beside each other on the Squeezelerator-like array, and beside closed forms of systolic arrays.
+
+``python bench/dataflows.py layers`` simulates a layer of each category under WS, OS and RS; ``networks`` maps whole
+networks under WS only, OS only and any dataflow, beside the published speedups; ``systolic`` simulates AlexNet's layers
+under WS and OS beside SCALE-Sim's closed forms. The results also go to build/dataflows.json.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from rowmesh.sw import flow
+from rowmesh.sw.dataflow import Dataflow, load_dataflow
+from rowmesh.sw.mapper import UnmappableError
+from rowmesh.sw.spec import load_arch
+from rowmesh.sw.workload import Layer, load_workload
+
+REPORT = Path(__file__).resolve().parents[1] / "build" / "dataflows.json"
+
+FLOWS: dict[str, tuple[str, ...]] = {"ws": ("ws",), "os": ("os-a", "os-b", "os-c"), "rs": ("rs",)}
+ALL = ("rs", "ws", "os-a", "os-b", "os-c", "is")
+
+LAYERS = (
+    ("first, 7x7", "squeezenet10", "CONV1"),
+    ("first, 3x3", "mobilenet", "CONV1"),
+    ("1x1", "mobilenet", "PW8"),
+    ("3x3", "squeezenet11", "FIRE4_E3"),
+    ("depthwise", "mobilenet", "DW7"),
+)
+
+# Squeezelerator, table 2: speedup of choosing per layer against (OS only, WS only)
+PUBLISHED = {
+    "alexnet": (1.00, 1.19),
+    "mobilenet": (1.91, 6.35),
+    "tinydarknet": (1.14, 1.32),
+    "squeezenet10": (1.26, 2.06),
+    "squeezenet11": (1.34, 1.18),
+    "squeezenext": (1.26, 2.44),
+}
+
+
+def flows(names: tuple[str, ...]) -> tuple[Dataflow, ...]:
+    """Load dataflows by name."""
+    return tuple(load_dataflow(name) for name in names)
+
+
+def systolic(layer: Layer, size: int, kind: str) -> int:
+    """Cycles of SCALE-Sim 3.0 for a size x size array, without stalls (closed forms that give its output)."""
+    pixels, filters = layer.p * layer.q * layer.n, layer.m // layer.groups
+    depth = layer.c // layer.groups * layer.r * layer.s
+
+    def ceil(a: int, b: int) -> int:
+        return -(-a // b)
+
+    if kind == "os":
+        one = ceil(pixels, size) * ceil(filters, size) * (depth + 2 * size - 2) - 1
+    else:
+        one = ceil(depth, size) * ceil(filters, size) * (pixels + 3 * size - 2) - 1
+    return one * layer.groups
+
+
+def run_layers(console: Console) -> list[dict[str, Any]]:
+    """Simulate one layer of each category under each dataflow."""
+    config = load_arch("squeezelerator")
+    table = Table(title="squeezelerator, RTL cycles", title_justify="left")
+    for header in ("category", "layer", *FLOWS, "limit MACs / 256"):
+        table.add_column(header, justify="left" if header in ("category", "layer") else "right")
+    rows = []
+    for category, network, name in LAYERS:
+        layer = next(layer for layer in load_workload(network).layers if layer.name == name)
+        row: dict[str, Any] = {"category": category, "layer": f"{network} {name}", "limit": layer.macs // config.pes}
+        for title, names in FLOWS.items():
+            result = flow.run_layer(config, layer, flows(names))
+            if result.outputs.mismatches:
+                raise SystemExit(f"{network} {name} {title}: {result.outputs.mismatches} words differ")
+            row[title] = {"cycles": result.rtl.cycles, "predicted": result.predicted.cycles, "flow": result.dataflow}
+            console.print(f"{network} {name} {title}: {result.rtl.cycles:,}", highlight=False)
+        table.add_row(category, row["layer"], *(f"{row[t]['cycles']:,}" for t in FLOWS), f"{row['limit']:,}")
+        rows.append(row)
+    console.print(table)
+    return rows
+
+
+def run_networks(console: Console) -> list[dict[str, Any]]:
+    """Map networks under one dataflow only and under any."""
+    config = load_arch("squeezelerator")
+    table = Table(title="squeezelerator, predicted: speedup of the best dataflow for each layer", title_justify="left")
+    for header in ("network", "cycles", "vs OS only", "published", "vs WS only", "published"):
+        table.add_column(header, justify="left" if header == "network" else "right")
+    rows = []
+    for network, (published_os, published_ws) in PUBLISHED.items():
+        sums = dict.fromkeys(("any", "os", "ws"), 0)
+        for layer in load_workload(network).layers:
+            if layer.kind not in ("conv", "depthwise"):
+                continue
+            for title, names in (("any", ALL), ("os", FLOWS["os"]), ("ws", FLOWS["ws"])):
+                sums[title] += flow.map_layer(config, layer, flows(names)).predicted.cycles
+        row = {"network": network, **sums, "vs_os": sums["os"] / sums["any"], "vs_ws": sums["ws"] / sums["any"]}
+        rows.append(row)
+        table.add_row(
+            network,
+            f"{sums['any']:,}",
+            f"{row['vs_os']:.2f}",
+            f"{published_os:.2f}",
+            f"{row['vs_ws']:.2f}",
+            f"{published_ws:.2f}",
+        )
+    console.print(table)
+    return rows
+
+
+def run_systolic(console: Console) -> list[dict[str, Any]]:
+    """Simulate AlexNet CONV2 to CONV5 under WS and OS beside a systolic array's closed forms."""
+    config = load_arch("squeezelerator")
+    table = Table(title="squeezelerator, RTL cycles beside SCALE-Sim's closed forms (16 x 16)", title_justify="left")
+    for header in ("layer", "limit MACs / 256", "WS", "systolic WS", "OS", "systolic OS"):
+        table.add_column(header, justify="left" if header == "layer" else "right")
+    rows = []
+    for layer in load_workload("alexnet").layers[1:5]:
+        row: dict[str, Any] = {"layer": layer.name, "limit": layer.macs // config.pes}
+        for title in ("ws", "os"):
+            try:
+                result = flow.run_layer(config, layer, flows(FLOWS[title]))
+            except UnmappableError as error:
+                raise SystemExit(str(error)) from None
+            if result.outputs.mismatches:
+                raise SystemExit(f"{layer.name} {title}: {result.outputs.mismatches} words differ")
+            row[title], row[f"systolic_{title}"] = result.rtl.cycles, systolic(layer, config.rows, title)
+            console.print(f"{layer.name} {title}: {result.rtl.cycles:,}", highlight=False)
+        table.add_row(layer.name, *(f"{row[key]:,}" for key in ("limit", "ws", "systolic_ws", "os", "systolic_os")))
+        rows.append(row)
+    console.print(table)
+    return rows
+
+
+BENCHES = {"layers": run_layers, "networks": run_networks, "systolic": run_systolic}
+
+
+def main() -> None:
+    """Run the benches named on the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="BENCH", help=f"{', '.join(BENCHES)} (default: all)")
+    names = parser.parse_args().names or list(BENCHES)
+    unknown = [name for name in names if name not in BENCHES]
+    if unknown:
+        parser.error(f"no bench named {unknown[0]!r}; there are {', '.join(BENCHES)}")
+    console = Console()
+    report = json.loads(REPORT.read_text()) if REPORT.exists() else {}
+    for name in names:
+        report[name] = BENCHES[name](console)
+        REPORT.parent.mkdir(parents=True, exist_ok=True)
+        REPORT.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
