@@ -27,7 +27,7 @@ from rowmesh.sw.counts import access_counts, dram_beats, weight_beats
 from rowmesh.sw.mapping import Mapping, ceil_div, chunk_beats
 from rowmesh.sw.results import PARTS, Prediction
 
-__all__ = ["MEMORY_LATENCY", "WRITE_LATENCY", "Pass", "energy", "pass_rates", "predict", "predict_parts"]
+__all__ = ["MEMORY_LATENCY", "STEPS_AHEAD", "WRITE_LATENCY", "Pass", "energy", "pass_rates", "predict", "predict_parts"]
 
 MEMORY_LATENCY = 100
 """Cycles from a read request to its first beat."""
@@ -46,7 +46,7 @@ _FIFO_LOOP = 2
 """Entries of a PE's FIFO of steps that the loop from its end back to the first PE takes: the FIFO's full flag, its
 latency and the next step's register, less the tap in front of it."""
 
-_STEPS_AHEAD = 6
+STEPS_AHEAD = 6
 """Steps beside those in a PE's FIFO that leave the issuer before the first PE works: in the issuer's and the row's
 two-item links, the PE's tap and its next step."""
 
@@ -654,7 +654,7 @@ def predict_parts(m: Mapping) -> dict[str, int]:
     steps = _tiles(m, stall)
     _start(m, 0 if padded else head, stall)
     left = _end(m, stall)
-    ahead = min(steps, _STEPS_AHEAD + m.config.uop_fifo)
+    ahead = min(steps, STEPS_AHEAD + m.config.uop_fifo)
     parts = {
         "config": _config_cycles(m),
         "fill": _fill_cycles(m) + (0 if padded else head),
