@@ -242,14 +242,14 @@ def _loop_delay(m: Mapping, start: int, beats: int, spare: int) -> int:
 
     The bursts of iacts that may be in flight come together; the bursts of the loop behind them are late by what the
     gaps between them do not take, on average over the loop's bursts. The other bursts follow as those end. A loop
-    without gaps makes up for delays by itself.
+    without gaps makes up for delays by itself, and the bank for those of a tile whose weights fit it.
     """
     a = m.config
     burst = min(a.burst_beats, a.glb_weight_flits)
     loops = max(1, a.glb_weight_flits // burst)
     period = _round_trip(m) // loops  # of the loop's bursts
     gap = period - burst
-    if gap <= 0:
+    if gap <= 0 or weight_beats(m) <= a.glb_weight_flits:
         return 0
     bursts = _segments(m, start, 0, m.blocks * m.tile_rows) * ceil_div(beats, a.burst_beats)
     length = min(beats, a.burst_beats)
@@ -438,6 +438,8 @@ def _row_extra(m: Mapping, q: int, p: int) -> int:
     if q > 1 and spare < m.stride[1] and (columns <= position or not m.diagonal):
         slide = _window_stall(m, p, min(m.stride[1], m.window), spare, by_tap=False)
     first = max(_row_stall(m, q, p), _turn_stall(m, q, p))
+    if m.planar and columns > position:  # the path never stops: no word waits for a slot on top of that
+        return max(first, (q - 1) * (columns - position))
     return first + (q - 1) * max(slide, columns - position, 0)
 
 

@@ -82,8 +82,9 @@ def test_closed_forms_equal_the_nests(layer, pick):
     assert predicted["noc.iact.injected"] == counted["noc.iact.injected"]
     assert predicted["glb.iact.read"] == counted["glb.iact.read"]
     assert dram_beats(mapping)["iact"] == counted["beats.iact"]
-    ahead = min(counted["steps"], STEPS_AHEAD + SMALL.uop_fifo)
-    assert predict(mapping).parts["compute"] == counted["steps"] - ahead
+    parts = predict(mapping).parts
+    assert parts["compute"] == max(0, counted["steps"] - STEPS_AHEAD - SMALL.uop_fifo)
+    assert min(parts.values()) >= 0
     check_deadlock_freedom(
         SMALL, compiler.nests(mapping, compiler.MemoryMap.of(mapping)), compiler.subscriptions(mapping)
     )

@@ -57,6 +57,8 @@ def blocking_nests(nests, mapping, place):
 
 def test_an_order_that_blocks_is_refused_and_does_block(monkeypatch):
     mapping, data, _ = make_job()
+    # output rows across the columns, each of 18 iacts for a spad of 16
+    mapping = dataclasses.replace(mapping, p_x=3, m_x=1, p0=1, q0=LAYER.q, m0=LAYER.m)
     with pytest.raises(DeadlockError, match="spad"):
         check_deadlock_freedom(
             mapping.config,

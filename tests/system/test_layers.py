@@ -41,10 +41,10 @@ def test_random_stalls_change_no_word_and_no_count():
 
 
 @st.composite
-def layers(draw):
+def layers(draw, size=11, channels=12):
     r, s = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     groups = draw(st.sampled_from([1, 1, 1, 2]))
-    c = draw(st.integers(1, 12)) * (8 if groups > 1 else 1)
+    c = draw(st.integers(1, channels)) * (8 if groups > 1 else 1)
     m = draw(st.sampled_from([1, 2, 3, 4, 6, 8, 12, 16])) * groups
     padding = [
         draw(st.integers(0, r - 1)),
@@ -58,8 +58,8 @@ def layers(draw):
         N=draw(st.integers(1, 2)),
         M=m,
         C=c * groups if groups > 1 else c,
-        H=draw(st.integers((r - 1) * dilation[0] + 1, 11)),
-        W=draw(st.integers((s - 1) * dilation[1] + 1, 13)),
+        H=draw(st.integers((r - 1) * dilation[0] + 1, size)),
+        W=draw(st.integers((s - 1) * dilation[1] + 1, size + 2)),
         R=r,
         S=s,
         stride=[draw(st.integers(1, 3)), draw(st.integers(1, 3))],
@@ -71,46 +71,52 @@ def layers(draw):
 
 
 def check(config, layer, seed):
+    """Run a layer; outputs and counts must be right. Return what the model says otherwise, None if refused."""
     try:
         result = flow.run_layer(config, layer, seed=seed)
     except UnmappableError as error:
         assert "random" in str(error)
         assert "\n" not in str(error)
-        return
+        return None
     assert result.outputs.mismatches == 0
     assert result.outputs.checked == layer.outputs
     assert result.rtl.accesses == result.predicted.accesses
+    return result.failures()
 
 
-@pytest.mark.parametrize("config", ARCHITECTURES, ids=lambda config: config.name)
-def test_random_layers_are_right_or_refused(config):
+def run_random(config, examples, strategy, *, repeatable):
+    """Run random layers; return for each that is mapped what the model says otherwise."""
+    found = []
+
     @settings(
-        max_examples=8,
+        max_examples=examples,
         deadline=None,
-        derandomize=True,
+        derandomize=repeatable,
         database=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(layer=layers(), seed=st.integers(0, 1000))
+    @given(layer=strategy, seed=st.integers(0, 1000))
     def run(layer, seed):
-        check(config, layer, seed)
+        failures = check(config, layer, seed)
+        if failures is not None:
+            found.append((layer.describe(), failures))
 
     run()
+    return found
+
+
+@pytest.mark.parametrize("config", ARCHITECTURES, ids=lambda config: config.name)
+@pytest.mark.parametrize("size", [11, 24])
+def test_random_layers_are_right_and_predicted_or_refused(config, size):
+    examples = 8 if size == 11 else 5
+    found = run_random(config, examples, layers(size, size), repeatable=True)
+    assert [entry for entry in found if entry[1]] == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ARCHITECTURES, ids=lambda config: config.name)
-def test_many_random_layers_are_right_or_refused(config):
-    @settings(
-        max_examples=100,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(layer=layers(), seed=st.integers(0, 1000))
-    def run(layer, seed):
-        check(config, layer, seed)
-
-    run()
+def test_many_random_layers_are_right_and_predicted_or_refused(config):
+    found = run_random(config, 100, layers(20, 20), repeatable=False)
+    outside = [entry for entry in found if entry[1]]
+    assert len(outside) <= len(found) // 10, outside
