@@ -68,7 +68,7 @@ def run_layers(console: Console) -> list[dict[str, Any]]:
     """Simulate one layer of each category under each dataflow."""
     config = load_arch("squeezelerator")
     table = Table(title="squeezelerator, RTL cycles", title_justify="left")
-    for header in ("category", "layer", *FLOWS, "limit MACs / 256"):
+    for header in ("category", "layer", *FLOWS, "limit MACs / 256", "largest error of the model"):
         table.add_column(header, justify="left" if header in ("category", "layer") else "right")
     rows = []
     for category, network, name in LAYERS:
@@ -80,7 +80,9 @@ def run_layers(console: Console) -> list[dict[str, Any]]:
                 raise SystemExit(f"{network} {name} {title}: {result.outputs.mismatches} words differ")
             row[title] = {"cycles": result.rtl.cycles, "predicted": result.predicted.cycles, "flow": result.dataflow}
             console.print(f"{network} {name} {title}: {result.rtl.cycles:,}", highlight=False)
-        table.add_row(category, row["layer"], *(f"{row[t]['cycles']:,}" for t in FLOWS), f"{row['limit']:,}")
+        worst = max((row[t]["predicted"] / row[t]["cycles"] - 1 for t in FLOWS), key=abs)
+        cells = (f"{row[t]['cycles']:,}" for t in FLOWS)
+        table.add_row(category, row["layer"], *cells, f"{row['limit']:,}", f"{100 * worst:+.1f} %")
         rows.append(row)
     console.print(table)
     return rows
