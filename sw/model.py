@@ -100,7 +100,7 @@ def _round(m: Mapping, p: int, words: int | None = None) -> tuple[int, int]:
         indices = p + (m.height - 1) // x.stride[0]
         taken = min(m.p_x, indices)
         shift, behind = x.dilation[0], (indices - taken) * m.blocks
-        if x.stride[0] == 1 and behind >= 2:
+        if x.stride[0] == 1 and behind >= 2 and taken > shift:
             blocked = (shift - 1) * own * words + behind - shift * own + 1
     return max(flits, taken * own * words + max(0, blocked)), flits
 
@@ -378,7 +378,8 @@ def _lag(m: Mapping, p: int) -> int:
     """
     words = m.lanes if m.planar else min(m.c0, m.lanes)
     if m.diagonal:  # the rows' windows of flits are shifted too
-        skew = (p - 1 + (m.height - 1) // m.layer.stride[0]) * words
+        shared = p * m.layer.stride[0] > m.layer.dilation[0]  # else the trunk passes a flit a cycle
+        skew = (p - 1 + (m.height - 1) // m.layer.stride[0]) * (words if shared else m.blocks)
     elif p > 1:
         flits = m.r_s * m.blocks
         skew = (p - 1) * max(words, flits) + flits - 1
