@@ -16,7 +16,7 @@ from amaranth.utils import ceil_log2, exact_log2
 from rowmesh.hw.axi import PAGE_BYTES, RESP_OKAY, RESP_SLVERR, Axi4Lite
 from rowmesh.hw.block import Block
 from rowmesh.hw.config import ArchConfig
-from rowmesh.hw.descriptor import Engine
+from rowmesh.hw.descriptor import CONFIG_LATENCY, Engine
 from rowmesh.hw.dma import Beats, request_layout
 from rowmesh.hw.link import Buffer, Fifo
 from rowmesh.hw.nest import ConfigBus
@@ -32,7 +32,7 @@ __all__ = [
     "fetch_beats",
 ]
 
-SETTLE_CYCLES = 4
+SETTLE_CYCLES = CONFIG_LATENCY + 2
 """Cycles that configuration words, start tokens and idle bits may take between control and engines."""
 
 RESET_CYCLES = 8

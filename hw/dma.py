@@ -16,7 +16,7 @@ from amaranth.utils import bits_for, ceil_log2, exact_log2
 from rowmesh.hw.axi import BURST_INCR, PAGE_BYTES, RESP_OKAY, Axi4Read, Axi4Write, beat_size
 from rowmesh.hw.block import Block
 from rowmesh.hw.config import ArchConfig
-from rowmesh.hw.descriptor import Descriptor, Engine, Field, field_signal
+from rowmesh.hw.descriptor import Descriptor, Engine, Field
 from rowmesh.hw.drain import beat_layout
 from rowmesh.hw.flags import matches
 from rowmesh.hw.link import Buffer, Fifo, Stage
@@ -241,16 +241,11 @@ class _Segments:
     def __init__(self, m: Module, block: Any, config: ArchConfig, descriptor: Descriptor) -> None:
         levels = descriptor.levels
         m.submodules.nest = nest = LoopNest(levels, descriptor.outputs, config.link_segment)
-        descriptor.connect(m, block.config, nest)
+        own = descriptor.connect(m, block.config, nest)
         wiring.connect(m, wiring.flipped(block.start), nest.start)
         token = nest.o.payload
         self.valid, self.ready, self.token = nest.o.valid, nest.o.ready, token
-        self.field = {
-            entry.name: field_signal(
-                m, block.config, descriptor.address(entry.name), entry.name, entry.width, [token.bank]
-            )[0]
-            for entry in descriptor.fields
-        }
+        self.field = {entry.name: descriptor.store(m, own, entry.name, token.bank)[0] for entry in descriptor.fields}
         address = token.out.address.as_unsigned()
         if "address_high" in self.field:
             address = Cat(address, self.field["address_high"])

@@ -15,7 +15,7 @@ from amaranth.utils import bits_for, ceil_log2
 from rowmesh.hw.block import Block
 from rowmesh.hw.buffet import Buffet
 from rowmesh.hw.config import ArchConfig
-from rowmesh.hw.descriptor import Descriptor, Engine, Field, field_signal
+from rowmesh.hw.descriptor import Descriptor, Engine, Field
 from rowmesh.hw.flags import matches
 from rowmesh.hw.link import Buffer
 from rowmesh.hw.nest import ConfigBus, LoopNest
@@ -205,7 +205,7 @@ class Drain(Block):
         config, descriptor = self._config, self.descriptor
         levels, lanes, groups = descriptor.levels, config.lanes, config.bank_groups
         m.submodules.nest = nest = LoopNest(levels, descriptor.outputs, config.link_segment)
-        descriptor.connect(m, self.config, nest)
+        own = descriptor.connect(m, self.config, nest)
         wiring.connect(m, wiring.flipped(self.start), nest.start)
         token = nest.o.payload
         run_fields = ("raw", "zero_point", "clamp_low", "clamp_high", "use_param")
@@ -213,7 +213,7 @@ class Drain(Block):
         field, piped = {}, {}
         for entry in descriptor.fields:
             users = [token.bank, pipe_bank] if entry.name in run_fields else [token.bank]
-            values = field_signal(m, self.config, descriptor.address(entry.name), entry.name, entry.width, users)
+            values = descriptor.store(m, own, entry.name, *users)
             field[entry.name], piped[entry.name] = values[0], values[-1]
 
         # first stage: flags

@@ -20,6 +20,7 @@ from rowmesh.hw.link import Buffer, Fifo, Stage
 from rowmesh.hw.multicast import RowTap, Tap
 from rowmesh.hw.nest import LoopNest
 from rowmesh.hw.pe import ProcessingElement
+from rowmesh.hw.program import Program
 from rowmesh.hw.psum_bank import PsumBank
 from rowmesh.sw.counts import access_counts, dram_beats, first_slice_beats
 from rowmesh.sw.mapping import Mapping, ceil_div
@@ -60,9 +61,11 @@ def _program_words(config: ArchConfig, engines: int, requant: bool) -> int:
     del engines
     layouts = descriptors(config)
     used = [layout for engine, layout in layouts.items() if requant or engine is not Engine.LOAD_PARAM]
-    array = config.rows * (config.cols * 2 + 4)
-    headers = 2 * config.rows + len(used)  # PEs and taps of a row are two runs of addresses
-    return 2 + array + sum(layout.nest_words + len(layout.fields) for layout in used) + headers + 3
+    array = config.rows * (
+        config.cols * 2 + 4 + 2
+    )  # PEs and taps of a row are two runs of addresses, each with a header
+    empty = len(Program().words)
+    return empty + array + sum(len(Program().write(0, layout.encode([], {}, {})).words) - empty for layout in used) + 3
 
 
 def _round(m: Mapping) -> tuple[int, int]:
