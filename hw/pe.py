@@ -150,11 +150,12 @@ class ProcessingElement(Block):
         below, mine = self.psum_i.payload, own.payload
         out: Any = Signal(psum_layout(config), reset_less=True)
         out_valid, out_ready = Signal(), Signal()
-        passed = Signal(6)
+        ahead = Signal(len(field["passes"]))  # psums that go past before the next one of our own
+        turn = Signal(init=1)  # there is none
         passing, adding, fire = Signal(), Signal(), Signal()
         m.d.comb += [
             out_ready.eq(~out_valid | self.psum_o.ready),
-            passing.eq(~field["active"] | (passed != field["passes"])),
+            passing.eq(~field["active"] | ~turn),
             adding.eq(~passing & ~field["chain_start"]),
             fire.eq(
                 out_ready & Mux(passing, self.psum_i.valid, own.valid & (field["chain_start"] | self.psum_i.valid))
@@ -164,14 +165,22 @@ class ProcessingElement(Block):
             self.psum_o.valid.eq(out_valid),
             self.psum_o.payload.eq(out),
         ]
+        rewritten, direct = Signal(), Signal(init=1)  # direct: passes is 0
+        m.d.sync += [rewritten.eq(self.write[1]), direct.eq(field["passes"] == 0)]
         with m.If(out_ready):
             m.d.sync += out_valid.eq(fire)
         with m.If(fire):
             m.d.sync += out.eq(Mux(passing, below, mine))
             with m.If(~passing):
-                m.d.sync += [passed.eq(0), out.start.eq(mine.start & (field["passes"] == 0))]
+                m.d.sync += [
+                    ahead.eq(field["passes"]),
+                    turn.eq(direct),
+                    out.start.eq(mine.start & direct),
+                ]
                 with m.If(adding):
                     m.d.sync += [out.value.eq(below.value + mine.value), out.void.eq(below.void & mine.void)]
             with m.Elif(field["active"]):
-                m.d.sync += passed.eq(passed + 1)
+                m.d.sync += [ahead.eq(ahead - 1), turn.eq(ahead == 1)]
+        with m.If(rewritten):  # a cycle behind the subscription; nothing is on the chain then
+            m.d.sync += [ahead.eq(field["passes"]), turn.eq(field["passes"] == 0)]
         return m

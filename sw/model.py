@@ -18,7 +18,6 @@ from rowmesh.hw.dma import Loader, ReadArbiter, Splitter
 from rowmesh.hw.drain import DRAIN_PIPELINE
 from rowmesh.hw.link import Buffer, Fifo, Stage
 from rowmesh.hw.multicast import RowTap, Tap
-from rowmesh.hw.nest import LoopNest
 from rowmesh.hw.pe import ProcessingElement
 from rowmesh.hw.program import Program
 from rowmesh.hw.psum_bank import PsumBank
@@ -236,10 +235,14 @@ def predict_parts(m: Mapping) -> dict[str, int]:
     fetched = fetch_beats(a) * a.beat_bytes // 4
     request = ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency
     config = (
-        CommandProcessor.latency + request + 3 + max(fetched, request + 4) + max(0, words - fetched) + SETTLE_CYCLES
+        CommandProcessor.latency
+        + request
+        + 3
+        + max(fetched, request + CommandProcessor.length_latency)
+        + max(0, words - fetched)
+        + SETTLE_CYCLES
     )
-    nest = LoopNest.cycles_to_first(a.nest_levels, a.link_segment)
-    loader = nest + 3 + Buffer.latency + Splitter.latency + 1
+    loader = Loader(a, Engine.LOAD_IACT, clip=True, depth=a.glb_iact_flits).latency
     path = loader + request + Loader.data_latency + 1 + Buffet.latency + Fifo.latency + Tap.latency
     first_mac = path + RowTap.latency - 1 + Stage.latency + 1 + 2
     padded = x.padding[0] > 0 or x.padding[1] > 0

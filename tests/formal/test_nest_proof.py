@@ -329,8 +329,8 @@ def test_affine_control(check: str, old: str, new: str) -> None:
     [
         pytest.param(2, 4, True, 34, id="2-queued"),
         pytest.param(3, 1, True, 36, id="3-queued-links"),
-        pytest.param(2, 4, False, 30, id="2-overlapped"),
-        pytest.param(2, 1, False, 32, id="2-overlapped-links", marks=pytest.mark.slow),
+        pytest.param(2, 4, False, 26, id="2-overlapped"),
+        pytest.param(2, 1, False, 28, id="2-overlapped-links", marks=pytest.mark.slow),
         pytest.param(3, 2, True, 38, id="3-queued", marks=pytest.mark.slow),
     ],
 )
