@@ -353,7 +353,6 @@ class Loader(Block):
     requested: Signal
 
     data_latency = 2
-    clip_latency = 3 * Stage.latency
 
     def __init__(
         self, config: ArchConfig, engine: Engine, *, clip: bool, depth: int, release_width: int | None = None
@@ -377,13 +376,17 @@ class Loader(Block):
             }
         )
 
+    @staticmethod
+    def cycles_to_request(config: ArchConfig, clip: bool) -> int:
+        """Cycles from the start token to the first request."""
+        nest = LoopNest.cycles_to_first(config.nest_levels, config.link_segment)
+        clipped = 3 * Stage.latency if clip else 0
+        return nest + _Segments.latency + clipped + Buffer.latency + Splitter.latency + 1
+
     @property
     def latency(self) -> int:
         """Cycles from the start token to the first request."""
-        nest = LoopNest.cycles_to_first(self.descriptor.levels, self._config.link_segment)
-        return (
-            nest + _Segments.latency + (self.clip_latency if self._clip else 0) + Buffer.latency + Splitter.latency + 1
-        )
+        return self.cycles_to_request(self._config, self._clip)
 
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()

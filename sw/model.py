@@ -242,7 +242,7 @@ def predict_parts(m: Mapping) -> dict[str, int]:
         + max(0, words - fetched)
         + SETTLE_CYCLES
     )
-    loader = Loader(a, Engine.LOAD_IACT, clip=True, depth=a.glb_iact_flits).latency
+    loader = Loader.cycles_to_request(a, clip=True)
     path = loader + request + Loader.data_latency + 1 + Buffet.latency + Fifo.latency + Tap.latency
     first_mac = path + RowTap.latency - 1 + Stage.latency + 1 + 2
     padded = x.padding[0] > 0 or x.padding[1] > 0
