@@ -76,7 +76,7 @@ class Buffet(Block):
     covered : Out(1)
         At least ``release`` words are held. A read's own word is always held; a quiet release has to wait for this.
     response : Out(shape)
-        The word read in the previous cycle.
+        The word read in the previous cycle; what it is in other cycles means nothing.
     held : Out(unsigned)
         Words between head and tail.
     """
@@ -187,10 +187,9 @@ class Buffet(Block):
         with m.If(fill | (self.skip != 0) if self._skip_width else fill):
             m.d.sync += tail.eq(wrapped_sum(m, tail, step, self._physical, "next_tail"))
         if self._block:
-            m.d.comb += [self.response.eq(read.data), read.en.eq(self.enable & ~self.quiet)]
+            m.d.comb += [self.response.eq(read.data), read.en.eq(1)]
         else:
             response = Signal(self._shape, reset_less=True)
             m.d.comb += self.response.eq(response)
-            with m.If(self.enable & ~self.quiet):
-                m.d.sync += response.eq(read.data)
+            m.d.sync += response.eq(read.data)
         return m

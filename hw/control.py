@@ -100,7 +100,7 @@ class CommandProcessor(Block):
     first_start: Signal
     moved: Signal
 
-    latency = 3
+    latency = 4
     length_latency = 4 + 2
     """Cycles from the first word of a program to the request of what the first fetch does not hold: four words' time
     (the length is the second one), and a register before and behind the count of beats."""
@@ -130,13 +130,16 @@ class CommandProcessor(Block):
         word, valid, take = Signal(32), Signal(), Signal()
         extend, beats = Signal(), Signal(_LENGTH_WIDTH)
         clear, drained = Signal(), Signal()
-        self._fetch(m, extend, beats, clear, drained, word, valid, take)
-        self._execute(m, extend, beats, clear, drained, word, valid, take)
+        run = Signal()
+        m.d.sync += run.eq(self.run)
+        self._fetch(m, run, extend, beats, clear, drained, word, valid, take)
+        self._execute(m, run, extend, beats, clear, drained, word, valid, take)
         return m
 
     def _fetch(
         self,
         m: Module,
+        run: Signal,
         extend: Signal,
         beats: Signal,
         clear: Signal,
@@ -197,7 +200,7 @@ class CommandProcessor(Block):
             ]
         with m.Elif(go):
             m.d.sync += pending.eq(0)
-        with m.If(self.run):
+        with m.If(run):
             m.d.sync += [address[shift:].eq(self.address[shift:]), remaining.eq(most)]
         with m.Elif(extended & longer):
             m.d.sync += remaining.eq(rest + more)
@@ -230,6 +233,7 @@ class CommandProcessor(Block):
     def _execute(
         self,
         m: Module,
+        run: Signal,
         extend: Signal,
         beats: Signal,
         clear: Signal,
@@ -269,7 +273,7 @@ class CommandProcessor(Block):
         ready = Signal()
         m.d.comb += ready.eq(valid & ~self.halt)
         with m.FSM():
-            with m.State("IDLE"), m.If(self.run):
+            with m.State("IDLE"), m.If(run):
                 m.d.sync += [self.first_start.eq(0), self.command.eq(0)]
                 m.next = "MAGIC"
             with m.State("MAGIC"), m.If(ready):
@@ -356,7 +360,7 @@ class Counters(Block):
     Members
     -------
     clear : In(1)
-        Start at zero (one cycle, while not active).
+        Start at zero (one cycle, the last one in which active is 0 or the first one in which it is 1).
     active : In(1)
         Count.
     counts : In(sum(widths))
@@ -430,7 +434,7 @@ class Counters(Block):
             sweep.addr.eq(place),
             read.addr.eq(self.index),
             self.value.eq(read.data),
-            self.stable.eq((fresh == 0) & (self.active | (settling == 0))),
+            self.stable.eq((fresh == 0) & ~self.clear & (self.active | (settling == 0))),
             write.en.eq(1),
             write.data.eq(old + delta),
         ]
@@ -607,12 +611,12 @@ class Control(Block):
         start, soft_reset, irq_clear = command
         timer = Signal(range(max(SETTLE_CYCLES, RESET_CYCLES)))
         late = Signal()
+        m.d.sync += counters.clear.eq(self.started)
         m.d.comb += [
             processor.run.eq(self.started),
             processor.address.eq(program),
             processor.halt.eq(self.halt),
             processor.idle.eq(self.idle),
-            counters.clear.eq(self.started),
             counters.active.eq(self.active),
             counters.counts.eq(self.counts),
             self.first_active.eq(self.active & processor.first_start),

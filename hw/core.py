@@ -179,8 +179,8 @@ class Core(Block):
                 bank.enable.eq(port.enable),
                 bank.free.eq(port.free),
                 bank.release.eq(port.release),
-                port.available.eq(bank.available),
-                port.covered.eq(bank.covered),
+                port.finals.eq(bank.finals),
+                port.busy.eq(bank.busy),
                 port.response.eq(bank.response),
             ]
         for lane in range(config.lanes):

@@ -57,7 +57,7 @@ class Datapath(Block):
     events: Signal
     waits: Signal
 
-    latency = 4
+    latency = 5
     shared = True
 
     def __init__(self, config: ArchConfig) -> None:
@@ -85,7 +85,8 @@ class Datapath(Block):
         held_layout = data.StructLayout(
             {name: shape for name, shape in step_layout(config).members.items() if name != "edge"} | {"absent": 1}
         )
-        m.submodules.steps = steps = Fifo(held_layout, config.uop_fifo)
+        # the queues are block RAMs: in distributed RAM they were a fifth of a PE's LUTs; one entry is the read register
+        m.submodules.steps = steps = Fifo(held_layout, config.uop_fifo + 1, block=True)
         m.submodules.next_step = next_step = Stage(held_layout)
         arriving = steps.i.payload
         m.d.comb += [
@@ -102,7 +103,7 @@ class Datapath(Block):
         operands, room, go = Signal(), Signal(), Signal()
         reserved, reserved_all = Signal(range(config.chain_fifo + 1)), Signal()
         reserve, free = Signal(), Signal()
-        m.submodules.own = own = Fifo(psum_layout(config), config.chain_fifo)
+        m.submodules.own = own = Fifo(psum_layout(config), config.chain_fifo + 1, block=True)
         wiring.connect(m, own.o, wiring.flipped(self.psum))
         m.d.comb += [
             operands.eq(absent | (iact.available & weight.available)),

@@ -109,8 +109,7 @@ def buffet_proof(case: Case, module: ModuleType = buffet) -> Proof:
         m.d.sync += [watching.eq(1), data.eq(payload), place.eq(stored - moved)]
     asked = Signal()  # the last word read was the watched one
     expected = Signal(WIDTH)
-    with m.If(enable & ~quiet):
-        m.d.sync += [asked.eq(watching & (place == offset)), expected.eq(data)]
+    m.d.sync += [asked.eq(enable & ~quiet & watching & (place == offset)), expected.eq(data)]
 
     p.check("occupancy", dut.held == held)
     p.check("covered", dut.covered == (release <= held))
@@ -174,8 +173,8 @@ def test_buffet_larger(case: Case) -> None:
         ("available", Case(3), "Mux(self.enable & self.sync, next_held,", "Mux(self.enable & self.sync, held,"),
         ("data", Case(3), "wrapped_sum(m, head, self.release,", "wrapped_sum(m, origin, self.release,"),
         ("data", Case(3, round_up=False), "with m.If(total >= depth)", "with m.If(total > depth)"),
-        ("data", Case(3), "with m.If(self.enable & ~self.quiet)", "with m.If(self.enable)"),
-        ("data", Case(4, block=True), "read.en.eq(self.enable & ~self.quiet)", "read.en.eq(1)"),
+        ("data", Case(3), "response.eq(read.data)\n        return", "response.eq(self.fill.payload)\n        return"),
+        ("data", Case(4, block=True), "read.en.eq(1)", "read.en.eq(self.quiet)"),
         ("data", Case(4, block=True), "write.en.eq(fill)", "write.en.eq(self.fill.valid)"),
         ("data", Case(3, skip_width=2), "step = 1 if not self._skip_width else filled", "step = 1"),
     ],
