@@ -238,12 +238,15 @@ class Drain(Block):
         m.submodules.word = word = Stage(word_layout)
         wiring.connect(m, plan.o, word.i)
         short, thin, columns = Signal(), Signal(), Signal(bits_for(config.cols))
+        offset, release = Signal(ceil_log2(config.psum_bank_words)), Signal(bits_for(config.psum_bank_words))
         made, coming, now = plan.i.payload, plan.o.payload, word.o.payload
         m.d.comb += [
             plan.i.valid.eq(nest.o.valid),
             nest.o.ready.eq(plan.i.ready),
             made.bank.eq(token.bank),
-            *[getattr(made, name).eq(token.out[name]) for name in ("offset", "group", "slot")],
+            offset.eq(token.out.offset),
+            made.offset.eq(offset),
+            *[getattr(made, name).eq(token.out[name]) for name in ("group", "slot")],
             made.use_param.eq(field["use_param"]),
             *[made.params[lane].eq(token.out.param + lane * field["lane_param"]) for lane in range(lanes)],
             columns.eq(Mux(matches(field["edge_mask"], token.last, levels), field["columns_edge"], field["columns"])),
@@ -251,14 +254,15 @@ class Drain(Block):
             *[made.held[col].eq(col < field["columns"]) for col in range(config.cols)],
             short.eq(matches(field["short_mask"], token.last, levels)),
             thin.eq(matches(field["thin_mask"], token.last, levels)),
-            made.release.eq(
+            made.release.eq(release),
+            release.eq(
                 Mux(
                     matches(field["release_mask"], token.last, levels),
                     Array(field[f"release{k}"] for k in range(4))[Cat(short, thin)],
                     0,
                 )
             ),
-            made.need.eq(Mux(made.offset < made.release, made.release, made.offset + 1)),
+            made.need.eq(Mux(offset < release, release, offset + 1)),
             made.param_release.eq(
                 Mux(
                     matches(field["param_mask"], token.last, levels),

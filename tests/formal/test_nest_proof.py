@@ -348,7 +348,11 @@ def test_nest(levels: int, segment: int, queued: bool, depth: int) -> None:
         ("first", "enumerate(reversed(range(self._levels)))", "enumerate(range(self._levels))"),
         ("last", "masks[0]) & ~outer.last) == 0", "masks[0]) & ~outer.first) == 0"),
         ("bank", "entry.i.payload.bank.eq(self.start.payload)", "entry.i.payload.bank.eq(0)"),
-        ("no_bubble", "valid.eq(self.i.valid)", "valid.eq(self.i.valid & ~valid)"),
+        (
+            "no_bubble",
+            "valid.eq(self.i.valid),\n                token",
+            "valid.eq(self.i.valid & ~valid),\n                token",
+        ),
     ],
 )
 def test_nest_control(check: str, old: str, new: str) -> None:
