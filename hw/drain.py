@@ -27,7 +27,7 @@ __all__ = ["DRAIN_PIPELINE", "Drain", "beat_layout", "drain_descriptor", "drain_
 _GATHER = 2  # cycles: bank and parameter read, multiplexer over the groups
 
 
-DRAIN_PIPELINE = Buffer.latency + Stage.latency + _GATHER + len(Requantizer.STAGES) + 1
+DRAIN_PIPELINE = Stage.latency + Buffer.latency + Stage.latency + _GATHER + len(Requantizer.STAGES) + 1
 """Cycles from a step of the drain's nest to its word's beat."""
 
 
@@ -235,18 +235,23 @@ class Drain(Block):
             }
         )
         m.submodules.plan = plan = Buffer(word_layout)
+        m.submodules.choice = choice = Stage(word_layout)
         m.submodules.word = word = Stage(word_layout)
         wiring.connect(m, plan.o, word.i)
         short, thin, columns = Signal(), Signal(), Signal(bits_for(config.cols))
-        offset, release = Signal(ceil_log2(config.psum_bank_words)), Signal(bits_for(config.psum_bank_words))
-        made, coming, now = plan.i.payload, plan.o.payload, word.o.payload
+        chosen_word = choice.o.payload
+        made, coming, now = choice.i.payload, plan.o.payload, word.o.payload
         m.d.comb += [
-            plan.i.valid.eq(nest.o.valid),
-            nest.o.ready.eq(plan.i.ready),
+            choice.i.valid.eq(nest.o.valid),
+            nest.o.ready.eq(choice.i.ready),
+            plan.i.valid.eq(choice.o.valid),
+            choice.o.ready.eq(plan.i.ready),
+            plan.i.payload.eq(choice.o.payload),
+            plan.i.payload.need.eq(
+                Mux(chosen_word.offset < chosen_word.release, chosen_word.release, chosen_word.offset + 1)
+            ),
             made.bank.eq(token.bank),
-            offset.eq(token.out.offset),
-            made.offset.eq(offset),
-            *[getattr(made, name).eq(token.out[name]) for name in ("group", "slot")],
+            *[getattr(made, name).eq(token.out[name]) for name in ("offset", "group", "slot")],
             made.use_param.eq(field["use_param"]),
             *[made.params[lane].eq(token.out.param + lane * field["lane_param"]) for lane in range(lanes)],
             columns.eq(Mux(matches(field["edge_mask"], token.last, levels), field["columns_edge"], field["columns"])),
@@ -254,15 +259,13 @@ class Drain(Block):
             *[made.held[col].eq(col < field["columns"]) for col in range(config.cols)],
             short.eq(matches(field["short_mask"], token.last, levels)),
             thin.eq(matches(field["thin_mask"], token.last, levels)),
-            made.release.eq(release),
-            release.eq(
+            made.release.eq(
                 Mux(
                     matches(field["release_mask"], token.last, levels),
                     Array(field[f"release{k}"] for k in range(4))[Cat(short, thin)],
                     0,
                 )
             ),
-            made.need.eq(Mux(offset < release, release, offset + 1)),
             made.param_release.eq(
                 Mux(
                     matches(field["param_mask"], token.last, levels),

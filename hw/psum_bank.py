@@ -150,16 +150,17 @@ class PsumBank(Block):
             old.eq(read.data),
         ]
         # with free coming late, all that it selects from is computed without it
-        final, kept, still_final = Signal(), Signal.like(held), Signal.like(finals)
+        final = Signal()
         m.d.comb += [
             write.addr.eq(two["address"]),
             write.data.eq(Mux(two["first"], 0, old) + two["value"]),
             write.en.eq(two["valid"] & ~two["void"]),
             final.eq(two["valid"] & two["last"]),
-            kept.eq(Mux(self.free, held - self.release, held)),
-            still_final.eq(Mux(self.free, finals - self.release, finals)),
         ]
-        m.d.sync += [held.eq(kept + (accept & psum.first)), finals.eq(still_final + final)]
+        for value, more in ((held, accept & psum.first), (finals, final)):
+            more_left, more_kept = (Signal.like(value, name=f"{value.name}_{way}") for way in ("freed", "kept"))
+            m.d.comb += [more_left.eq(value - self.release + more), more_kept.eq(value + more)]
+            m.d.sync += value.eq(Mux(self.free, more_left, more_kept))
         next_head = wrapped_sum(m, head, self.release, depth, "next_head")
         with m.If(self.free):
             m.d.sync += head.eq(next_head)
