@@ -14,7 +14,7 @@ from amaranth.utils import bits_for, ceil_log2
 from rowmesh.hw.block import Block
 from rowmesh.hw.buffet import Buffet
 from rowmesh.hw.config import ArchConfig
-from rowmesh.hw.descriptor import Descriptor, Engine, Field, field_signal
+from rowmesh.hw.descriptor import Descriptor, Engine, Field
 from rowmesh.hw.flags import matches
 from rowmesh.hw.layouts import flit_layout, lane_width
 from rowmesh.hw.link import Buffer, Fifo, Stage
@@ -138,7 +138,7 @@ class GlobalBank(Block):
         clip = self._engine is Engine.READ_IACT
         m.submodules.nest = nest = LoopNest(levels, descriptor.outputs, config.link_segment)
         m.submodules.buffet = buffet = self._buffet
-        descriptor.connect(m, self.config, nest)
+        own = descriptor.connect(m, self.config, nest)
         wiring.connect(m, wiring.flipped(self.start), nest.start)
         wiring.connect(m, wiring.flipped(self.fill), buffet.fill)
         if clip:
@@ -146,14 +146,7 @@ class GlobalBank(Block):
         token = nest.o.payload
         pad_bank = Signal()
         field = {
-            entry.name: field_signal(
-                m,
-                self.config,
-                descriptor.address(entry.name),
-                entry.name,
-                entry.width,
-                [pad_bank if entry.name == "pad" else token.bank],
-            )[0]
+            entry.name: descriptor.store(m, own, entry.name, pad_bank if entry.name == "pad" else token.bank)[0]
             for entry in descriptor.fields
         }
 

@@ -16,12 +16,12 @@ from rowmesh.hw.buffet import Buffet
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.control import SETTLE_CYCLES, CommandProcessor, fetch_beats
 from rowmesh.hw.descriptor import Engine
-from rowmesh.hw.dma import Loader, ReadArbiter, Splitter, Storer
+from rowmesh.hw.dma import Loader, ReadArbiter, Storer
 from rowmesh.hw.drain import DRAIN_PIPELINE
 from rowmesh.hw.link import Buffer, Fifo, Stage
 from rowmesh.hw.multicast import RowTap, Tap
-from rowmesh.hw.nest import LoopNest
 from rowmesh.hw.pe import ProcessingElement
+from rowmesh.hw.program import Program
 from rowmesh.hw.psum_bank import PsumBank
 from rowmesh.sw.counts import access_counts, dram_beats, first_slice_beats, weight_beats
 from rowmesh.sw.general import drain_cycles, slice_wait, tile_cycles
@@ -77,9 +77,9 @@ def _program_words(config: ArchConfig, requant: bool) -> int:
 
     layouts = descriptors(config)
     used = [layout for engine, layout in layouts.items() if requant or engine is not Engine.LOAD_PARAM]
-    array = config.rows * (config.cols * 2 + 4)
-    headers = 2 * config.rows + len(used)  # PEs and taps of a row are two runs of addresses
-    return 2 + array + sum(layout.nest_words + len(layout.fields) for layout in used) + headers + 3
+    array = config.rows * (config.cols * 2 + 4 + 2)  # PEs and taps of a row: two runs of addresses with a header each
+    empty = len(Program().words)
+    return empty + array + sum(len(Program().write(0, layout.encode([], {}, {})).words) - empty for layout in used) + 3
 
 
 def _round(m: Mapping, p: int, words: int | None = None) -> tuple[int, int]:
@@ -714,13 +714,13 @@ def _config_cycles(m: Mapping) -> int:
     fetched = fetch_beats(a) * a.beat_bytes // 4
     request = ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency
     first = CommandProcessor.latency + request + 4
-    return first + max(fetched, request + 4) + max(0, words - fetched) + SETTLE_CYCLES
+    return first + max(fetched, request + CommandProcessor.length_latency) + max(0, words - fetched) + SETTLE_CYCLES
 
 
 def _fill_cycles(m: Mapping) -> int:
     """Cycles from the start tokens to the first multiply-accumulate, if the first weight is all that it waits for."""
     a = m.config
-    loader = LoopNest.cycles_to_first(a.nest_levels, a.link_segment) + 1 + Buffer.latency + Splitter.latency + 1
+    loader = Loader.cycles_to_request(a, clip=False)
     memory = ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency + Loader.data_latency
     bank = 1 + Buffet.latency + Fifo.latency  # a word is read the cycle after its fill
     pe = Stage.latency + 1 + 1  # the tap, the fill, the first step itself
