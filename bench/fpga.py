@@ -37,6 +37,9 @@ _TARGET = 100.0  # MHz asked of nextpnr: beyond the goal, so that it keeps worki
 _KEPT = (
     "processing_element",
     "row_tap",
+    "reset_register",
+    "drain",
+    "psum_bank",
     "loop_nest_*",
     "requantizer_*",
     "loader_*",

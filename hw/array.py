@@ -13,6 +13,7 @@ from rowmesh.hw.link import Buffer
 from rowmesh.hw.multicast import ROW_FIELDS, RowTap, Tap
 from rowmesh.hw.nest import ConfigBus
 from rowmesh.hw.pe import PE_EVENTS, PE_FIELDS, PE_WAITS, ProcessingElement
+from rowmesh.hw.reset import with_own_reset
 
 __all__ = ["Array", "Row", "pe_words", "row_words"]
 
@@ -189,7 +190,7 @@ class Array(Block):
         config = self._config
         rows = [Row(config) for _ in range(config.rows)]
         for number, row in enumerate(rows):
-            m.submodules[f"row{number}"] = row
+            m.submodules[f"row{number}"] = with_own_reset(m, f"row{number}", row)
             m.d.comb += row.number.eq(number)
             if number == 0:
                 wiring.connect(m, wiring.flipped(self.config), row.config_i)

@@ -8,7 +8,7 @@ words are released one after the other during their last use.
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import memory, stream
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -76,7 +76,7 @@ class Buffet(Block):
     covered : Out(1)
         At least ``release`` words are held. A read's own word is always held; a quiet release has to wait for this.
     response : Out(shape)
-        The word read in the previous cycle.
+        The word read in the previous cycle; what it is in other cycles means nothing.
     held : Out(unsigned)
         Words between head and tail.
     """
@@ -137,17 +137,12 @@ class Buffet(Block):
         write = store.write_port()
         read = store.read_port(domain="sync" if self._block else "comb")
 
-        tail = Signal(range(self._physical))
-        origin = Signal(range(self._physical))
+        tail, head, origin = (Signal(range(self._physical), name=name) for name in ("tail", "head", "origin"))
         # words from the origin to the tail: up to a depth of released ones and a depth of held ones
         stored = Signal(range(2 * self._depth + 1))
         held = Signal(count)  # words from the head to the tail
-        lag = Signal(count)  # words from the origin to the head
+        next_held = Signal(count)
         filled = Signal(count)
-        # with enable coming late, all that it selects from is computed without it
-        after = Signal(count)  # words from the origin to the head after the release
-        kept = Signal.like(held)
-        ahead = Signal.like(stored)
 
         fill = Signal()
         m.d.comb += [
@@ -161,17 +156,24 @@ class Buffet(Block):
             self.held.eq(held),
             read.addr.eq(wrapped_sum(m, origin, self.offset, self._physical, "address")),
         ]
-        m.d.comb += [
-            after.eq(lag + self.release),
-            kept.eq(Mux(self.enable, held - self.release, held)),
-            ahead.eq(Mux(self.enable & self.sync, stored - after, stored)),
-        ]
-        m.d.sync += [held.eq(kept + filled), stored.eq(ahead + filled)]
-        next_origin = wrapped_sum(m, origin, after, self._physical, "next_origin")
+        if len(self.release) == 1 and not self._skip_width:  # one adder: by 1, 0 or -1
+            freed = Signal()
+            m.d.comb += [
+                freed.eq(self.enable & self.release),
+                next_held.eq(held + Cat(fill ^ freed, (freed & ~fill).replicate(count.width - 1))),
+            ]
+        else:  # with enable coming late, what it selects from is computed without it
+            kept = Signal.like(held)
+            m.d.comb += [
+                kept.eq(Mux(self.enable, held - self.release, held)),
+                next_held.eq(kept + filled),
+            ]
+        m.d.sync += [held.eq(next_held), stored.eq(Mux(self.enable & self.sync, next_held, stored + filled))]
+        next_head = wrapped_sum(m, head, self.release, self._physical, "next_head")
         with m.If(self.enable):
-            m.d.sync += lag.eq(Mux(self.sync, 0, after))
+            m.d.sync += head.eq(next_head)
             with m.If(self.sync):
-                m.d.sync += origin.eq(next_origin)
+                m.d.sync += origin.eq(next_head)
         if self._skip_width:
             m.d.comb += self.fill.ready.eq(held != self._depth)
         else:  # the same as a register
@@ -185,10 +187,9 @@ class Buffet(Block):
         with m.If(fill | (self.skip != 0) if self._skip_width else fill):
             m.d.sync += tail.eq(wrapped_sum(m, tail, step, self._physical, "next_tail"))
         if self._block:
-            m.d.comb += [self.response.eq(read.data), read.en.eq(self.enable & ~self.quiet)]
+            m.d.comb += [self.response.eq(read.data), read.en.eq(1)]
         else:
             response = Signal(self._shape, reset_less=True)
             m.d.comb += self.response.eq(response)
-            with m.If(self.enable & ~self.quiet):
-                m.d.sync += response.eq(read.data)
+            m.d.sync += response.eq(read.data)
         return m

@@ -16,7 +16,7 @@ from amaranth.utils import ceil_log2, exact_log2
 from rowmesh.hw.axi import PAGE_BYTES, RESP_OKAY, RESP_SLVERR, Axi4Lite
 from rowmesh.hw.block import Block
 from rowmesh.hw.config import ArchConfig
-from rowmesh.hw.descriptor import Engine
+from rowmesh.hw.descriptor import CONFIG_LATENCY, Engine
 from rowmesh.hw.dma import Beats, request_layout
 from rowmesh.hw.link import Buffer, Fifo
 from rowmesh.hw.nest import ConfigBus
@@ -32,7 +32,7 @@ __all__ = [
     "fetch_beats",
 ]
 
-SETTLE_CYCLES = 4
+SETTLE_CYCLES = CONFIG_LATENCY + 2
 """Cycles that configuration words, start tokens and idle bits may take between control and engines."""
 
 RESET_CYCLES = 8
@@ -100,7 +100,10 @@ class CommandProcessor(Block):
     first_start: Signal
     moved: Signal
 
-    latency = 2
+    latency = 4
+    length_latency = 4 + 2
+    """Cycles from the first word of a program to the request of what the first fetch does not hold: four words' time
+    (the length is the second one), and a register before and behind the count of beats."""
 
     def __init__(self, config: ArchConfig, engines: Sequence[Engine] = STARTABLE) -> None:
         self._config, self._engines = config, tuple(engines)
@@ -127,13 +130,16 @@ class CommandProcessor(Block):
         word, valid, take = Signal(32), Signal(), Signal()
         extend, beats = Signal(), Signal(_LENGTH_WIDTH)
         clear, drained = Signal(), Signal()
-        self._fetch(m, extend, beats, clear, drained, word, valid, take)
-        self._execute(m, extend, beats, clear, drained, word, valid, take)
+        run = Signal()
+        m.d.sync += run.eq(self.run)
+        self._fetch(m, run, extend, beats, clear, drained, word, valid, take)
+        self._execute(m, run, extend, beats, clear, drained, word, valid, take)
         return m
 
     def _fetch(
         self,
         m: Module,
+        run: Signal,
         extend: Signal,
         beats: Signal,
         clear: Signal,
@@ -155,13 +161,15 @@ class CommandProcessor(Block):
         coming = Signal(range(depth + 1))  # beats requested that have not come
         room = Signal(range(depth + 1), init=depth)
         limit, part = Signal(range(most + 1)), Signal(range(most + 1))
+        some = Signal()  # there is something to be requested, and room for it
+        extended, longer = Signal(), Signal()
+        more = Signal(_LENGTH_WIDTH, reset_less=True)
         prepared: Any = Signal(request_layout(config), reset_less=True)
         pending = Signal()
         go, pop = Signal(), Signal()
         m.d.comb += [
             # bursts end at multiples of their length, hence at 4 KB
             limit.eq(most - address[shift : shift + exact_log2(most)] if most > 1 else 1),
-            part.eq(Mux(remaining < limit, remaining, limit)),
             go.eq(pending & self.request.ready),
             self.request.valid.eq(pending),
             self.request.payload.eq(prepared),
@@ -173,8 +181,16 @@ class CommandProcessor(Block):
         asked = Signal(range(most + 1))
         rest = Signal.like(remaining)
         m.d.comb += rest.eq(remaining - asked)
-        m.d.sync += remaining.eq(rest)
-        with m.If(~pending & (remaining != 0) & (room >= most)):  # one burst in two cycles is more than enough
+        # `some` and `part` are a cycle old: that is no more than a burst in two cycles, which is enough
+        m.d.sync += [
+            remaining.eq(rest),
+            part.eq(Mux(remaining < limit, remaining, limit)),
+            some.eq((remaining != 0) & (room >= most)),
+            extended.eq(extend),
+            longer.eq(beats > most),
+            more.eq(beats - most),
+        ]
+        with m.If(~pending & some):
             m.d.comb += asked.eq(part)
             m.d.sync += [
                 pending.eq(1),
@@ -184,10 +200,10 @@ class CommandProcessor(Block):
             ]
         with m.Elif(go):
             m.d.sync += pending.eq(0)
-        with m.If(self.run):
+        with m.If(run):
             m.d.sync += [address[shift:].eq(self.address[shift:]), remaining.eq(most)]
-        with m.Elif(extend & (beats > most)):
-            m.d.sync += remaining.eq(rest + beats - most)
+        with m.Elif(extended & longer):
+            m.d.sync += remaining.eq(rest + more)
         m.d.sync += [
             coming.eq(coming + asked - self.data.valid),
             room.eq(Mux(clear, depth, room - asked + pop)),
@@ -217,6 +233,7 @@ class CommandProcessor(Block):
     def _execute(
         self,
         m: Module,
+        run: Signal,
         extend: Signal,
         beats: Signal,
         clear: Signal,
@@ -256,7 +273,7 @@ class CommandProcessor(Block):
         ready = Signal()
         m.d.comb += ready.eq(valid & ~self.halt)
         with m.FSM():
-            with m.State("IDLE"), m.If(self.run):
+            with m.State("IDLE"), m.If(run):
                 m.d.sync += [self.first_start.eq(0), self.command.eq(0)]
                 m.next = "MAGIC"
             with m.State("MAGIC"), m.If(ready):
@@ -343,7 +360,7 @@ class Counters(Block):
     Members
     -------
     clear : In(1)
-        Start at zero (one cycle, while not active).
+        Start at zero (one cycle, the last one in which active is 0 or the first one in which it is 1).
     active : In(1)
         Count.
     counts : In(sum(widths))
@@ -383,7 +400,7 @@ class Counters(Block):
     @property
     def settle(self) -> int:
         """Cycles from the end of a run until the values are complete."""
-        return self.entries + 2
+        return self.entries + 3
 
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
@@ -396,16 +413,20 @@ class Counters(Block):
         fresh = Signal(range(entries + 1), init=entries)  # entries that still hold the last run's value
         settling = Signal(range(self.settle + 1))
 
-        increments: list[Any] = [self.active]
+        counted, gated = Signal(), Signal(len(self.counts))
+        m.d.sync += [counted.eq(self.active), gated.eq(Mux(self.active, self.counts, 0))]
+        increments: list[Any] = [counted]
         at = 0
         for width in self._widths[1:]:
-            increments.append(Mux(self.active, self.counts[at : at + width], 0))
+            increments.append(gated[at : at + width])
             at += width
+        here = Signal(entries, init=1)  # place, one bit an entry
+        m.d.sync += here.eq(here.rotate_left(1))
         collected = []
         for number, (width, increment) in enumerate(zip(self._widths, increments, strict=True)):
             total = Signal(width + ceil_log2(entries + 1), name=f"collected{number}")
             collected.append(total)
-            kept = Mux((place == number) | self.clear, 0, total)
+            kept = Mux(here[number] | self.clear, 0, total)
             m.d.sync += total.eq(kept + increment)
 
         old, delta = Signal(64, reset_less=True), Signal(max(map(len, collected)), reset_less=True)
@@ -413,7 +434,7 @@ class Counters(Block):
             sweep.addr.eq(place),
             read.addr.eq(self.index),
             self.value.eq(read.data),
-            self.stable.eq((fresh == 0) & (self.active | (settling == 0))),
+            self.stable.eq((fresh == 0) & ~self.clear & (self.active | (settling == 0))),
             write.en.eq(1),
             write.data.eq(old + delta),
         ]
@@ -590,12 +611,12 @@ class Control(Block):
         start, soft_reset, irq_clear = command
         timer = Signal(range(max(SETTLE_CYCLES, RESET_CYCLES)))
         late = Signal()
+        m.d.sync += counters.clear.eq(self.started)
         m.d.comb += [
             processor.run.eq(self.started),
             processor.address.eq(program),
             processor.halt.eq(self.halt),
             processor.idle.eq(self.idle),
-            counters.clear.eq(self.started),
             counters.active.eq(self.active),
             counters.counts.eq(self.counts),
             self.first_active.eq(self.active & processor.first_start),

@@ -21,6 +21,7 @@ from rowmesh.hw.observer import PARTS, Observer
 from rowmesh.hw.pe import PE_EVENTS, PE_WAITS
 from rowmesh.hw.program import STARTABLE
 from rowmesh.hw.psum_bank import BANK_EVENTS, PsumBank
+from rowmesh.hw.reset import with_own_reset
 
 __all__ = ["ENGINES", "LOADERS", "WAITS", "Core", "counter_widths"]
 
@@ -142,7 +143,7 @@ class Core(Block):
         }
         for number, engine in enumerate(ENGINES):
             unit = engines[engine]
-            m.submodules[engine.name.lower()] = unit
+            m.submodules[engine.name.lower()] = with_own_reset(m, engine.name.lower(), unit)
             wiring.connect(m, wiring.flipped(self.config), unit.config)
             wiring.connect(m, wiring.flipped(self.starts[number]), unit.start)
             m.d.comb += self.idle[number].eq(unit.idle)
@@ -170,7 +171,8 @@ class Core(Block):
 
         banks = []
         for col in range(config.cols):
-            m.submodules[f"bank{col}"] = bank = PsumBank(config)
+            bank = PsumBank(config)
+            m.submodules[f"bank{col}"] = with_own_reset(m, f"bank{col}", bank)
             banks.append(bank)
             wiring.connect(m, array.psum[col], bank.i)
             port = drain.banks[col]
@@ -179,8 +181,8 @@ class Core(Block):
                 bank.enable.eq(port.enable),
                 bank.free.eq(port.free),
                 bank.release.eq(port.release),
-                port.available.eq(bank.available),
-                port.covered.eq(bank.covered),
+                port.finals.eq(bank.finals),
+                port.busy.eq(bank.busy),
                 port.response.eq(bank.response),
             ]
         for lane in range(config.lanes):

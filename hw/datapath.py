@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -57,7 +57,7 @@ class Datapath(Block):
     events: Signal
     waits: Signal
 
-    latency = 4
+    latency = 5
     shared = True
 
     def __init__(self, config: ArchConfig) -> None:
@@ -81,24 +81,29 @@ class Datapath(Block):
         word = signed(config.data_width)
         m.submodules.iact_spad = iact = Buffet(word, config.iact_spad, release_width=ceil_log2(config.iact_spad + 1))
         m.submodules.weight_spad = weight = Buffet(word, config.weight_spad, block=config.weight_spad > _BLOCK_WORDS)
-        m.submodules.steps = steps = Fifo(step_layout(config), config.uop_fifo)
+        # a step is held with the answer whether this PE takes part
+        held_layout = data.StructLayout(
+            {name: shape for name, shape in step_layout(config).members.items() if name != "edge"} | {"absent": 1}
+        )
+        # the queues are block RAMs: in distributed RAM they were a fifth of a PE's LUTs; one entry is the read register
+        m.submodules.steps = steps = Fifo(held_layout, config.uop_fifo + 1, block=True)
+        m.submodules.next_step = next_step = Stage(held_layout)
+        arriving = steps.i.payload
+        m.d.comb += [
+            steps.i.valid.eq(self.step.valid),
+            self.step.ready.eq(steps.i.ready),
+            *[arriving[name].eq(self.step.payload[name]) for name in held_layout.members if name != "absent"],
+            arriving.absent.eq((self.step.payload.edge & self.skip) != 0),
+        ]
+        wiring.connect(m, steps.o, next_step.i)
+        step, absent = next_step.o.payload, next_step.o.payload.absent
         wiring.connect(m, wiring.flipped(self.iact), iact.fill)
         wiring.connect(m, wiring.flipped(self.weight), weight.fill)
-        wiring.connect(m, wiring.flipped(self.step), steps.i)
 
-        # the next step is held in a register, with the answer whether this PE takes part
-        m.submodules.next_step = next_step = Stage(data.StructLayout({"step": step_layout(config), "absent": 1}))
-        m.d.comb += [
-            next_step.i.valid.eq(steps.o.valid),
-            next_step.i.payload.step.eq(steps.o.payload),
-            next_step.i.payload.absent.eq((steps.o.payload.edge & self.skip) != 0),
-            steps.o.ready.eq(next_step.i.ready),
-        ]
-        step, absent = next_step.o.payload.step, next_step.o.payload.absent
         operands, room, go = Signal(), Signal(), Signal()
         reserved, reserved_all = Signal(range(config.chain_fifo + 1)), Signal()
         reserve, free = Signal(), Signal()
-        m.submodules.own = own = Fifo(psum_layout(config), config.chain_fifo)
+        m.submodules.own = own = Fifo(psum_layout(config), config.chain_fifo + 1, block=True)
         wiring.connect(m, own.o, wiring.flipped(self.psum))
         m.d.comb += [
             operands.eq(absent | (iact.available & weight.available)),
@@ -119,10 +124,11 @@ class Datapath(Block):
             reserve.eq(go & step.emit),
             free.eq(own.o.valid & own.o.ready),
         ]
-        with m.If(reserve & ~free):
-            m.d.sync += [reserved.eq(reserved + 1), reserved_all.eq(reserved == config.chain_fifo - 1)]
-        with m.Elif(free & ~reserve):
-            m.d.sync += [reserved.eq(reserved - 1), reserved_all.eq(0)]
+        with m.If(reserve ^ free):
+            m.d.sync += [
+                reserved.eq(reserved + Cat(1, free.replicate(len(reserved) - 1))),
+                reserved_all.eq(reserve & (reserved == config.chain_fifo - 1)),
+            ]
 
         # three stages behind the buffets' read: operands, product, sum
         control = data.StructLayout(

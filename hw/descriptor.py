@@ -1,24 +1,29 @@
 """Descriptors: which engine has which configuration words, written once for hardware, compiler and documentation.
 
-An engine's descriptor is the program of its loop nest (:meth:`rowmesh.hw.nest.LoopNest.program`) followed by a few
-scalar fields of one word each. Every engine holds two descriptors, told apart by a bank bit.
+An engine's descriptor is the program of its loop nest (:meth:`rowmesh.hw.nest.LoopNest.program`) and, in the upper
+half of its addresses, a few scalar fields of one word each. Every engine holds two descriptors, told apart by a bank
+bit.
 """
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from amaranth.hdl import Module, Signal, ValueLike, unsigned
-from amaranth.lib import memory
+from amaranth.hdl import Module, Mux, Signal, ValueLike
 
-from rowmesh.hw.nest import LoopNest, NestProgram
+from rowmesh.hw.nest import ConfigBus, LoopNest, NestProgram
 
-__all__ = ["ENGINE_STRIDE", "Descriptor", "Engine", "Field", "field_signal"]
+__all__ = ["CONFIG_LATENCY", "ENGINE_STRIDE", "Descriptor", "Engine", "Field"]
 
 _STRIDE_BITS = 10
 ENGINE_STRIDE = 1 << _STRIDE_BITS
 """Word addresses reserved for each engine."""
+
+_FIELD_BASE = ENGINE_STRIDE // 2  # of an engine's addresses, those of the fields
+
+CONFIG_LATENCY = 2
+"""Cycles from a write on the configuration bus until the word is in its place: a register in the engine, the store."""
 
 
 class Engine(enum.IntEnum):
@@ -70,10 +75,10 @@ class Descriptor:
     outputs: Mapping[str, int]
     fields: tuple[Field, ...] = field(default=())
 
-    @property
-    def nest_words(self) -> int:
-        """Words of the nest's program."""
-        return LoopNest.words(self.levels, self.outputs)
+    def __post_init__(self) -> None:
+        words = LoopNest.words(self.levels, self.outputs)
+        if words > _FIELD_BASE:
+            raise ValueError(f"{self.engine.name} must have no more than {_FIELD_BASE} words in its nest, not {words}")
 
     def address(self, name: str) -> int:
         """Word address of a scalar field.
@@ -85,25 +90,68 @@ class Descriptor:
         """
         for position, entry in enumerate(self.fields):
             if entry.name == name:
-                return self.engine.base + self.nest_words + position
+                return self.engine.base + _FIELD_BASE + position
         raise KeyError(f"{self.engine.name} has no field {name}")
 
-    def connect(self, m: Module, config: Any, nest: LoopNest) -> None:
-        """Hand the writes of the nest's words to the engine's nest.
+    def connect(self, m: Module, config: Any, nest: LoopNest) -> Any:
+        """Register the configuration bus and hand the writes of the nest's words to the engine's nest.
 
         Parameters
         ----------
         m : Module
         config : interface of ConfigBus
         nest : LoopNest
+
+        Returns
+        -------
+        interface of ConfigBus
+            Writes of this engine's words, a cycle later; for :meth:`store`.
         """
+        own: Any = ConfigBus().create(path=("own",))
+        valid = Signal(name="config_valid")
+        m.d.sync += valid.eq(config.valid & (config.address[_STRIDE_BITS:] == self.engine.value))
+        m.d.comb += own.valid.eq(valid)
+        for name, width in (("bank", 1), ("address", _STRIDE_BITS), ("data", len(config.data))):
+            kept = Signal(width, name=f"config_{name}", reset_less=True)
+            m.d.sync += kept.eq(getattr(config, name))
+            m.d.comb += getattr(own, name).eq(kept)
         inner: Any = nest.config
         m.d.comb += [
-            inner.valid.eq(config.valid & (config.address[_STRIDE_BITS:] == self.engine.value)),
-            inner.bank.eq(config.bank),
-            inner.address.eq(config.address[:_STRIDE_BITS]),
-            inner.data.eq(config.data),
+            inner.valid.eq(own.valid & ~own.address[_STRIDE_BITS - 1]),
+            inner.bank.eq(own.bank),
+            inner.address.eq(own.address[: _STRIDE_BITS - 1]),
+            inner.data.eq(own.data),
         ]
+        return own
+
+    def store(self, m: Module, own: Any, name: str, *banks: ValueLike) -> list[Signal]:
+        """Store a field for both banks and return its value for each of the given bank selects.
+
+        The values are registers: a field has too few words for a memory to be cheaper.
+
+        Parameters
+        ----------
+        m : Module
+        own : interface of ConfigBus
+            As :meth:`connect` returns it.
+        name : str
+            The field.
+        *banks : 1-bit values
+            Bank to read, one for each user at a different point of a pipeline.
+        """
+        address = self.address(name) - self.engine.base
+        width = next(entry.width for entry in self.fields if entry.name == name)
+        stored = [Signal(width, name=f"field_{name}{bank}", reset_less=True) for bank in range(2)]
+        written = Signal(name=f"write_{name}")
+        m.d.comb += written.eq(own.valid & (own.address == address))
+        for bank, value in enumerate(stored):
+            with m.If(written & (own.bank == bank)):
+                m.d.sync += value.eq(own.data)
+        values = []
+        for number, bank in enumerate(banks):
+            values.append(value := Signal(width, name=f"{name}_{number}" if number else name))
+            m.d.comb += value.eq(Mux(bank, stored[1], stored[0]))
+        return values
 
     def encode(
         self,
@@ -138,36 +186,3 @@ class Descriptor:
                 raise ValueError(f"{self.engine.name}.{entry.name} must fit {entry.width} bits, not {value}")
             words[self.address(entry.name)] = value & ((1 << entry.width) - 1)
         return words
-
-
-def field_signal(
-    m: Module, config: Any, address: int, name: str, width: int, banks: Iterable[ValueLike]
-) -> list[Signal]:
-    """Store a field for both banks and return its value for each of the given bank selects.
-
-    Parameters
-    ----------
-    m : Module
-    config : interface of ConfigBus
-    address : int
-        Word address.
-    name : str
-        Name of the memory in the Verilog.
-    width : int
-    banks : iterable of 1-bit values
-        Bank to read, one for each user at a different point of a pipeline.
-    """
-    store: Any = memory.Memory(shape=unsigned(width), depth=2, init=[])
-    m.submodules[f"field_{name}"] = store
-    write = store.write_port()
-    m.d.comb += [
-        write.addr.eq(config.bank),
-        write.data.eq(config.data),
-        write.en.eq(config.valid & (config.address == address)),
-    ]
-    values = []
-    for bank in banks:
-        read = store.read_port(domain="comb")
-        m.d.comb += read.addr.eq(bank)
-        values.append(read.data)
-    return values

@@ -16,7 +16,7 @@ from amaranth.utils import bits_for, ceil_log2, exact_log2
 from rowmesh.hw.axi import BURST_INCR, PAGE_BYTES, RESP_OKAY, Axi4Read, Axi4Write, beat_size
 from rowmesh.hw.block import Block
 from rowmesh.hw.config import ArchConfig
-from rowmesh.hw.descriptor import Descriptor, Engine, Field, field_signal
+from rowmesh.hw.descriptor import Descriptor, Engine, Field
 from rowmesh.hw.drain import beat_layout
 from rowmesh.hw.flags import matches
 from rowmesh.hw.link import Buffer, Fifo, Stage
@@ -236,34 +236,65 @@ def storer_descriptor(config: ArchConfig) -> Descriptor:
 
 
 class _Segments:
-    """What load and store engine have in common: the nest, its fields, and the count of what runs."""
+    """What load and store engine have in common: the nest, its fields, the count of what runs, a segment in a register.
+
+    Attributes
+    ----------
+    field : dict
+        Scalar fields, for the segment in the register.
+    valid, ready, busy
+        Handshake of the segment; busy is 1 while a descriptor or a segment is inside.
+    segment
+        Its address, length, edge (edge_mask holds, if there is such a field) and affine outputs but the address.
+    """
+
+    latency = Stage.latency
 
     def __init__(self, m: Module, block: Any, config: ArchConfig, descriptor: Descriptor) -> None:
         levels = descriptor.levels
         m.submodules.nest = nest = LoopNest(levels, descriptor.outputs, config.link_segment)
-        descriptor.connect(m, block.config, nest)
+        own = descriptor.connect(m, block.config, nest)
         wiring.connect(m, wiring.flipped(block.start), nest.start)
         token = nest.o.payload
-        self.valid, self.ready, self.token = nest.o.valid, nest.o.ready, token
-        self.field = {
-            entry.name: field_signal(
-                m, block.config, descriptor.address(entry.name), entry.name, entry.width, [token.bank]
-            )[0]
+        others = [name for name in descriptor.outputs if name != "address"]
+        layout = data.StructLayout(
+            {
+                "bank": 1,
+                "address": config.axi_addr_width,
+                "length": LENGTH_WIDTH,
+                "edge": 1,
+                **{name: signed(descriptor.outputs[name]) for name in others},
+            }
+        )
+        m.submodules.segment = stage = Stage(layout)
+        self.segment = stage.o.payload
+        self.valid, self.ready = stage.o.valid, stage.o.ready
+        values = {
+            entry.name: descriptor.store(m, own, entry.name, token.bank, self.segment.bank)
             for entry in descriptor.fields
         }
+        before, self.field = ({name: value[k] for name, value in values.items()} for k in range(2))
         address = token.out.address.as_unsigned()
-        if "address_high" in self.field:
-            address = Cat(address, self.field["address_high"])
-        self.address = address
-        self.length = Mux(
-            matches(self.field["length_mask"], token.last, levels),
-            self.field["length_last"],
-            self.field["length"],
-        )
+        if "address_high" in before:
+            address = Cat(address, before["address_high"])
+        made = stage.i.payload
+        m.d.comb += [
+            stage.i.valid.eq(nest.o.valid),
+            nest.o.ready.eq(stage.i.ready),
+            made.bank.eq(token.bank),
+            made.address.eq(address),
+            made.length.eq(
+                Mux(matches(before["length_mask"], token.last, levels), before["length_last"], before["length"])
+            ),
+            *[made[name].eq(token.out[name]) for name in others],
+        ]
+        if "edge_mask" in before:
+            m.d.comb += made.edge.eq(matches(before["edge_mask"], token.last, levels))
         # the nest holds no more descriptors than it has registers, so the count cannot overflow
-        self.running = Signal(range(2 * levels + 2 * (levels // config.link_segment) + 8))
+        running = Signal(range(2 * levels + 2 * (levels // config.link_segment) + 8))
         started = block.start.valid & block.start.ready
-        m.d.sync += self.running.eq(self.running + started - (self.valid & self.ready & token.last.all()))
+        m.d.sync += running.eq(running + started - (nest.o.valid & nest.o.ready & token.last.all()))
+        self.busy = (running != 0) | stage.o.valid
 
 
 class Loader(Block):
@@ -345,11 +376,17 @@ class Loader(Block):
             }
         )
 
+    @staticmethod
+    def cycles_to_request(config: ArchConfig, clip: bool) -> int:
+        """Cycles from the start token to the first request."""
+        nest = LoopNest.cycles_to_first(config.nest_levels, config.link_segment)
+        clipped = 3 * Stage.latency if clip else 0
+        return nest + _Segments.latency + clipped + Buffer.latency + Splitter.latency + 1
+
     @property
     def latency(self) -> int:
         """Cycles from the start token to the first request."""
-        nest = LoopNest.cycles_to_first(self.descriptor.levels, self._config.link_segment)
-        return nest + (3 if self._clip else 1) + Buffer.latency + Splitter.latency + 1
+        return self.cycles_to_request(self._config, self._clip)
 
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
@@ -362,23 +399,21 @@ class Loader(Block):
         if self._clip:
             busy = self._clipped(m, segments, link.i)
         else:
-            m.submodules.segment = stage = Stage(segment_layout(config))
             m.d.comb += [
-                stage.i.valid.eq(segments.valid),
-                segments.ready.eq(stage.i.ready),
-                stage.i.payload.address.eq(segments.address),
-                stage.i.payload.beats.eq(segments.length),
+                link.i.valid.eq(segments.valid),
+                segments.ready.eq(link.i.ready),
+                link.i.payload.address.eq(segments.segment.address),
+                link.i.payload.beats.eq(segments.segment.length),
             ]
-            wiring.connect(m, stage.o, link.i)
-            busy = stage.o.valid
+            busy = Const(0)
         issuing = self._issue(m, splitter.o)
-        busy |= (segments.running != 0) | link.o.valid | splitter.busy | issuing
+        busy = busy | segments.busy | link.o.valid | splitter.busy | issuing
         m.d.comb += self.idle.eq(~busy)
         return m
 
     def _clipped(self, m: Module, segments: _Segments, o: Any) -> Any:
         """Find the parts of each segment that lie outside: three stages; return whether one is occupied."""
-        token, field, shift = segments.token, segments.field, exact_log2(self._config.beat_bytes)
+        segment, field, shift = segments.segment, segments.field, exact_log2(self._config.beat_bytes)
         wide = signed(_COORDINATE_WIDTH + 2)  # of a signed start plus an unsigned length
         ends = data.StructLayout(
             {
@@ -402,24 +437,21 @@ class Loader(Block):
         m.submodules.sides = parts = Stage(sides)
         m.submodules.clipped = clipped = Stage(o.payload.shape())
 
-        length = Signal(LENGTH_WIDTH)
-        coordinate = {name: token.out[name] for name in ("x", "y", "block")}
         m.d.comb += [
-            length.eq(segments.length),
             stage.i.valid.eq(segments.valid),
             segments.ready.eq(stage.i.ready),
-            stage.i.payload.address.eq(segments.address),
-            stage.i.payload.length.eq(length),
+            stage.i.payload.address.eq(segment.address),
+            stage.i.payload.length.eq(segment.length),
             stage.i.payload.inside.eq(
                 (field["width"] != 0)
-                & (coordinate["y"] >= 0)
-                & (coordinate["y"] < field["height"])
-                & (coordinate["block"] >= 0)
-                & (coordinate["block"] < field["blocks"])
+                & (segment.y >= 0)
+                & (segment.y < field["height"])
+                & (segment.block >= 0)
+                & (segment.block < field["blocks"])
             ),
-            stage.i.payload.x.eq(coordinate["x"]),
-            stage.i.payload.end.eq(coordinate["x"] + length),
-            stage.i.payload.over.eq(coordinate["x"] + length - field["width"]),
+            stage.i.payload.x.eq(segment.x),
+            stage.i.payload.end.eq(segment.x + segment.length),
+            stage.i.payload.over.eq(segment.x + segment.length - field["width"]),
         ]
 
         now, made = stage.o.payload, parts.i.payload
@@ -760,7 +792,7 @@ class Storer(Block):
     def latency(self) -> int:
         """Cycles from the start token to AWVALID."""
         nest = LoopNest.cycles_to_first(self.descriptor.levels, self._config.link_segment)
-        return nest + Buffer.latency + Splitter.latency + Stage.latency + Buffer.latency
+        return nest + _Segments.latency + Buffer.latency + Splitter.latency + Stage.latency + Buffer.latency
 
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
@@ -770,15 +802,15 @@ class Storer(Block):
         m.submodules.link = link = Buffer(segment_layout(config, _LANE_WIDTH))
         m.submodules.splitter = splitter = Splitter(config, _LANE_WIDTH)
         m.submodules.burst = stage = Stage(burst_layout(config, _LANE_WIDTH))
+        segment = segments.segment
         columns = Signal(bits_for(config.cols))
-        edge = matches(segments.field["edge_mask"], segments.token.last, self.descriptor.levels)
         m.d.comb += [
             link.i.valid.eq(segments.valid),
             segments.ready.eq(link.i.ready),
-            link.i.payload.address.eq(segments.address),
-            columns.eq(Mux(edge, segments.field["columns_edge"], segments.field["columns"])),
-            link.i.payload.beats.eq(Mux(segments.token.out.column.as_unsigned() < columns, segments.length, 0)),
-            link.i.payload.carried.eq(segments.token.out.lane),
+            link.i.payload.address.eq(segment.address),
+            columns.eq(Mux(segment.edge, segments.field["columns_edge"], segments.field["columns"])),
+            link.i.payload.beats.eq(Mux(segment.column.as_unsigned() < columns, segment.length, 0)),
+            link.i.payload.carried.eq(segment.lane),
         ]
         wiring.connect(m, link.o, splitter.i)
         wiring.connect(m, splitter.o, stage.i)
@@ -880,6 +912,6 @@ class Storer(Block):
             self.written_beats.eq(pop),
             self.written_words.eq(Mux(self.written_beats, total, 0)),
         ]
-        busy = (segments.running != 0) | link.o.valid | splitter.busy | stage.o.valid
+        busy = segments.busy | link.o.valid | splitter.busy | stage.o.valid
         m.d.comb += self.idle.eq(~(busy | (self.outstanding != 0)))
         return m

@@ -7,7 +7,7 @@ one full beat a cycle leaves the lanes together.
 
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2
@@ -15,9 +15,9 @@ from amaranth.utils import bits_for, ceil_log2
 from rowmesh.hw.block import Block
 from rowmesh.hw.buffet import Buffet
 from rowmesh.hw.config import ArchConfig
-from rowmesh.hw.descriptor import Descriptor, Engine, Field, field_signal
+from rowmesh.hw.descriptor import Descriptor, Engine, Field
 from rowmesh.hw.flags import matches
-from rowmesh.hw.link import Buffer
+from rowmesh.hw.link import Buffer, Stage
 from rowmesh.hw.nest import ConfigBus, LoopNest
 from rowmesh.hw.requantize import Requantizer
 
@@ -27,7 +27,7 @@ __all__ = ["DRAIN_PIPELINE", "Drain", "beat_layout", "drain_descriptor", "drain_
 _GATHER = 2  # cycles: bank and parameter read, multiplexer over the groups
 
 
-DRAIN_PIPELINE = Buffer.latency + _GATHER + len(Requantizer.STAGES) + 1
+DRAIN_PIPELINE = Stage.latency + Buffer.latency + Stage.latency + _GATHER + len(Requantizer.STAGES) + 1
 """Cycles from a step of the drain's nest to its word's beat."""
 
 
@@ -77,8 +77,8 @@ def drain_port(config: ArchConfig) -> wiring.Signature:
     return wiring.Signature(
         {
             "offset": Out(ceil_log2(depth)),
-            "available": In(1),
-            "covered": In(1),
+            "finals": In(range(depth + 1)),
+            "busy": In(1),
             "enable": Out(1),
             "free": Out(1),
             "release": Out(range(depth + 1)),
@@ -205,7 +205,7 @@ class Drain(Block):
         config, descriptor = self._config, self.descriptor
         levels, lanes, groups = descriptor.levels, config.lanes, config.bank_groups
         m.submodules.nest = nest = LoopNest(levels, descriptor.outputs, config.link_segment)
-        descriptor.connect(m, self.config, nest)
+        own = descriptor.connect(m, self.config, nest)
         wiring.connect(m, wiring.flipped(self.start), nest.start)
         token = nest.o.payload
         run_fields = ("raw", "zero_point", "clamp_low", "clamp_high", "use_param")
@@ -213,7 +213,7 @@ class Drain(Block):
         field, piped = {}, {}
         for entry in descriptor.fields:
             users = [token.bank, pipe_bank] if entry.name in run_fields else [token.bank]
-            values = field_signal(m, self.config, descriptor.address(entry.name), entry.name, entry.width, users)
+            values = descriptor.store(m, own, entry.name, *users)
             field[entry.name], piped[entry.name] = values[0], values[-1]
 
         # first stage: flags
@@ -228,17 +228,28 @@ class Drain(Block):
                 "used": config.cols,  # columns that give a word
                 "held": config.cols,  # columns whose bank holds a slot
                 "release": bits_for(config.psum_bank_words),
+                "need": bits_for(config.psum_bank_words),  # final words, for a column that gives a word
                 "param_release": bits_for(config.param_words),
                 "flush": 1,
                 "end": 1,
             }
         )
         m.submodules.plan = plan = Buffer(word_layout)
+        m.submodules.choice = choice = Stage(word_layout)
+        m.submodules.word = word = Stage(word_layout)
+        wiring.connect(m, plan.o, word.i)
         short, thin, columns = Signal(), Signal(), Signal(bits_for(config.cols))
-        made, now = plan.i.payload, plan.o.payload
+        chosen_word = choice.o.payload
+        made, coming, now = choice.i.payload, plan.o.payload, word.o.payload
         m.d.comb += [
-            plan.i.valid.eq(nest.o.valid),
-            nest.o.ready.eq(plan.i.ready),
+            choice.i.valid.eq(nest.o.valid),
+            nest.o.ready.eq(choice.i.ready),
+            plan.i.valid.eq(choice.o.valid),
+            choice.o.ready.eq(plan.i.ready),
+            plan.i.payload.eq(choice.o.payload),
+            plan.i.payload.need.eq(
+                Mux(chosen_word.offset < chosen_word.release, chosen_word.release, chosen_word.offset + 1)
+            ),
             made.bank.eq(token.bank),
             *[getattr(made, name).eq(token.out[name]) for name in ("offset", "group", "slot")],
             made.use_param.eq(field["use_param"]),
@@ -276,12 +287,25 @@ class Drain(Block):
             params.append(table)
         m.d.comb += self.fill.ready.eq(params[0].fill.ready)
 
+        # what a word waits for is looked up a cycle before: of the next word while this one goes, then of it as long as
+        # it waits; `freed` is what goes with this one
         used = [Signal(lanes, name=f"used{g}") for g in range(groups)]  # lanes that give a word
         psums_ready, params_ready, advance, go = Signal(), Signal(), Signal(), Signal()
         settled = Signal()  # the words in the pipeline belong to the same descriptor
         group_ready = Signal(groups)
+
+        def reached(name: str, held: Value, freed: Value, coming_need: Value, now_need: Value) -> Signal:
+            """Whether no more words are needed than are held, in a register."""
+            result = Signal(name=name)
+            m.d.sync += result.eq(Mux(word.i.ready, coming_need + freed <= held, now_need <= held))
+            return result
+
+        final = []
         for col, bank in enumerate(self.banks):
             g, lane = divmod(col, lanes)
+            needs = [Mux(w.used[col], w.need, Mux(w.held[col], w.release, 0)) for w in (coming, now)]
+            freed = Mux(word.o.valid & (now.group == g) & now.held[col], now.release, 0)
+            final.append(reached(f"final{col}", bank.finals, freed, *needs) & ~(now.used[col] & bank.busy))
             m.d.comb += [
                 used[g][lane].eq(now.used[col]),
                 bank.offset.eq(now.offset),
@@ -290,22 +314,21 @@ class Drain(Block):
                 bank.release.eq(now.release),
             ]
         for g in range(groups):
-            members = range(g * lanes, min((g + 1) * lanes, config.cols))
-            final = [
-                (~now.used[col] | self.banks[col].available) & (~now.held[col] | self.banks[col].covered)
-                for col in members
-            ]
-            m.d.comb += group_ready[g].eq(Cat(final).all())
+            m.d.comb += group_ready[g].eq(Cat(final[g * lanes : (g + 1) * lanes]).all())
         chosen = Signal(lanes)
+        # all lanes' parameters are filled and released together
+        param_freed = Mux(word.o.valid, now.param_release, 0)
+        covered = reached("covered", params[0].held, param_freed, coming.param_release, now.param_release)
+        there = [
+            reached(f"there{k}", table.held, param_freed, coming.params[k] + 1, now.params[k] + 1)
+            for k, table in enumerate(params)
+        ]
         m.d.comb += [
             psums_ready.eq(Array(group_ready)[now.group]),
             chosen.eq(Array(used)[now.group]),
-            params_ready.eq(
-                ~now.use_param
-                | Cat((~chosen[k] | table.available) & table.covered for k, table in enumerate(params)).all()
-            ),
-            go.eq(plan.o.valid & psums_ready & params_ready & advance & settled),
-            plan.o.ready.eq(psums_ready & params_ready & advance & settled),
+            params_ready.eq(~now.use_param | (covered & (~chosen | Cat(there)).all())),
+            go.eq(word.o.valid & psums_ready & params_ready & advance & settled),
+            word.o.ready.eq(psums_ready & params_ready & advance & settled),
             self.freed.eq(Mux(go, now.param_release, 0)),
         ]
         for lane, table in enumerate(params):
@@ -377,6 +400,6 @@ class Drain(Block):
         m.d.sync += running.eq(running + started - (go & now.end))
         m.d.comb += [
             self.idle.eq((running == 0) & ~Cat(t.valid for t in tags).any() & ~Cat(p.o.valid for p in packers).any()),
-            self.waits.eq(Cat(~psums_ready, ~params_ready, ~advance) & plan.o.valid.replicate(3)),
+            self.waits.eq(Cat(~psums_ready, ~params_ready, ~advance) & word.o.valid.replicate(3)),
         ]
         return m

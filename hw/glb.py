@@ -14,7 +14,7 @@ from amaranth.utils import bits_for, ceil_log2
 from rowmesh.hw.block import Block
 from rowmesh.hw.buffet import Buffet
 from rowmesh.hw.config import ArchConfig
-from rowmesh.hw.descriptor import Descriptor, Engine, Field, field_signal
+from rowmesh.hw.descriptor import Descriptor, Engine, Field
 from rowmesh.hw.flags import matches
 from rowmesh.hw.layouts import flit_layout, lane_width
 from rowmesh.hw.link import Buffer, Fifo, Stage
@@ -137,18 +137,13 @@ class GlobalBank(Block):
         clip = self._engine is Engine.READ_IACT
         m.submodules.nest = nest = LoopNest(levels, descriptor.outputs, config.link_segment)
         m.submodules.buffet = buffet = self._buffet
-        descriptor.connect(m, self.config, nest)
+        own = descriptor.connect(m, self.config, nest)
         wiring.connect(m, wiring.flipped(self.start), nest.start)
         wiring.connect(m, wiring.flipped(self.fill), buffet.fill)
         if clip:
             m.d.comb += buffet.skip.eq(self.skip)
         token = nest.o.payload
-        field = {
-            entry.name: field_signal(
-                m, self.config, descriptor.address(entry.name), entry.name, entry.width, [token.bank]
-            )[0]
-            for entry in descriptor.fields
-        }
+        field = {entry.name: descriptor.store(m, own, entry.name, token.bank)[0] for entry in descriptor.fields}
 
         # first stage: what the flit is
         plan_layout = data.StructLayout(

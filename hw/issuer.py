@@ -7,7 +7,7 @@ from amaranth.utils import ceil_log2
 
 from rowmesh.hw.block import Block
 from rowmesh.hw.config import ArchConfig
-from rowmesh.hw.descriptor import Descriptor, Engine, Field, field_signal
+from rowmesh.hw.descriptor import Descriptor, Engine, Field
 from rowmesh.hw.flags import matches
 from rowmesh.hw.layouts import step_layout
 from rowmesh.hw.link import Buffer
@@ -92,16 +92,11 @@ class Issuer(Block):
         levels = descriptor.levels
         m.submodules.nest = nest = LoopNest(levels, descriptor.outputs, config.link_segment)
         m.submodules.link = link = Buffer(step_layout(config))
-        descriptor.connect(m, self.config, nest)
+        own = descriptor.connect(m, self.config, nest)
         wiring.connect(m, wiring.flipped(self.start), nest.start)
         wiring.connect(m, link.o, wiring.flipped(self.o))
         token, step = nest.o.payload, link.i.payload
-        field = {
-            entry.name: field_signal(
-                m, self.config, descriptor.address(entry.name), entry.name, entry.width, [token.bank]
-            )[0]
-            for entry in descriptor.fields
-        }
+        field = {entry.name: descriptor.store(m, own, entry.name, token.bank)[0] for entry in descriptor.fields}
 
         def first(name: str) -> object:
             return matches(field[f"{name}_mask"], token.first, levels)

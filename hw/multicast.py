@@ -170,17 +170,18 @@ class RowTap(Block):
         valid = Signal()
         lane = Signal(lanes, reset_less=True)
         end = Signal(lanes, reset_less=True)
+        at_end = Signal(reset_less=True)  # lane is end
         m.d.comb += [
             self.row.valid.eq(valid),
             self.row.payload.data.eq(Array(flit.data[k] for k in range(config.flit_words))[lane]),
             self.row.payload.index.eq(flit.index),
             self.row.payload.edge.eq(flit.edge),
-            tap.local.ready.eq(~valid | (self.row.ready & (lane == end))),
+            tap.local.ready.eq(~valid | (self.row.ready & at_end)),
         ]
         with m.If(tap.local.ready):
             m.d.sync += valid.eq(tap.local.valid)
             with m.If(tap.local.valid):
-                m.d.sync += [flit.eq(head), lane.eq(low), end.eq(high)]
+                m.d.sync += [flit.eq(head), lane.eq(low), end.eq(high), at_end.eq(low == high)]
         with m.Elif(self.row.ready):
-            m.d.sync += lane.eq(lane + 1)
+            m.d.sync += [lane.eq(lane + 1), at_end.eq(lane + 1 == end)]
         return m

@@ -1,10 +1,12 @@
 """The loop nest: the one programmable unit that drives every engine.
 
 A nest of ``levels`` loops is a pipeline of :class:`LoopLevel`, the outermost first. A level takes a token from the
-loop around it and emits one token an iteration, with every affine output advanced by the level's stride and its own
-first and last flags shifted in behind those of the outer loops. So a level knows neither its number nor its address,
-and all levels of a nest are the same module. Each level accepts its next outer token in the cycle in which it emits
-its last iteration, so no boundary of any loop costs a cycle.
+loop around it and emits one token an iteration, with its own first and last flags shifted in behind those of the
+outer loops. So a level does not know its number, and all levels of a nest are the same module. Each level accepts its
+next outer token in the cycle in which it emits its last iteration, so no boundary of any loop costs a cycle.
+
+Behind the innermost level, one :class:`Affine` unit makes the outputs: the first flags of a step tell which loop
+advances, and that loop's strides are added to the values at the beginning of its iteration.
 
 A level's bound is replaced by its *last bound* where all outer levels named in its mask are in their last iteration:
 so an imperfect factor is a field of the descriptor and not a second descriptor.
@@ -16,19 +18,20 @@ descriptor is written, and may even start, while the current one runs.
 from collections.abc import Mapping
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for
 
-from rowmesh.hw.block import Block
-from rowmesh.hw.link import Buffer
+from rowmesh.hw.block import Block, memory_style
+from rowmesh.hw.link import Buffer, Stage
 
-__all__ = ["BOUND_WIDTH", "ConfigBus", "LoopLevel", "LoopNest", "NestProgram", "token_layout"]
+__all__ = ["BOUND_WIDTH", "Affine", "ConfigBus", "LoopLevel", "LoopNest", "NestProgram", "token_layout"]
 
 BOUND_WIDTH = 16
 """Bits of a loop bound: a level runs from 1 to 65536 iterations."""
 
-_WORDS_FIXED = 2  # bounds, mask
+_STRIDE_ROW = 2  # rows of words before those of the strides: bound and mask, last bound
 
 NestProgram = dict[int, int]
 """Configuration words of a nest, by word address relative to its base."""
@@ -61,14 +64,20 @@ def token_layout(levels: int, outputs: Mapping[str, int]) -> data.StructLayout:
     outputs : Mapping[str, int]
         Affine outputs and their widths in bits (two's complement).
     """
-    return data.StructLayout(
-        {
-            "bank": unsigned(1),
-            "first": unsigned(levels),
-            "last": unsigned(levels),
-            "out": data.StructLayout({name: signed(width) for name, width in outputs.items()}),
-        }
-    )
+    return data.StructLayout({**_flags(levels), "out": _values(outputs)})
+
+
+def _flags(levels: int) -> dict[str, Any]:
+    return {"bank": unsigned(1), "first": unsigned(levels), "last": unsigned(levels)}
+
+
+def _values(outputs: Mapping[str, int]) -> data.StructLayout:
+    return data.StructLayout({name: signed(width) for name, width in outputs.items()})
+
+
+def _level_bits(levels: int) -> int:
+    """Bits of a level's number; `levels` itself stands for the start of a descriptor."""
+    return bits_for(levels)
 
 
 class LoopLevel(Block):
@@ -82,17 +91,16 @@ class LoopLevel(Block):
     ----------
     levels : int
         Loops of the whole nest.
-    outputs : Mapping[str, int]
-        Affine outputs and their widths.
 
     Members
     -------
-    write : In
-        Write the level's word 0, 1, ...: bounds, mask (bit k: the k + 1-th loop around this one), one stride an output.
+    write : In(2)
+        Write the bound, or the last bound, of the level.
     write_bank : In(1)
     write_data : In(32)
-    i : In(stream.Signature(token_layout(levels, outputs)))
-    o : Out(stream.Signature(token_layout(levels, outputs)))
+        Iterations - 1; above the bound also the mask of outer loops that select the last bound (bit k: the k + 1-th
+        loop around this one). With no loop named the last bound always counts.
+    i, o : streams of bank, first and last
     """
 
     write: Signal
@@ -103,12 +111,12 @@ class LoopLevel(Block):
 
     latency = 1
 
-    def __init__(self, levels: int, outputs: Mapping[str, int]) -> None:
-        self._levels, self._outputs = levels, dict(outputs)
-        layout = token_layout(levels, outputs)
+    def __init__(self, levels: int) -> None:
+        self._levels = levels
+        layout = data.StructLayout(_flags(levels))
         super().__init__(
             {
-                "write": In(_WORDS_FIXED + len(outputs)),
+                "write": In(_STRIDE_ROW),
                 "write_bank": In(1),
                 "write_data": In(32),
                 "i": In(stream.Signature(layout)),
@@ -118,60 +126,172 @@ class LoopLevel(Block):
 
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
+        outer = self.i.payload
+        masked = Signal()
 
-        def word(index: int, name: str, width: int) -> memory.Memory:
-            store: Any = memory.Memory(shape=unsigned(width), depth=2, init=[])
-            m.submodules[name] = store
-            write = store.write_port()
-            m.d.comb += [
-                write.addr.eq(self.write_bank),
-                write.data.eq(self.write_data),
-                write.en.eq(self.write[index]),
-            ]
-            return store
-
-        bounds = word(0, "bounds", 2 * BOUND_WIDTH).read_port(domain="comb")
-        mask = word(1, "mask", self._levels).read_port(domain="comb")
-        m.d.comb += [bounds.addr.eq(self.i.payload.bank), mask.addr.eq(self.i.payload.bank)]
-
-        strides = {
-            name: word(_WORDS_FIXED + position, f"stride_{name}", width).read_port(domain="comb")
-            for position, (name, width) in enumerate(self._outputs.items())
-        }
+        # by bank, bound and last bound; with each whether it is a single iteration
+        store: Any = memory.Memory(
+            shape=data.StructLayout({"value": BOUND_WIDTH, "single": 1}), depth=4, init=[], attrs=memory_style(False)
+        )
+        m.submodules.bounds = store
+        write, read = store.write_port(), store.read_port(domain="comb")
+        m.d.comb += [
+            write.addr.eq(Cat(self.write[1], self.write_bank)),
+            write.data.value.eq(self.write_data),
+            write.data.single.eq(self.write_data[:BOUND_WIDTH] == 0),
+            write.en.eq(self.write.any()),
+            read.addr.eq(Cat(masked, outer.bank)),
+        ]
+        masks = [Signal(self._levels, name=f"mask{bank}", reset_less=True) for bank in range(2)]
+        for bank, mask in enumerate(masks):
+            with m.If(self.write[0] & (self.write_bank == bank)):
+                m.d.sync += mask.eq(self.write_data[BOUND_WIDTH:])
+        m.d.comb += masked.eq((Mux(outer.bank, masks[1], masks[0]) & ~outer.last) == 0)
 
         valid = Signal()
-        token = Signal.like(self.i.payload, reset_less=True)
-        index = Signal(BOUND_WIDTH, reset_less=True)
-        bound = Signal(BOUND_WIDTH, reset_less=True)
+        token: Any = Signal(self.i.payload.shape(), reset_less=True)
+        left = Signal(BOUND_WIDTH, reset_less=True)
         is_first = Signal(reset_less=True)
         is_last = Signal(reset_less=True)
-
-        masked = Signal()
-        new_bound = Signal(BOUND_WIDTH)
         m.d.comb += [
-            masked.eq((mask.data != 0) & ((mask.data & ~self.i.payload.last) == 0)),
-            new_bound.eq(Mux(masked, bounds.data[BOUND_WIDTH:], bounds.data[:BOUND_WIDTH])),
             self.i.ready.eq(~valid | (is_last & self.o.ready)),
             self.o.valid.eq(valid),
-            self.o.payload.eq(token),
+            self.o.payload.bank.eq(token.bank),
             self.o.payload.first.eq(Cat(is_first, token.first)),
             self.o.payload.last.eq(Cat(is_last, token.last)),
         ]
-        m.d.comb += [stride.addr.eq(token.bank) for stride in strides.values()]
         with m.If(self.i.ready):
-            m.d.sync += valid.eq(self.i.valid)
-            with m.If(self.i.valid):
-                m.d.sync += [
-                    token.eq(self.i.payload),
-                    index.eq(0),
-                    bound.eq(new_bound),
-                    is_first.eq(1),
-                    is_last.eq(new_bound == 0),
-                ]
+            m.d.sync += [
+                valid.eq(self.i.valid),
+                token.eq(outer),
+                left.eq(read.data.value),
+                is_first.eq(1),
+                is_last.eq(read.data.single),
+            ]
         with m.Elif(self.o.ready):
-            m.d.sync += [index.eq(index + 1), is_first.eq(0), is_last.eq(index + 1 == bound)]
-            for name, stride in strides.items():
-                m.d.sync += token.out[name].eq(token.out[name] + stride.data)
+            m.d.sync += [left.eq(left - 1), is_first.eq(0), is_last.eq(left == 1)]
+        return m
+
+
+class Affine(Block):
+    """The affine outputs of a nest.
+
+    A step advances one loop: the innermost one that is not in its first iteration. That loop's outputs are those at
+    the beginning of its iteration before, plus its strides; they are also the new values at the beginning of all loops
+    inside. So a value is kept for each loop that advanced, and each loop knows which of these is its own.
+
+    Contract: one step a cycle; latency ``latency`` cycles. The start of a descriptor (all loops in their first
+    iterations) advances the loop number ``levels``, from zero by the bases.
+
+    Parameters
+    ----------
+    levels : int
+        Loops of the nest.
+    outputs : Mapping[str, int]
+        Affine outputs and their widths; arithmetic wraps.
+
+    Members
+    -------
+    write : In(len(outputs))
+        Write the stride of an output.
+    write_bank : In(1)
+    write_level : In(range(levels + 1))
+        Loop; ``levels`` for the base.
+    write_data : In(32)
+    i : stream of bank, first and last
+    o : Out(stream.Signature(token_layout(levels, outputs)))
+    """
+
+    write: Signal
+    write_bank: Signal
+    write_level: Signal
+    write_data: Signal
+    i: stream.Interface
+    o: stream.Interface
+
+    latency = Buffer.latency + 2 * Stage.latency
+
+    def __init__(self, levels: int, outputs: Mapping[str, int]) -> None:
+        self._levels, self._outputs = levels, dict(outputs)
+        super().__init__(
+            {
+                "write": In(len(outputs)),
+                "write_bank": In(1),
+                "write_level": In(_level_bits(levels)),
+                "write_data": In(32),
+                "i": In(stream.Signature(data.StructLayout(_flags(levels)))),
+                "o": Out(stream.Signature(token_layout(levels, outputs))),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:  # noqa: D102
+        m = Module()
+        levels, number = self._levels, unsigned(_level_bits(self._levels))
+
+        def table(name: str, width: int, depth: int) -> tuple[Any, Any]:
+            store: Any = memory.Memory(shape=unsigned(width), depth=depth, init=[], attrs=memory_style(False))
+            m.submodules[name] = store
+            return store.write_port(), store.read_port(domain="comb")
+
+        # which loop advances
+        flags = _flags(levels)
+        moved_layout = data.StructLayout({**flags, "level": number})
+        m.submodules.moved = moved = Buffer(moved_layout)
+        m.d.comb += [
+            moved.i.valid.eq(self.i.valid),
+            self.i.ready.eq(moved.i.ready),
+            *[moved.i.payload[name].eq(self.i.payload[name]) for name in flags],
+            moved.i.payload.level.eq(levels),
+        ]
+        for level in reversed(range(levels)):
+            with m.If(~self.i.payload.first[level]):
+                m.d.comb += moved.i.payload.level.eq(level)
+
+        # its strides, and where the value at the beginning of its iteration is kept
+        now = moved.o.payload
+        sum_layout = data.StructLayout({**flags, "level": number, "owner": number, "add": _values(self._outputs)})
+        m.submodules.sum = summand = Stage(sum_layout)
+        owner = [Signal(number, name=f"owner{level}", reset_less=True) for level in range(levels)]
+        m.d.comb += [
+            summand.i.valid.eq(moved.o.valid),
+            moved.o.ready.eq(summand.i.ready),
+            *[summand.i.payload[name].eq(now[name]) for name in moved_layout.members],
+            summand.i.payload.owner.eq(Array(owner)[now.level]),
+        ]
+        for level in range(levels):
+            inside = (now.level >= level) if level else 1
+            with m.If(moved.o.valid & moved.o.ready & inside):
+                m.d.sync += owner[level].eq(now.level)
+        for position, (name, width) in enumerate(self._outputs.items()):
+            write, read = table(f"stride_{name}", width, 2 << number.width)
+            m.d.comb += [
+                write.addr.eq(Cat(self.write_level, self.write_bank)),
+                write.data.eq(self.write_data),
+                write.en.eq(self.write[position]),
+                read.addr.eq(Cat(now.level, now.bank)),
+                summand.i.payload["add"][name].eq(read.data),
+            ]
+
+        # the sum
+        step = summand.o.payload
+        m.submodules.out = out = Stage(self.o.payload.shape())
+        m.d.comb += [
+            out.i.valid.eq(summand.o.valid),
+            summand.o.ready.eq(out.i.ready),
+            *[out.i.payload[name].eq(step[name]) for name in flags],
+        ]
+        wiring.connect(m, out.o, wiring.flipped(self.o))
+        for name, width in self._outputs.items():
+            write, read = table(f"value_{name}", width, 1 << number.width)
+            value = Signal(signed(width), name=f"next_{name}")
+            m.d.comb += [
+                read.addr.eq(step.owner),
+                value.eq(Mux(step.level == levels, 0, read.data) + step["add"][name]),
+                write.addr.eq(step.level),
+                write.data.eq(value),
+                write.en.eq(summand.o.valid & summand.o.ready),
+                out.i.payload.out[name].eq(value),
+            ]
         return m
 
 
@@ -216,14 +336,29 @@ class LoopNest(Block):
         )
 
     @staticmethod
+    def address(levels: int, row: int, level: int) -> int:
+        """Address of a configuration word.
+
+        Parameters
+        ----------
+        levels : int
+            Loops of the nest.
+        row : int
+            0: bound and mask; 1: last bound; 2 and above: stride of an output.
+        level : int
+            Loop; ``levels`` for the base of an output.
+        """
+        return row << _level_bits(levels) | level
+
+    @staticmethod
     def words(levels: int, outputs: Mapping[str, int]) -> int:
-        """Configuration words: one base an output, then the words of each level."""
-        return len(outputs) + levels * (_WORDS_FIXED + len(outputs))
+        """Range of the addresses of configuration words."""
+        return LoopNest.address(levels, _STRIDE_ROW + len(outputs), 0)
 
     @staticmethod
     def cycles_to_first(levels: int, segment: int) -> int:
         """Cycles from the start token to the first step."""
-        return Buffer.latency * (1 + (levels - 1) // segment) + LoopLevel.latency * levels
+        return Buffer.latency * (1 + (levels - 1) // segment) + LoopLevel.latency * levels + Affine.latency
 
     @property
     def latency(self) -> int:
@@ -256,62 +391,58 @@ class LoopNest(Block):
         if len(loops) > levels:
             raise ValueError(f"a nest of {levels} levels cannot run {len(loops)} loops")
         words: NestProgram = {}
-        for position, (name, width) in enumerate(outputs.items()):
-            words[position] = _fit(bases.get(name, 0), width, f"base of {name}")
         for level in range(levels):
             bound, last, mask, strides = loops[level] if level < len(loops) else (1, 1, 0, {})
-            at = len(outputs) + level * (_WORDS_FIXED + len(outputs))
             for value in (bound, last):
                 if not 1 <= value <= 1 << BOUND_WIDTH:
                     raise ValueError(f"loop bound must be from 1 to {1 << BOUND_WIDTH}, not {value}")
             if mask & ((2 << level) - 1) or mask >> levels:
                 raise ValueError(f"mask of level {level} must name outer levels only, not {mask:#b}")
-            words[at] = (last - 1) << BOUND_WIDTH | (bound - 1)
-            words[at + 1] = mask >> (level + 1)
-            for position, (name, width) in enumerate(outputs.items()):
-                words[at + 2 + position] = _fit(strides.get(name, 0), width, f"stride of {name}")
+            words[LoopNest.address(levels, 0, level)] = mask >> (level + 1) << BOUND_WIDTH | (bound - 1)
+            words[LoopNest.address(levels, 1, level)] = (last if mask else bound) - 1
+            for row, (name, width) in enumerate(outputs.items(), _STRIDE_ROW):
+                words[LoopNest.address(levels, row, level)] = _fit(strides.get(name, 0), width, f"stride of {name}")
+        for row, (name, width) in enumerate(outputs.items(), _STRIDE_ROW):
+            words[LoopNest.address(levels, row, levels)] = _fit(bases.get(name, 0), width, f"base of {name}")
         return words
-
-    def _writes(self, address: int) -> Value:
-        """Whether the configuration word at an address is written."""
-        config: Any = self.config
-        return config.valid & (config.address == address)
 
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
-        m.submodules.entry = entry = Buffer(self._layout)
+        config: Any = self.config
+        bits = _level_bits(self._levels)
+        level_written = config.address[:bits]
+        rows = [config.valid & (config.address[bits:] == row) for row in range(_STRIDE_ROW + len(self._outputs))]
+        flags = data.StructLayout(_flags(self._levels))
+        m.submodules.entry = entry = Buffer(flags)
         m.d.comb += [
             entry.i.valid.eq(self.start.valid),
             self.start.ready.eq(entry.i.ready),
             entry.i.payload.bank.eq(self.start.payload),
+            entry.i.payload.last.eq(~0),  # what is no loop is in its last iteration, whatever a mask says
         ]
-        for position, (name, width) in enumerate(self._outputs.items()):
-            store: Any = memory.Memory(shape=unsigned(width), depth=2, init=[])
-            m.submodules[f"base_{name}"] = store
-            write, read = store.write_port(), store.read_port(domain="comb")
-            m.d.comb += [
-                write.addr.eq(self.config.bank),
-                write.data.eq(self.config.data),
-                write.en.eq(self._writes(position)),
-                read.addr.eq(self.start.payload),
-                entry.i.payload.out[name].eq(read.data),
-            ]
         upstream = entry.o
         for count, level in enumerate(reversed(range(self._levels))):
             if count and count % self._segment == 0:
-                m.submodules[f"link{level}"] = link = Buffer(self._layout)
+                m.submodules[f"link{level}"] = link = Buffer(flags)
                 wiring.connect(m, upstream, link.i)
                 upstream = link.o
-            m.submodules[f"level{level}"] = loop = LoopLevel(self._levels, self._outputs)
-            at = len(self._outputs) + level * len(loop.write)
+            m.submodules[f"level{level}"] = loop = LoopLevel(self._levels)
             m.d.comb += [
-                loop.write.eq(Cat(self._writes(at + word) for word in range(len(loop.write)))),
-                loop.write_bank.eq(self.config.bank),
-                loop.write_data.eq(self.config.data),
+                loop.write.eq(Cat(rows[:_STRIDE_ROW]) & (level_written == level).replicate(_STRIDE_ROW)),
+                loop.write_bank.eq(config.bank),
+                loop.write_data.eq(config.data),
             ]
             wiring.connect(m, upstream, loop.i)
             upstream = loop.o
-        wiring.connect(m, upstream, wiring.flipped(self.o))
+        m.submodules.affine = affine = Affine(self._levels, self._outputs)
+        m.d.comb += [
+            affine.write.eq(Cat(rows[_STRIDE_ROW:])),
+            affine.write_bank.eq(config.bank),
+            affine.write_level.eq(level_written),
+            affine.write_data.eq(config.data),
+        ]
+        wiring.connect(m, upstream, affine.i)
+        wiring.connect(m, affine.o, wiring.flipped(self.o))
         return m
 
 

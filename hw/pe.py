@@ -13,7 +13,7 @@ from amaranth.lib.wiring import In, Out
 from rowmesh.hw.block import Block
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.datapath import DATAPATH_EVENTS, PE_WAITS, Datapath
-from rowmesh.hw.layouts import psum_layout, step_layout, word_layout
+from rowmesh.hw.layouts import PSUM_FLAGS, psum_layout, step_layout, word_layout
 from rowmesh.hw.multicast import Tap
 
 __all__ = ["PE_EVENTS", "PE_FIELDS", "PE_WAITS", "ProcessingElement"]
@@ -78,7 +78,7 @@ class ProcessingElement(Block):
     events: Signal
     waits: Signal
 
-    latency = Datapath.latency + 1
+    latency = Datapath.latency + 2
     shared = True
 
     def __init__(self, config: ArchConfig) -> None:
@@ -145,33 +145,46 @@ class ProcessingElement(Block):
         wiring.connect(m, tap.local, datapath.step)
         m.d.comb += tap.match.eq(field["active"])
 
-        # the chain: psums of chains below go past, then one of our own
+        # the chain: psums of chains below go past, then one of our own. What is next waits in a register: our own psum,
+        # or for one that goes past the zero that is added to it
         own = datapath.psum
         below, mine = self.psum_i.payload, own.payload
+        slot: Any = Signal(psum_layout(config), reset_less=True)
+        slot_valid, slot_passes = Signal(), Signal(reset_less=True)
+        ahead = Signal(len(field["passes"]))  # psums that go past before the next one of our own
+        turn = Signal(init=1)  # there is none
+        rewritten, direct = Signal(), Signal(init=1)  # direct: passes is 0
         out: Any = Signal(psum_layout(config), reset_less=True)
         out_valid, out_ready = Signal(), Signal()
-        passed = Signal(6)
-        passing, adding, fire = Signal(), Signal(), Signal()
+        passing, adding, fire, reload = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             out_ready.eq(~out_valid | self.psum_o.ready),
-            passing.eq(~field["active"] | (passed != field["passes"])),
-            adding.eq(~passing & ~field["chain_start"]),
-            fire.eq(
-                out_ready & Mux(passing, self.psum_i.valid, own.valid & (field["chain_start"] | self.psum_i.valid))
-            ),
-            self.psum_i.ready.eq(out_ready & (passing | (adding & own.valid))),
-            own.ready.eq(out_ready & ~passing & (field["chain_start"] | self.psum_i.valid)),
+            adding.eq(slot_passes | ~field["chain_start"]),
+            fire.eq(out_ready & slot_valid & (self.psum_i.valid | ~adding)),
+            self.psum_i.ready.eq(out_ready & slot_valid & adding),
             self.psum_o.valid.eq(out_valid),
             self.psum_o.payload.eq(out),
+            reload.eq(fire | ~slot_valid),
+            passing.eq(~field["active"] | ~turn),
+            own.ready.eq(reload & ~passing),
         ]
+        m.d.sync += [rewritten.eq(self.write[1]), direct.eq(field["passes"] == 0)]
         with m.If(out_ready):
             m.d.sync += out_valid.eq(fire)
-        with m.If(fire):
-            m.d.sync += out.eq(Mux(passing, below, mine))
-            with m.If(~passing):
-                m.d.sync += [passed.eq(0), out.start.eq(mine.start & (field["passes"] == 0))]
-                with m.If(adding):
-                    m.d.sync += [out.value.eq(below.value + mine.value), out.void.eq(below.void & mine.void)]
-            with m.Elif(field["active"]):
-                m.d.sync += passed.eq(passed + 1)
+            m.d.sync += [
+                out.value.eq(Mux(adding, below.value, 0) + slot.value),
+                out.void.eq((below.void | ~adding) & slot.void),
+                *[out[flag].eq(Mux(slot_passes, below[flag], slot[flag])) for flag in PSUM_FLAGS],
+            ]
+        with m.If(reload):
+            m.d.sync += [slot_valid.eq(passing | own.valid), slot_passes.eq(passing), slot.eq(mine)]
+            m.d.sync += slot.start.eq(mine.start & direct)
+            with m.If(passing):
+                m.d.sync += [slot.value.eq(0), slot.void.eq(1)]
+            with m.If(~passing & own.valid):
+                m.d.sync += [ahead.eq(field["passes"]), turn.eq(direct)]
+            with m.Elif(passing & field["active"]):
+                m.d.sync += [ahead.eq(ahead - 1), turn.eq(ahead == 1)]
+        with m.If(rewritten):  # a cycle behind the subscription; nothing is on the chain then
+            m.d.sync += [slot_valid.eq(0), ahead.eq(field["passes"]), turn.eq(field["passes"] == 0)]
         return m

@@ -39,14 +39,14 @@ class PsumBank(Block):
     i : In(stream.Signature(psum_layout(config)))
     offset : In(unsigned)
         Word to be read by the drain, from the head.
-    available : Out(1)
-        That word is final and the memory can be read in this cycle.
-    covered : Out(1)
-        At least ``release`` final words are held.
+    finals : Out(range(depth + 1))
+        Words from the head that are final.
+    busy : Out(1)
+        The memory cannot be read in this cycle.
     enable : In(1)
-        Read it now.
+        Read the word at the offset now: only a final one, and not while busy.
     free : In(1)
-        Free ``release`` words at the head now (independent of enable, only while covered).
+        Free ``release`` words at the head now (independent of enable, only final ones).
     release : In(unsigned)
     response : Out(signed(acc_width))
         The word read in the previous cycle, held until the next read.
@@ -57,8 +57,8 @@ class PsumBank(Block):
 
     i: stream.Interface
     offset: Signal
-    available: Signal
-    covered: Signal
+    finals: Signal
+    busy: Signal
     enable: Signal
     free: Signal
     release: Signal
@@ -76,8 +76,8 @@ class PsumBank(Block):
             {
                 "i": In(stream.Signature(psum_layout(config))),
                 "offset": In(ceil_log2(depth)),
-                "available": Out(1),
-                "covered": Out(1),
+                "finals": Out(range(depth + 1)),
+                "busy": Out(1),
                 "enable": In(1),
                 "free": In(1),
                 "release": In(range(depth + 1)),
@@ -128,8 +128,8 @@ class PsumBank(Block):
             update.eq(~psum.first & ~psum.void),
             busy.eq(self.i.valid & update),
             self.blocked.eq(self.i.valid & psum.first & (held == depth)),
-            self.available.eq((self.offset < finals) & ~busy),
-            self.covered.eq(self.release <= finals),
+            self.finals.eq(finals),
+            self.busy.eq(busy),
             read.addr.eq(Mux(busy, address, wrapped_sum(m, head, self.offset, depth, "drain_address"))),
             read.en.eq(busy | self.enable),
         ]
@@ -150,16 +150,17 @@ class PsumBank(Block):
             old.eq(read.data),
         ]
         # with free coming late, all that it selects from is computed without it
-        final, kept, still_final = Signal(), Signal.like(held), Signal.like(finals)
+        final = Signal()
         m.d.comb += [
             write.addr.eq(two["address"]),
             write.data.eq(Mux(two["first"], 0, old) + two["value"]),
             write.en.eq(two["valid"] & ~two["void"]),
             final.eq(two["valid"] & two["last"]),
-            kept.eq(Mux(self.free, held - self.release, held)),
-            still_final.eq(Mux(self.free, finals - self.release, finals)),
         ]
-        m.d.sync += [held.eq(kept + (accept & psum.first)), finals.eq(still_final + final)]
+        for value, more in ((held, accept & psum.first), (finals, final)):
+            more_left, more_kept = (Signal.like(value, name=f"{value.name}_{way}") for way in ("freed", "kept"))
+            m.d.comb += [more_left.eq(value - self.release + more), more_kept.eq(value + more)]
+            m.d.sync += value.eq(Mux(self.free, more_left, more_kept))
         next_head = wrapped_sum(m, head, self.release, depth, "next_head")
         with m.If(self.free):
             m.d.sync += head.eq(next_head)

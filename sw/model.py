@@ -18,8 +18,8 @@ from rowmesh.hw.dma import Loader, ReadArbiter, Splitter
 from rowmesh.hw.drain import DRAIN_PIPELINE
 from rowmesh.hw.link import Buffer, Fifo, Stage
 from rowmesh.hw.multicast import RowTap, Tap
-from rowmesh.hw.nest import LoopNest
 from rowmesh.hw.pe import ProcessingElement
+from rowmesh.hw.program import Program
 from rowmesh.hw.psum_bank import PsumBank
 from rowmesh.sw.counts import access_counts, dram_beats, first_slice_beats
 from rowmesh.sw.mapping import Mapping, ceil_div
@@ -60,9 +60,11 @@ def _program_words(config: ArchConfig, engines: int, requant: bool) -> int:
     del engines
     layouts = descriptors(config)
     used = [layout for engine, layout in layouts.items() if requant or engine is not Engine.LOAD_PARAM]
-    array = config.rows * (config.cols * 2 + 4)
-    headers = 2 * config.rows + len(used)  # PEs and taps of a row are two runs of addresses
-    return 2 + array + sum(layout.nest_words + len(layout.fields) for layout in used) + headers + 3
+    array = config.rows * (
+        config.cols * 2 + 4 + 2
+    )  # PEs and taps of a row are two runs of addresses, each with a header
+    empty = len(Program().words)
+    return empty + array + sum(len(Program().write(0, layout.encode([], {}, {})).words) - empty for layout in used) + 3
 
 
 def _round(m: Mapping) -> tuple[int, int]:
@@ -233,10 +235,14 @@ def predict_parts(m: Mapping) -> dict[str, int]:
     fetched = fetch_beats(a) * a.beat_bytes // 4
     request = ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency
     config = (
-        CommandProcessor.latency + request + 3 + max(fetched, request + 4) + max(0, words - fetched) + SETTLE_CYCLES
+        CommandProcessor.latency
+        + request
+        + 3
+        + max(fetched, request + CommandProcessor.length_latency)
+        + max(0, words - fetched)
+        + SETTLE_CYCLES
     )
-    nest = LoopNest.cycles_to_first(a.nest_levels, a.link_segment)
-    loader = nest + 3 + Buffer.latency + Splitter.latency + 1
+    loader = Loader.cycles_to_request(a, clip=True)
     path = loader + request + Loader.data_latency + 1 + Buffet.latency + Fifo.latency + Tap.latency
     first_mac = path + RowTap.latency - 1 + Stage.latency + 1 + 2
     padded = x.padding[0] > 0 or x.padding[1] > 0

@@ -361,6 +361,8 @@ class Bench:
         for _ in range(3):
             await RisingEdge(self.dut.clk)
         self.dut.rst.value = 0
+        for _ in range(2):  # the parts of a block may have registers in their resets
+            await RisingEdge(self.dut.clk)
 
     async def step(self) -> None:
         """Run one cycle."""

@@ -30,7 +30,8 @@ class Case:
 
     def __str__(self) -> str:
         kind = "block" if self.block else "comb"
-        return f"{self.depth}-{kind}{'-round_up' * self.round_up}{'-skip' * bool(self.skip_width)}"
+        single = "-single" * (self.release_width == 1)
+        return f"{self.depth}-{kind}{'-round_up' * self.round_up}{'-skip' * bool(self.skip_width)}{single}"
 
 
 def buffet_proof(case: Case, module: ModuleType = buffet) -> Proof:
@@ -108,8 +109,7 @@ def buffet_proof(case: Case, module: ModuleType = buffet) -> Proof:
         m.d.sync += [watching.eq(1), data.eq(payload), place.eq(stored - moved)]
     asked = Signal()  # the last word read was the watched one
     expected = Signal(WIDTH)
-    with m.If(enable & ~quiet):
-        m.d.sync += [asked.eq(watching & (place == offset)), expected.eq(data)]
+    m.d.sync += [asked.eq(enable & ~quiet & watching & (place == offset)), expected.eq(data)]
 
     p.check("occupancy", dut.held == held)
     p.check("covered", dut.covered == (release <= held))
@@ -133,6 +133,7 @@ def buffet_proof(case: Case, module: ModuleType = buffet) -> Proof:
 
 CASES = [
     Case(3),
+    Case(3, release_width=1),
     Case(3, round_up=False),
     Case(4, block=True),
     Case(3, round_up=False, block=True, skip_width=2),
@@ -156,18 +157,24 @@ def test_buffet_larger(case: Case) -> None:
 @pytest.mark.parametrize(
     ("check", "case", "old", "new"),
     [
-        ("occupancy", Case(3), "Mux(self.enable, held - self.release, held)", "Mux(self.enable, held - after, held)"),
+        (
+            "occupancy",
+            Case(3, release_width=1),
+            "freed.eq(self.enable & self.release)",
+            "freed.eq(self.enable & self.sync)",
+        ),
+        ("occupancy", Case(3), "held - self.release, held)", "held - self.sync, held)"),
         ("occupancy", Case(3), "held = Signal(count)  #", "held = Signal(count, reset_less=True)  #"),
         ("room", Case(3), "fill & (held == self._depth - 1)", "fill & (stored == self._depth - 1)"),
         ("room", Case(3), "fill & (held == self._depth - 1)", "fill & (held == self._depth)"),
         ("covered", Case(3), "self.release <= held", "self.release < held"),
         ("available", Case(3), "self.offset < stored", "self.offset <= stored"),
         ("available", Case(3), "stored = Signal(range(2 * self._depth + 1))", "stored = Signal(count)"),
-        ("available", Case(3), "after.eq(lag + self.release)", "after.eq(self.release)"),
-        ("data", Case(3), "wrapped_sum(m, origin, after,", "wrapped_sum(m, origin, self.release,"),
+        ("available", Case(3), "Mux(self.enable & self.sync, next_held,", "Mux(self.enable & self.sync, held,"),
+        ("data", Case(3), "wrapped_sum(m, head, self.release,", "wrapped_sum(m, origin, self.release,"),
         ("data", Case(3, round_up=False), "with m.If(total >= depth)", "with m.If(total > depth)"),
-        ("data", Case(3), "with m.If(self.enable & ~self.quiet)", "with m.If(self.enable)"),
-        ("data", Case(4, block=True), "read.en.eq(self.enable & ~self.quiet)", "read.en.eq(1)"),
+        ("data", Case(3), "response.eq(read.data)\n        return", "response.eq(self.fill.payload)\n        return"),
+        ("data", Case(4, block=True), "read.en.eq(1)", "read.en.eq(self.quiet)"),
         ("data", Case(4, block=True), "write.en.eq(fill)", "write.en.eq(self.fill.valid)"),
         ("data", Case(3, skip_width=2), "step = 1 if not self._skip_width else filled", "step = 1"),
     ],

@@ -185,8 +185,8 @@ def test_row_tap() -> None:
         ("words", "lane.eq(low), end.eq(high)", "lane.eq(head.low), end.eq(high)"),
         ("words", "self.row.payload.index.eq(flit.index)", "self.row.payload.index.eq(head.index)"),
         ("once", "(arriving.index <= field", "(arriving.index >= field"),
-        ("once", "(lane == end)", "(lane == flit.high)"),
-        ("room", "~valid | (self.row.ready & (lane == end))", "1"),
+        ("once", "at_end.eq(lane + 1 == end)", "at_end.eq(lane + 1 == flit.high)"),
+        ("room", "~valid | (self.row.ready & at_end)", "1"),
         ("no_bubble", "valid.eq(tap.local.valid)", "valid.eq(tap.local.valid & ~valid)"),
         (
             "progress",

@@ -1,15 +1,15 @@
 """Proofs of the loop nest.
 
-A single level is proved without a bound against a counter and a product, for arbitrary programs that may be
-rewritten while they do not run. Whole nests are checked to a depth that covers small programs, against
-nested counters; that every level composes is what the single level's proof gives.
+A single level is proved without a bound against a counter, for arbitrary programs that may be rewritten while they
+do not run, and the affine unit against a register for each loop. Whole nests are checked to a depth that covers small
+programs, against nested counters; that every level composes is what the single level's proof gives.
 """
 
 from types import ModuleType
 from typing import Any
 
 import pytest
-from amaranth.hdl import Array, Cat, Mux, Signal, signed
+from amaranth.hdl import Array, Cat, Mux, Signal
 from prove import Proof, assert_covered, assert_proved, assert_refuted, mutant
 
 from rowmesh.hw import nest
@@ -24,10 +24,9 @@ def small(old: str = "", new: str = "", bound: int = BOUND) -> ModuleType:
     return mutant(source, old, new) if old else source
 
 
-def level_proof(levels: int, module: ModuleType, bound: int = BOUND, width: int = 2) -> Proof:
+def level_proof(levels: int, module: ModuleType, bound: int = BOUND) -> Proof:
     """One level between an arbitrary outer level and an arbitrary consumer."""
-    outputs = {"a": width}
-    dut: Any = module.LoopLevel(levels, outputs)
+    dut: Any = module.LoopLevel(levels)
     p = Proof(dut)
     m = p.m
     token = dut.i.payload
@@ -37,12 +36,12 @@ def level_proof(levels: int, module: ModuleType, bound: int = BOUND, width: int 
         token.bank.eq(p.free(1, "i_bank")),
         token.first.eq(p.free(levels, "i_first")),
         token.last.eq(p.free(levels, "i_last")),
-        token.out.a.eq(p.free(signed(width), "i_out")),
         dut.o.ready.eq(p.free(1, "o_ready")),
-        dut.write.eq(p.free(3, "write")),
+        dut.write.eq(p.free(2, "write")),
         dut.write_bank.eq(p.free(1, "write_bank")),
-        dut.write_data.eq(p.free(max(2 * bound, levels, width), "write_data")),
+        dut.write_data.eq(p.free(bound + levels, "write_data")),
     ]
+    p.assume(~dut.write.all())
 
     # the program as written, for the two banks
     def written(offset: int, size: int, name: str) -> tuple[Array, Array]:
@@ -52,35 +51,30 @@ def level_proof(levels: int, module: ModuleType, bound: int = BOUND, width: int 
             m.d.sync += [value[dut.write_bank].eq(dut.write_data), known[dut.write_bank].eq(1)]
         return value, known
 
-    bounds, bounds_known = written(0, 2 * bound, "bounds")
-    mask, mask_known = written(1, levels, "mask")
-    stride, stride_known = written(2, width, "stride")
+    usual, usual_known = written(0, bound + levels, "usual")  # bound and mask
+    final, final_known = written(1, bound, "final")
 
     busy = Signal()
     bank = Signal()
     first = Signal(levels)
     last = Signal(levels)
-    start = Signal(signed(width))
-    step = Signal(width)
     count = Signal(bound)
     end = Signal(bound)
     accept = Signal()
     p.assume(~dut.write.any() | ~busy | (dut.write_bank != bank))
     p.assume(~dut.write.any() | ~dut.i.valid | (dut.write_bank != token.bank))
-    p.assume(~dut.i.valid | (bounds_known[token.bank] & mask_known[token.bank] & stride_known[token.bank]))
+    p.assume(~dut.i.valid | (usual_known[token.bank] & final_known[token.bank]))
 
     m.d.comb += accept.eq(dut.i.valid & dut.i.ready)
-    masked = (mask[token.bank] != 0) & ((mask[token.bank] & ~token.last) == 0)
+    masked = (usual[token.bank][bound:] & ~token.last) == 0
     with m.If(accept):
         m.d.sync += [
             busy.eq(1),
             bank.eq(token.bank),
             first.eq(token.first),
             last.eq(token.last),
-            start.eq(token.out.a),
-            step.eq(stride[token.bank]),
             count.eq(0),
-            end.eq(Mux(masked, bounds[token.bank][bound:], bounds[token.bank][:bound])),
+            end.eq(Mux(masked, final[token.bank], usual[token.bank][:bound])),
         ]
     with m.Elif(dut.o.ready & busy):
         m.d.sync += [count.eq(count + 1), busy.eq(count != end)]
@@ -88,17 +82,82 @@ def level_proof(levels: int, module: ModuleType, bound: int = BOUND, width: int 
     def flags(outer: Signal, own: Any) -> Any:
         return Cat(own, outer[: levels - 1])
 
-    value = Signal(width)
-    m.d.comb += value.eq(start + count * step)
     p.check("valid", dut.o.valid == busy)
     p.check("no_bubble", dut.i.ready == (~busy | ((count == end) & dut.o.ready)))
     p.check("first", ~busy | (dut.o.payload.first == flags(first, count == 0)))
     p.check("last", ~busy | (dut.o.payload.last == flags(last, count == end)))
     p.check("bank", ~busy | (dut.o.payload.bank == bank))
-    p.check("value", ~busy | (dut.o.payload.out.a.as_unsigned() == value))
-    p.cover("longest", busy & (count == (1 << bound) - 1) & (step == 1) & accept)
-    p.cover("masked", accept & masked & (bounds[token.bank][bound:] != bounds[token.bank][:bound]))
+    p.cover("longest", busy & (count == (1 << bound) - 1) & accept)
+    p.cover("masked", accept & masked & (final[token.bank] != usual[token.bank][:bound]))
     p.cover("other_bank_next", busy & accept & (token.bank != bank) & (count == 1))
+    return p
+
+
+def affine_proof(levels: int, module: ModuleType, width: int = 1) -> Proof:
+    """The affine unit against a register for each loop, which holds the value at its iteration's beginning."""
+    dut: Any = module.Affine(levels, {"a": width})
+    p = Proof(dut)
+    m = p.m
+    token, step = dut.i.payload, dut.o.payload
+    stride = Array(p.constant(width, f"stride{k}") for k in range(2 * (levels + 1)))  # of both banks
+
+    # strides are written once, before the first token
+    entries = 2 * (levels + 1)
+    cursor = Signal(range(entries + 1))
+    write = Signal()
+    m.d.comb += [
+        write.eq(cursor != entries),
+        dut.write.eq(write),
+        dut.write_bank.eq(cursor > levels),
+        dut.write_level.eq(Mux(cursor > levels, cursor - (levels + 1), cursor)),
+        dut.write_data.eq(stride[cursor]),
+        dut.i.valid.eq(~write & p.free(1, "i_valid")),
+        token.bank.eq(p.free(1, "i_bank")),
+        token.first.eq(p.free(levels, "i_first")),
+        token.last.eq(p.free(levels, "i_last")),
+        dut.o.ready.eq(p.free(1, "o_ready")),
+    ]
+    m.d.sync += cursor.eq(cursor + write)
+    accept, fire, begun = Signal(), Signal(), Signal()
+    m.d.comb += [accept.eq(dut.i.valid & dut.i.ready), fire.eq(dut.o.valid & dut.o.ready)]
+    with m.If(accept):
+        m.d.sync += begun.eq(1)
+    p.assume(~dut.i.valid | begun | token.first.all())  # the first of all starts a descriptor
+
+    # the loop that advances, and the value of each loop
+    kept = Array(Signal(width, name=f"kept{k}") for k in range(levels))
+    which = Signal(range(levels + 1))
+    m.d.comb += which.eq(levels)
+    for k in reversed(range(levels)):
+        with m.If(~step.first[k]):
+            m.d.comb += which.eq(k)
+    value = Signal(width)
+    add = stride[which + Mux(step.bank, levels + 1, 0)]
+    m.d.comb += value.eq(Mux(which == levels, 0, kept[which]) + add)
+    with m.If(fire):
+        m.d.sync += [kept[k].eq(Mux(which >= k, value, kept[k])) for k in range(levels)]
+
+    # the tokens inside, in order: bank, first and last of the k-th one from the exit
+    most = 4
+    flags = Cat(token.bank, token.first, token.last)
+    inside = Signal(range(most + 1))
+    queue = [Signal(len(flags), name=f"queue{k}") for k in range(most + 1)]
+    with m.If(fire):
+        m.d.sync += [queue[k].eq(queue[k + 1]) for k in range(most)]
+    for k in range(most + 1):
+        with m.If(accept & (inside - fire == k)):
+            m.d.sync += queue[k].eq(flags)
+    m.d.sync += inside.eq(inside + accept - fire)
+    full_speed = Signal(3)  # cycles in which the consumer has been ready
+    m.d.sync += full_speed.eq(Mux(dut.o.ready, full_speed << 1 | 1, 0))
+
+    p.check("nothing_extra", ~dut.o.valid | (inside != 0))
+    p.check("tokens", ~dut.o.valid | (Cat(step.bank, step.first, step.last) == queue[0]))
+    p.check("value", ~dut.o.valid | (step.out.a.as_unsigned() == value))
+    p.check("no_bubble", ~(full_speed.all() & dut.o.ready) | dut.i.ready)
+    p.check("room", inside <= most)
+    p.cover("inner_after_outer", fire & (which == 0) & (value == 1) & (p.past(which, "before") == levels - 1))
+    p.cover("queued", (inside == most) & ~dut.i.ready)
     return p
 
 
@@ -112,7 +171,6 @@ def nest_proof(levels: int, segment: int, module: ModuleType, *, queued: bool, r
     width = 2
     outputs = {"a": width}
     dut: Any = module.LoopNest(levels, outputs, segment=segment)
-    words = module.LoopNest.words(levels, outputs)
     p = Proof(dut)
     m = p.m
 
@@ -127,20 +185,26 @@ def nest_proof(levels: int, segment: int, module: ModuleType, *, queued: bool, r
 
     # the descriptor writer: bank by bank, in any order of the banks
     order = Array(p.constant(1, f"order{n}") for n in range(runs))
-    cursor = Signal(range(words + 1))
     ready_banks = Signal(2)
     bank = Signal()
     m.d.comb += bank.eq(order[0] ^ ready_banks.any())
-    contents: list[Any] = [base[bank]]
+    at = module.LoopNest.address
+    contents: list[tuple[int, Any]] = [(at(levels, 2, levels), base[bank])]
     for k in range(levels):
-        contents += [Cat(bound[k][bank], final[k][bank]), mask[k][bank][k + 1 :], stride[k][bank]]
+        contents += [
+            (at(levels, 0, k), Cat(bound[k][bank], mask[k][bank][k + 1 :])),
+            (at(levels, 1, k), final[k][bank]),
+            (at(levels, 2, k), stride[k][bank]),
+        ]
+    words = len(contents)
+    cursor = Signal(range(words + 1))
     write = Signal()
     m.d.comb += [
         write.eq(~ready_banks.all() & (1 if queued else (~ready_banks.any() | p.free(1, "write")))),
         dut.config.valid.eq(write),
         dut.config.bank.eq(bank),
-        dut.config.address.eq(cursor),
-        dut.config.data.eq(Array(contents)[cursor]),
+        dut.config.address.eq(Array(address for address, _ in contents)[cursor]),
+        dut.config.data.eq(Array(word for _, word in contents)[cursor]),
     ]
     with m.If(write):
         m.d.sync += cursor.eq(cursor + 1)
@@ -166,7 +230,7 @@ def nest_proof(levels: int, segment: int, module: ModuleType, *, queued: bool, r
     kept = [Signal(width, name=f"kept{k}") for k in range(levels)]
     value = [Signal(width, name=f"value{k}") for k in range(levels)]  # of the output, inner loops at their start
     for k in reversed(range(levels)):
-        masked = (mask[k][current] != 0) & ((mask[k][current][k + 1 :] & ~last[k + 1 :]) == 0)
+        masked = (mask[k][current][k + 1 :] & ~last[k + 1 :]) == 0
         m.d.comb += [
             first[k].eq(count[k] == 0),
             last[k].eq(count[k] == Mux(masked, final[k][current], bound[k][current])),
@@ -210,7 +274,7 @@ def test_level(levels: int) -> None:
 
 @pytest.mark.slow
 def test_level_wider() -> None:
-    assert_proved(level_proof(3, small(bound=4), bound=4, width=4))
+    assert_proved(level_proof(3, small(bound=4), bound=4))
 
 
 READY = "self.i.ready.eq(~valid | (is_last & self.o.ready))"
@@ -227,29 +291,47 @@ READY = "self.i.ready.eq(~valid | (is_last & self.o.ready))"
         ("valid", READY, "self.i.ready.eq(~valid | is_last)"),
         ("no_bubble", READY, "self.i.ready.eq(~valid)"),
         ("first", "is_first.eq(0)", "is_first.eq(is_first)"),
-        ("last", "is_last.eq(index + 1 == bound)", "is_last.eq(index == bound)"),
-        ("last", "(mask.data & ~self.i.payload.last) == 0", "(mask.data & self.i.payload.last) != 0"),
-        (
-            "bank",
-            "self.o.payload.eq(token)",
-            "self.o.payload.eq(token), self.o.payload.bank.eq(self.i.payload.bank)",
-        ),
-        ("value", "token.out[name] + stride.data", "token.out[name] - stride.data"),
-        ("value", "stride.addr.eq(token.bank)", "stride.addr.eq(self.i.payload.bank)"),
+        ("last", "is_last.eq(left == 1)", "is_last.eq(left == 0)"),
+        ("last", "masks[0]) & ~outer.last) == 0", "masks[0]) & outer.last) == 0"),
+        ("last", "self.write_data[:BOUND_WIDTH] == 0", "self.write_data == 0"),
+        ("bank", "self.o.payload.bank.eq(token.bank)", "self.o.payload.bank.eq(self.i.payload.bank)"),
     ],
 )
 def test_level_control(check: str, old: str, new: str) -> None:
     assert_refuted(level_proof(3, small(old, new)), check)
 
 
+@pytest.mark.parametrize("levels", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_affine(levels: int) -> None:
+    proof = affine_proof(levels, small())
+    assert_covered(proof, depth=24)
+    assert_proved(proof, timeout=900)
+
+
+@pytest.mark.parametrize(
+    ("check", "old", "new"),
+    [
+        ("nothing_extra", "out.i.valid.eq(summand.o.valid)", "out.i.valid.eq(1)"),
+        ("tokens", "summand.o.ready.eq(out.i.ready)", "summand.o.ready.eq(1)"),
+        ("value", "(now.level >= level)", "(now.level > level)"),
+        ("value", "Mux(step.level == levels, 0, read.data)", "read.data"),
+        ("value", "read.addr.eq(Cat(now.level, now.bank))", "read.addr.eq(now.level)"),
+        ("value", "read.addr.eq(step.owner)", "read.addr.eq(step.level)"),
+        ("no_bubble", "moved.o.ready.eq(summand.i.ready)", "moved.o.ready.eq(summand.i.ready & ~summand.o.valid)"),
+    ],
+)
+def test_affine_control(check: str, old: str, new: str) -> None:
+    assert_refuted(affine_proof(2, small(old, new)), check, depth=24)
+
+
 @pytest.mark.parametrize(
     ("levels", "segment", "queued", "depth"),
     [
         pytest.param(2, 4, True, 34, id="2-queued"),
-        pytest.param(3, 1, True, 32, id="3-queued-links"),
+        pytest.param(3, 1, True, 36, id="3-queued-links"),
         pytest.param(2, 4, False, 26, id="2-overlapped"),
         pytest.param(2, 1, False, 28, id="2-overlapped-links", marks=pytest.mark.slow),
-        pytest.param(3, 2, True, 34, id="3-queued", marks=pytest.mark.slow),
+        pytest.param(3, 2, True, 38, id="3-queued", marks=pytest.mark.slow),
     ],
 )
 def test_nest(levels: int, segment: int, queued: bool, depth: int) -> None:
@@ -262,12 +344,15 @@ def test_nest(levels: int, segment: int, queued: bool, depth: int) -> None:
     ("check", "old", "new"),
     [
         ("nothing_extra", "entry.i.valid.eq(self.start.valid)", "entry.i.valid.eq(1)"),
-        ("value", "read.addr.eq(self.start.payload)", "read.addr.eq(0)"),
-        ("value", "token.out[name] + stride.data", "token.out[name] + stride.data + 1"),
+        ("value", 'read.data) + step["add"][name]', 'read.data) + step["add"][name] + 1'),
         ("first", "enumerate(reversed(range(self._levels)))", "enumerate(range(self._levels))"),
-        ("last", "masked.eq((mask.data != 0)", "masked.eq((mask.data == 0)"),
+        ("last", "masks[0]) & ~outer.last) == 0", "masks[0]) & ~outer.first) == 0"),
         ("bank", "entry.i.payload.bank.eq(self.start.payload)", "entry.i.payload.bank.eq(0)"),
-        ("no_bubble", "valid.eq(self.i.valid)", "valid.eq(self.i.valid & ~valid)"),
+        (
+            "no_bubble",
+            "valid.eq(self.i.valid),\n                token",
+            "valid.eq(self.i.valid & ~valid),\n                token",
+        ),
     ],
 )
 def test_nest_control(check: str, old: str, new: str) -> None:

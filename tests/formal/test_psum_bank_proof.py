@@ -35,8 +35,9 @@ def bank_proof(module: ModuleType = psum_bank, depth: int = 3, width: int = 2) -
     refused = p.past(dut.i.valid & ~dut.i.ready, "refused")
     p.assume(~refused | (dut.i.valid & (psum.as_value() == p.past(psum.as_value(), "offered"))))
     p.assume(dut.offset < depth)
-    p.assume(~dut.enable | dut.available)
-    p.assume(~dut.free | dut.covered)
+    available = (dut.offset < dut.finals) & ~dut.busy
+    p.assume(~dut.enable | available)
+    p.assume(~dut.free | (dut.release <= dut.finals))
 
     # the order of passes
     size = Signal(range(depth + 2))  # words of the tile
@@ -104,9 +105,9 @@ def bank_proof(module: ModuleType = psum_bank, depth: int = 3, width: int = 2) -
 
     busy = dut.i.valid & ~psum.first & ~psum.void
     p.check("room", ~psum.first | (dut.i.ready == (held < depth)))
-    p.check("available", dut.available == ((dut.offset < finals) & ~busy))
-    p.check("covered", dut.covered == (dut.release <= finals))
-    p.check("final", ~(dut.available & watching & (place == dut.offset)) | complete)
+    p.check("busy", dut.busy == busy)
+    p.check("finals", dut.finals == finals)
+    p.check("final", ~(available & watching & (place == dut.offset)) | complete)
     p.check("data", ~asked | (dut.response.as_unsigned() == expected))
     p.check("rate", ~dut.i.valid | psum.first | dut.i.ready | (size < 3))
     stalled = Signal(2)
@@ -124,7 +125,7 @@ def bank_proof(module: ModuleType = psum_bank, depth: int = 3, width: int = 2) -
     return p
 
 
-CONTROL = ("room", "available", "covered", "rate", "progress")
+CONTROL = ("room", "busy", "finals", "rate", "progress")
 
 
 def test_psum_bank() -> None:
@@ -153,9 +154,9 @@ def test_psum_bank_deep() -> None:
     ("check", "old", "new"),
     [
         ("room", "held != depth, ~clash", "held <= depth, ~clash"),
-        ("available", "(self.offset < finals) & ~busy", "self.offset < finals"),
-        ("covered", "self.release <= finals", "self.release <= held"),
-        ("final", "self.offset < finals", "self.offset < held"),
+        ("busy", "self.busy.eq(busy)", "self.busy.eq(self.i.valid)"),
+        ("finals", "self.finals.eq(finals)", "self.finals.eq(held)"),
+        ("final", "self.finals.eq(finals)", "self.finals.eq(held)"),
         ("data", "Mux(psum.first, held != depth, ~clash)", "Mux(psum.first, held != depth, 1)"),
         ("data", 'Mux(two["first"], 0, old)', "old"),
         ("data", 'two["valid"] & ~two["void"]', 'two["valid"]'),

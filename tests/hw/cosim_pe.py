@@ -284,7 +284,7 @@ async def a_blocked_chain_stops_only_results(dut):
     for name, items in (("iact", iacts), ("weight", weights), ("step", steps)):
         unit.i[name].send(items)
     await unit.bench.run(120)
-    held = CONFIG.chain_fifo + 1  # and one in the chain's register
+    held = CONFIG.chain_fifo + 2  # and two in the registers of the chain
     assert unit.counts["mac"] == 2 * held + 1
     assert int(dut.waits.value) == 0b100
     unit.bench.stall(0.0, unit.o["psum"])

@@ -13,6 +13,11 @@ CONFIG, _ = arch()
 DEPTH = CONFIG.psum_bank_words
 
 
+def _available(dut):
+    """Whether the word at the offset can be read now."""
+    return int(dut.offset.value) < int(dut.finals.value) and not int(dut.busy.value)
+
+
 class Bank:
     """A bench with the chain's stream and a model of the drain, which reads and frees at random."""
 
@@ -37,7 +42,7 @@ class Bank:
         self.bench.hooks.insert(0, self._drain)
 
     def _ask(self):
-        """After the edge: choose what to look at; enable comes when ``available`` has settled."""
+        """After the edge: choose what to look at; enable comes when ``finals`` and ``busy`` have settled."""
         random, dut = self.bench.random, self.dut
         dut.enable.value = 0
         dut.free.value = 0
@@ -54,7 +59,7 @@ class Bank:
             place, expected = self._expected
             response = wrap(dut.response.value.to_unsigned(), CONFIG.acc_width)
             assert expected is None or response == expected, f"word {place}: {response}, not {expected}"
-        if self.asking and int(dut.available.value):
+        if self.asking and _available(dut):
             place = self.head + self.offset
             assert place < len(self.values), f"offset {self.offset} is available, but nothing was sent there"
             dut.enable.value = 1
@@ -65,7 +70,7 @@ class Bank:
         done = self.head
         while done < len(self.values) and done not in self.unread:
             done += 1
-        if self.asking and 0 < self.release <= done - self.head and int(dut.covered.value):
+        if self.asking and 0 < self.release <= done - self.head and self.release <= int(dut.finals.value):
             dut.free.value = 1
             self.head += self.release
 
@@ -155,14 +160,14 @@ async def a_short_tile_waits_for_its_update(dut):
 
 @cocotb.test()
 async def a_word_is_final_after_latency(dut):
-    """``available`` rises ``latency`` cycles after the last psum of the word was taken, and not before."""
+    """A word is final ``latency`` cycles after the last psum of the word was taken, and not before."""
     bank = await _start(dut)
     bank.busy = 0.0
     bank.send(next(seeds(1)), 4, 2, void=0.0)
     seen = []
 
     def look():
-        if int(dut.available.value):
+        if _available(dut):
             seen.append(bank.bench.cycle)
 
     bank._ask = None
@@ -205,7 +210,7 @@ async def updates_go_before_the_drain(dut):
     dut.offset.value = 0
     open_cycles = []
     start = bank.bench.cycle
-    bank.bench.hooks.append(lambda: open_cycles.append(int(dut.available.value)))
+    bank.bench.hooks.append(lambda: open_cycles.append(int(_available(dut))))
     await bank.bench.run(6 * 5 + 2)
     assert bank.source.cycles[-1] - start < 6 * 5
     assert open_cycles[:6] == [1] * 6  # a first pass reads nothing

@@ -37,6 +37,6 @@ class DrainUnit(Block):
             port = drain.banks[col]
             for name in ("offset", "enable", "free", "release"):
                 m.d.comb += getattr(bank, name).eq(getattr(port, name))
-            for name in ("available", "covered", "response"):
+            for name in ("finals", "busy", "response"):
                 m.d.comb += getattr(port, name).eq(getattr(bank, name))
         return m
