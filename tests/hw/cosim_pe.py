@@ -98,7 +98,8 @@ def _convolution(random):
 
 
 def _word(random, index, edge):
-    return {"data": random.getrandbits(CONFIG.data_width), "index": index, "edge": edge}
+    data = random.getrandbits(CONFIG.data_width) if random.random() < 0.8 else 0
+    return {"data": data, "index": index, "edge": edge}
 
 
 def _operands(random, steps, tiles, subscription):
@@ -141,6 +142,7 @@ async def random_programs(dut):
         steps = issue(LEVELS, loops, {}, values, CONFIG.edge_flags)
         subscription = {"active": 1, "skip": random.getrandbits(2), "passes": random.choice((0, 0, 1, 3))}
         subscription["chain_start"] = random.getrandbits(1)
+        subscription["maximum"] = random.random() < 0.3
         for name in ("iact", "weight"):
             low, high = sorted(random.choices(range(TAGS), k=2))
             subscription |= {f"{name}_low": low, f"{name}_high": high}
@@ -155,7 +157,8 @@ async def random_programs(dut):
             )
             for name, bus in buses.items()
         }
-        golden = pe(steps, taken["iact"], taken["weight"], subscription["skip"], CONFIG.acc_width)
+        maximum = bool(subscription["maximum"])
+        golden = pe(steps, taken["iact"], taken["weight"], subscription["skip"], CONFIG.acc_width, maximum)
         below = _psums_below(random, golden.psums, subscription["passes"], subscription["chain_start"])
         links = {name: subscription[name] for name in ("passes", "active")}
         expected = chain(below, golden.psums, start=subscription["chain_start"], acc_width=CONFIG.acc_width, **links)

@@ -106,9 +106,10 @@ def pe(
     weights: Sequence[int],
     skip: int,
     acc_width: int,
+    maximum: bool = False,
 ) -> Result:
     """Run a PE's steps on the words that it took; every word must be used up."""
-    result = Result(events={"mac": 0, "psum_read": 0, "psum_write": 0})
+    result = Result(events={"mac": 0, "gated": 0, "psum_read": 0, "psum_write": 0})
     spad: dict[int, int] = {}
     origin, lag = {"iact": 0, "weight": 0}, {"iact": 0, "weight": 0}
     for step in steps:
@@ -118,7 +119,10 @@ def pe(
                 result.psums.append({"value": 0, "void": 1, **flags})
             continue
         product = iacts[origin["iact"] + step["iact"]] * weights[origin["weight"] + step["weight"]]
-        total = wrap((0 if step["clear"] else spad[step["psum"]]) + product, acc_width)
+        before = product if maximum else 0
+        before = before if step["clear"] else spad[step["psum"]]
+        total = wrap(max(before, product) if maximum else before + product, acc_width)
+        result.events["gated"] += product == 0
         result.events["mac"] += 1
         result.events["psum_read"] += not step["clear"]
         if step["emit"]:

@@ -56,6 +56,7 @@ def run(parameters: dict[str, Any], seed: int, cycles: int, busy: tuple[float, f
             ctx.set(dut.sync, sync)
             ctx.set(dut.quiet, quiet)
             ctx.set(dut.enable, enable)
+            answer = None
             assert ctx.get(dut.held) == held
             assert ctx.get(dut.fill.ready) == (held < depth)
             assert ctx.get(dut.available) == (offset < len(words))
