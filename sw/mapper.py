@@ -58,7 +58,7 @@ class _Space:
 
     def factors(self) -> Iterator[Factors]:
         """Yield every set of factors worth a look; most of what the hardware cannot run is left out."""
-        flow, layer = self.flow, self.layer
+        flow = self.flow
         for stationary, rows in itertools.product(flow.stationary, self._rows()):
             for c0 in _divisors(self.c, self.config.iact_spad):
                 if not flow.allows("pe", "C", c0, self.c):
@@ -70,7 +70,6 @@ class _Space:
                     for columns in self._columns(stationary, c0 * rows["r0"] * rows["g0"], rows):
                         base = {**rows, **columns, "stationary": stationary, "c0": c0, "c_s": c_s}
                         yield from self._filters(base)
-        del layer
 
     def _rows(self) -> Iterator[Factors]:
         """What is along the rows beside channels: filter rows of a chain (or in the PE), or chains of their own."""
