@@ -39,7 +39,13 @@ def _iact_cycles(m: Mapping, q_tile: int, p: int) -> int:
     columns, flits = _sent(m, q_tile)
     rows = (p - 1) * m.layer.stride[0] + m.height if m.diagonal else m.row_span(p) * m.r_s
     of_row = m.r0 if m.p_y > 1 else m.row_span(p) if m.r0 > 1 else p
-    return max(flits * rows * m.blocks, columns * of_row * m.pe_words)
+    trunk = rows * m.blocks
+    if m.p_y > 1:
+        # a row's flits follow one another; its tap holds two, the others stop the trunk until their words have left
+        words = min(m.pe_words, m.lanes)
+        waiting = max(0, of_row * ceil_div(m.pe_words, m.lanes) - 2)
+        trunk += p * waiting * (words - 1)
+    return max(flits * trunk, columns * of_row * m.pe_words)
 
 
 def _weight_flits(m: Mapping) -> int:
