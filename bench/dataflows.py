@@ -89,7 +89,7 @@ def run_layers(console: Console) -> list[dict[str, Any]]:
 
 
 def run_networks(console: Console) -> list[dict[str, Any]]:
-    """Map networks under one dataflow only and under any."""
+    """Map the convolutions of networks under one dataflow only and under any."""
     config = load_arch("squeezelerator")
     table = Table(title="squeezelerator, predicted: speedup of the best dataflow for each layer", title_justify="left")
     for header in ("network", "cycles", "vs OS only", "published", "vs WS only", "published"):

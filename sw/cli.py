@@ -93,8 +93,8 @@ DataflowName = Annotated[
     typer.Option(
         "--dataflow",
         metavar="NAME",
-        help="Constraints of the mapping: a shipped dataflow (rs, ws, os-a, os-b, os-c, is, nlr), the path of a YAML "
-        "file, or any: the best of all shipped ones for each layer.",
+        help=f"Constraints of the mapping: a shipped dataflow ({', '.join(files.shipped_names('dataflows'))}), "
+        "the path of a YAML file, or any: the best of all shipped ones for each layer.",
     ),
 ]
 Objectives = Annotated[

@@ -24,16 +24,15 @@ R S P Q, U stride, D dilation, G groups; M and C are per group here.
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Literal
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw.tensors import TensorLayout, storage_bits
 from rowmesh.sw.workload import Layer
 
-__all__ = ["STATIONARY", "IllegalMappingError", "Mapping", "Stationary", "ceil_div", "chunk_beats"]
+__all__ = ["IllegalMappingError", "Mapping", "Stationary", "ceil_div", "chunk_beats"]
 
 Stationary = Literal["weight", "psum", "iact"]
-STATIONARY: tuple[Stationary, ...] = get_args(Stationary)
 
 
 class IllegalMappingError(ValueError):
@@ -311,22 +310,12 @@ class Mapping:
         """Columns used."""
         return self.m_x * self.inner
 
-    @property
-    def active_pes(self) -> int:
-        """PEs used."""
-        return self.chains * self.chain * self.columns
-
     # iacts
 
     @property
     def lanes(self) -> int:
         """Words of an iact flit."""
         return self.config.flit_words
-
-    @property
-    def share(self) -> int:
-        """Channel groups that share an iact flit, each taking its own lanes."""
-        return 1 if self.planar else max(1, self.lanes // self.c0)
 
     @property
     def blocks(self) -> int:

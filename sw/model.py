@@ -218,11 +218,6 @@ def _segments(m: Mapping, start: int, first: int, end: int) -> int:
     return before(end) - before(first)
 
 
-def _segment_beats(m: Mapping) -> float:
-    """Beats of a segment with data, on average over the column tiles."""
-    return max(1.0, sum(beats * count for _, beats, count in _column_classes(m)) / m.qt)
-
-
 def _memory_cycles(m: Mapping, bursts: int, beats: float, *, steady: bool = False) -> float:
     """Cycles in which bursts come in: one beat a cycle, and no more than ``read_bursts`` in a latency.
 

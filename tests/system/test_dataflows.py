@@ -65,11 +65,12 @@ def layers(draw, kind):
 
 
 def check(mapping):
-    """Run a mapping: every output word and every count."""
+    """Run a mapping: every output word, every count, and the gated multipliers."""
     result = flow.run_mapping(mapping)
     assert result.outputs.checked == mapping.layer.outputs
     assert result.outputs.mismatches == 0
     assert result.rtl.accesses == result.predicted.accesses
+    assert result.gated_macs == result.zero_macs
 
 
 def sweep(config, flows, kind, examples, derandomize):
