@@ -23,7 +23,9 @@ from rowmesh.hw.link import Buffer, Fifo, Stage
 from rowmesh.hw.nest import ConfigBus, LoopNest
 
 __all__ = [
+    "DEBT",
     "LENGTH_WIDTH",
+    "LONGEST_SKIP",
     "SKIP_WIDTH",
     "Beats",
     "Loader",
@@ -32,6 +34,7 @@ __all__ = [
     "Storer",
     "burst_layout",
     "loader_descriptor",
+    "order_entries",
     "request_layout",
     "segment_layout",
     "storer_descriptor",
@@ -43,11 +46,20 @@ LENGTH_WIDTH = 16
 SKIP_WIDTH = 8
 """Bits of the number of slots skipped in one cycle."""
 
+LONGEST_SKIP = (1 << SKIP_WIDTH) - 1
+"""Slots skipped in one cycle, no more than the destination has."""
+
 _COORDINATE_WIDTH = 16
 _REGION_WIDTH = 32  # of an address, the part that the nest counts in; the rest is a field of the descriptor
 _LANE_WIDTH = 8
 _BEAT_FIFO = 16  # one distributed RAM deep
-_DEBT = 8  # beats that may have to wait for skips; see Loader
+DEBT = 8
+"""Beats that may have to wait for skips; see Loader."""
+
+
+def order_entries(config: ArchConfig) -> int:
+    """Bursts and skips that a load engine has under way."""
+    return 1 << ceil_log2(config.read_bursts + DEBT)
 
 
 def request_layout(config: ArchConfig) -> data.StructLayout:
@@ -485,15 +497,15 @@ class Loader(Block):
         """Request bursts, deliver their beats and the skips in order; return whether anything is under way.
 
         A skip without a burst (more than one cycle can skip, or no burst follows) takes a cycle in which a
-        beat may arrive, which then waits in the FIFO. _DEBT bounds how many: each such skip under way and
+        beat may arrive, which then waits in the FIFO. DEBT bounds how many: each such skip under way and
         each beat held counts as one.
         """
         config, clip = self._config, self._clip
-        chunk = min((1 << SKIP_WIDTH) - 1, self._depth)
+        chunk = min(LONGEST_SKIP, self._depth)
         beats_shape = unsigned(bits_for(config.burst_beats))
         skip_shape = unsigned(LENGTH_WIDTH + 2)
         entry = data.StructLayout({"beats": beats_shape, **({"skip": SKIP_WIDTH} if clip else {})})
-        m.submodules.order = order = Fifo(entry, 1 << ceil_log2(config.read_bursts + _DEBT))
+        m.submodules.order = order = Fifo(entry, order_entries(config))
         m.submodules.beats = held = Fifo(unsigned(config.axi_data_width), _BEAT_FIFO)
 
         # the burst to be issued, behind `skip` slots; `need` is all of it
@@ -538,7 +550,7 @@ class Loader(Block):
 
         # a skip that cannot go with a burst: first its size, then the skip
         alone = Signal()
-        pending = Signal(range(_DEBT + 3))  # such skips under way
+        pending = Signal(range(DEBT + 3))  # such skips under way
         load_alone = Signal()
         if clip:
             size, part = Signal(SKIP_WIDTH, reset_less=True), Signal(SKIP_WIDTH)
@@ -554,7 +566,7 @@ class Loader(Block):
                     & ~flushing
                 ),
             ]
-            m.d.sync += room.eq(pending + held.level < _DEBT)
+            m.d.sync += room.eq(pending + held.level < DEBT)
             with m.If(alone):
                 m.d.sync += [flushing.eq(1), size.eq(Mux(part <= credits, part, credits))]
             with m.If(flushing):

@@ -27,7 +27,10 @@ __all__ = ["DRAIN_PIPELINE", "Drain", "beat_layout", "drain_descriptor", "drain_
 _GATHER = 2  # cycles: bank and parameter read, multiplexer over the groups
 
 
-DRAIN_PIPELINE = Stage.latency + Buffer.latency + Stage.latency + _GATHER + len(Requantizer.STAGES) + 1
+PIPELINE_STAGES = _GATHER + len(Requantizer.STAGES)
+"""Registers between a word's read and its packer."""
+
+DRAIN_PIPELINE = Stage.latency + Buffer.latency + Stage.latency + PIPELINE_STAGES + 1
 """Cycles from a step of the drain's nest to its word's beat."""
 
 
@@ -340,7 +343,7 @@ class Drain(Block):
             ]
 
         # the pipeline: bank and parameter responses, group multiplexer, requantiser, packer; all advance together
-        depth = _GATHER + len(Requantizer.STAGES)
+        depth = PIPELINE_STAGES
         tag = data.StructLayout({"valid": lanes, "slot": len(now.slot), "flush": 1})
         tags: list[Any] = [Signal(tag, name=f"tag{k}") for k in range(depth)]
         group = Signal.like(now.group, reset_less=True)

@@ -20,12 +20,13 @@ from rowmesh.hw.layouts import flit_layout, lane_width
 from rowmesh.hw.link import Buffer, Fifo, Stage
 from rowmesh.hw.nest import ConfigBus, LoopNest
 
-__all__ = ["COORDINATE_WIDTH", "GlobalBank", "reader_descriptor"]
+__all__ = ["COORDINATE_WIDTH", "OUT_FIFO", "GlobalBank", "reader_descriptor"]
 
 COORDINATE_WIDTH = 16
 """Bits of a coordinate, signed."""
 
-_OUT_FIFO = 4
+OUT_FIFO = 4
+"""Flits of a reader's queue to the trunk."""
 
 
 def reader_descriptor(config: ArchConfig, engine: Engine) -> Descriptor:
@@ -223,8 +224,8 @@ class GlobalBank(Block):
         ]
 
         # third stage: the read; a place in the out queue is reserved
-        m.submodules.queue = queue = Fifo(flit_layout(config), _OUT_FIFO)
-        reserved = Signal(range(_OUT_FIFO + 1))
+        m.submodules.queue = queue = Fifo(flit_layout(config), OUT_FIFO)
+        reserved = Signal(range(OUT_FIFO + 1))
         now, go, ready = plan.o.payload, Signal(), Signal()
         pending = Signal()
         held: Any = Signal(plan_layout, reset_less=True)
@@ -234,8 +235,8 @@ class GlobalBank(Block):
             buffet.sync.eq(now.sync),
             buffet.quiet.eq(~now.touch),
             ready.eq((~now.touch | buffet.available) & buffet.covered),
-            go.eq(plan.o.valid & ready & (reserved != _OUT_FIFO)),
-            plan.o.ready.eq(ready & (reserved != _OUT_FIFO)),
+            go.eq(plan.o.valid & ready & (reserved != OUT_FIFO)),
+            plan.o.ready.eq(ready & (reserved != OUT_FIFO)),
             buffet.enable.eq(go),
             self.freed.eq(Mux(go, now.release, 0)),
             self.starved.eq(plan.o.valid & ~ready),

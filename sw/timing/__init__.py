@@ -1,0 +1,16 @@
+"""The timing model: the programs of a layer on buffets, links and nests that count instead of computing.
+
+One module for each part of the hardware; all of it is compiled by numba, once for each version of these files.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numba
+
+from rowmesh.sim.build import cache_directory
+
+_sources = sorted(Path(__file__).parent.glob("*.py"))
+_digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in _sources)).hexdigest()[:16]
+# numba looks at the caller's file only: a change of a function elsewhere would not be seen
+numba.config.CACHE_DIR = str(cache_directory() / "timing" / _digest)  # type: ignore[attr-defined]

@@ -1,0 +1,401 @@
+"""Timing of the PE array: trunks, row buses, PEs, psum chains, and the psum banks above them.
+
+Every function advances its part by one cycle, the end of each path first, so that nothing moves two hops at once. A
+link with a registered ready takes an item only if it had room at the beginning of the cycle.
+"""
+
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "BANK",
+    "CHAIN",
+    "FIRST",
+    "HOP",
+    "LAST",
+    "LINK",
+    "PE",
+    "ROW",
+    "START",
+    "STEP",
+    "VOID",
+    "LinkState",
+    "move_psums",
+    "move_steps",
+    "move_words",
+    "records",
+    "updates",
+    "work",
+]
+
+Records = npt.NDArray[np.void]
+
+FIRST, LAST, START, VOID = 1, 2, 4, 8
+"""Flags of a psum."""
+
+LINK = 2
+"""Items of a link with a registered ready."""
+
+
+def records(*names: str, **arrays: int) -> np.dtype[np.void]:
+    """Return a record of 32-bit fields, some of them arrays."""
+    fields: list[Any] = [(name, np.int32) for name in names]
+    return np.dtype([*fields, *((name, np.int32, (length,)) for name, length in arrays.items())])
+
+
+STEP = records(
+    "iact",
+    "weight",
+    "iact_release",
+    "weight_release",
+    "iact_sync",
+    "weight_sync",
+    "emit",
+    "edge",
+    "psum_flags",
+    "psum_edge",
+)
+"""A step of the array; the last two are entries of the psums, in their own order."""
+
+LinkState = records("count", items=LINK)
+"""A link with a registered ready."""
+
+ROW = records("tapped", "words", "left", "inside", tap=LINK)
+"""A row's part of a trunk: its tap, the item whose words are sent along the row (-1: none) and how many are left, the
+items at the row's PEs and links."""
+
+HOP = records("item", "match", "low", "high", "active")
+"""A PE's tap of a bus: the item there (-1: none), whether the PE takes it, and the indices it subscribes to."""
+
+PE = records(
+    # words of the two spads from their origin and from their head; one comes in
+    "iact_stored",
+    "iact_held",
+    "iact_fill",
+    "weight_stored",
+    "weight_held",
+    "weight_fill",
+    # the FIFO of steps and its read register, the next step, and how many are done
+    "step_fill",
+    "queued",
+    "fetched",
+    "ready",
+    "done",
+    # places of the FIFO of psums that are taken, psums on their way there, the FIFO, its read register, psums sent
+    "reserved",
+    "pipe",
+    "waiting",
+    "offered",
+    "taken",
+    "sent",
+    # subscription
+    "skip",
+    "active",
+)
+"""A PE."""
+
+CHAIN = records(
+    "slot", "passing", "slot_flags", "ahead", "turn", "out", "out_flags", "passes", "begins", "active"
+)
+"""A PE's hop of its column's chain: what it sends next, what goes past before its own psum, what it offers."""
+
+BANK = records(
+    "tail", "base", "next_word", "held", "finals", "address0", "address1", "kind0", "kind1", "freed", "topped", top=LINK
+)
+"""A psum bank and the link below it; ``kind`` of an update under way is 1 if it makes the word final, -1 if none."""
+
+
+@numba.njit(cache=True)
+def move_steps(rows: Records, hops: Records, links: Records, pes: Records, fifo: int, segment: int) -> bool:
+    """Move steps along trunk and rows; return whether the first tap had room."""
+    height, width = hops.shape
+    next_room = True
+    for r in range(height - 1, -1, -1):
+        row = rows[r]
+        room = row.tapped < LINK
+        free = True
+        if row.inside:
+            for c in range(width - 1, -1, -1):
+                hop, pe = hops[r, c], pes[r, c]
+                if hop.item >= 0 and free and (not pe.active or pe.queued < fifo):
+                    pe.step_fill = pe.active
+                    if c + 1 == width:
+                        row.inside -= 1
+                    elif (c + 1) % segment == 0:
+                        link = links[r, (c + 1) // segment - 1]
+                        link.items[link.count] = hop.item
+                        link.count += 1
+                    else:
+                        hops[r, c + 1].item = hop.item
+                    hop.item = -1
+                free = hop.item < 0
+                if c and c % segment == 0:
+                    link = links[r, c // segment - 1]
+                    count = link.count
+                    if count and free:
+                        hop.item = link.items[0]
+                        link.items[0] = link.items[1]
+                        link.count -= 1
+                    free = count < LINK
+        if row.tapped and free and next_room:
+            item = row.tap[0]
+            row.tap[0] = row.tap[1]
+            row.tapped -= 1
+            hops[r, 0].item = item
+            row.inside += 1
+            if r + 1 < height:
+                above = rows[r + 1]
+                above.tap[above.tapped] = item
+                above.tapped += 1
+        next_room = room
+    return next_room
+
+
+@numba.njit(cache=True)
+def move_words(
+    rows: Records,
+    hops: Records,
+    links: Records,
+    pes: Records,
+    flits: Records,
+    taken: npt.NDArray[np.int32],
+    weights: bool,
+    depth: int,
+    segment: int,
+) -> bool:
+    """Move flits along the trunk and words along the rows; return whether the first tap had room.
+
+    ``taken`` are the words that each row takes of each flit; ``weights`` tells which of the spads, of ``depth`` words,
+    they go to.
+    """
+    height, width = hops.shape
+    next_room = True
+    for r in range(height - 1, -1, -1):
+        row = rows[r]
+        room = row.tapped < LINK
+        free = True
+        if row.inside:
+            for c in range(width - 1, -1, -1):
+                hop = hops[r, c]
+                if hop.item >= 0 and free:
+                    pe = pes[r, c]
+                    if not hop.match or (pe.weight_held if weights else pe.iact_held) < depth:
+                        if weights:
+                            pe.weight_fill = hop.match
+                        else:
+                            pe.iact_fill = hop.match
+                        if c + 1 == width:
+                            row.inside -= 1
+                        elif (c + 1) % segment == 0:
+                            link = links[r, (c + 1) // segment - 1]
+                            link.items[link.count] = hop.item
+                            link.count += 1
+                        else:
+                            _enter(hops[r, c + 1], flits[hop.item], pes[r, c + 1], hop.item)
+                        hop.item = -1
+                free = hop.item < 0
+                if c and c % segment == 0:
+                    link = links[r, c // segment - 1]
+                    count = link.count
+                    if count and free:
+                        _enter(hop, flits[link.items[0]], pes[r, c], link.items[0])
+                        link.items[0] = link.items[1]
+                        link.count -= 1
+                    free = count < LINK
+        serves = True
+        if row.words >= 0:
+            serves = free and row.left == 1
+            if free:
+                _enter(hops[r, 0], flits[row.words], pes[r, 0], row.words)
+                row.inside += 1
+                row.left -= 1
+                if serves:
+                    row.words = -1
+        if row.tapped and next_room:
+            item = row.tap[0]
+            if serves or not taken[r, item]:
+                row.tap[0] = row.tap[1]
+                row.tapped -= 1
+                if taken[r, item]:
+                    row.words, row.left = item, taken[r, item]
+                if r + 1 < height:
+                    above = rows[r + 1]
+                    above.tap[above.tapped] = item
+                    above.tapped += 1
+        next_room = room
+    return next_room
+
+
+@numba.njit(cache=True)
+def _enter(hop: Any, flit: Any, pe: Any, item: int) -> None:
+    """Put a word at a PE."""
+    hop.item = item
+    hop.match = hop.active and hop.low <= flit.index <= hop.high and not flit.edge & pe.skip
+
+
+@numba.njit(cache=True)
+def work(pes: Records, steps: Records, chain_fifo: int) -> tuple[int, bool]:
+    """Let every PE work; return what some PE waits for (bits: iact, weight, psum room) and whether one multiplies."""
+    waits, multiplies = 0, False
+    height, width = pes.shape
+    for r in range(height):
+        for c in range(width):
+            pe = pes[r, c]
+            if not pe.active:
+                continue
+            go, emits, uses = False, False, False
+            step = steps[min(pe.done, len(steps) - 1)]
+            if pe.ready:
+                uses = not step.edge & pe.skip
+                go = True
+                if uses and step.iact >= pe.iact_stored:
+                    go, waits = False, waits | 1
+                if uses and step.weight >= pe.weight_stored:
+                    go, waits = False, waits | 2
+                emits = step.emit > 0
+                if emits and pe.reserved == chain_fifo:
+                    go, waits = False, waits | 4
+            # operands
+            pe.iact_held += pe.iact_fill
+            pe.iact_stored += pe.iact_fill
+            pe.weight_held += pe.weight_fill
+            pe.weight_stored += pe.weight_fill
+            pe.iact_fill = pe.weight_fill = 0
+            if uses and go:
+                multiplies = True
+                pe.iact_held -= step.iact_release
+                pe.weight_held -= step.weight_release
+                if step.iact_sync:
+                    pe.iact_stored = pe.iact_held
+                if step.weight_sync:
+                    pe.weight_stored = pe.weight_held
+            # psums: three cycles to the FIFO, whose oldest entry is in its read register
+            sends = go and emits
+            if sends or pe.reserved:
+                popped = pe.waiting > 0 and (not pe.offered or pe.taken)
+                if not pe.offered or pe.taken:
+                    pe.offered = popped
+                pe.waiting += (pe.pipe >> 2 & 1) - popped
+                pe.pipe = (pe.pipe << 1 | sends) & 7
+                pe.reserved += sends - pe.taken
+                pe.sent += pe.taken
+                pe.taken = 0
+            # steps
+            pe.done += go
+            accepts = go or not pe.ready
+            if accepts:
+                pe.ready = pe.fetched
+            popped = pe.queued > 0 and (not pe.fetched or accepts)
+            if not pe.fetched or accepts:
+                pe.fetched = popped
+            pe.queued += pe.step_fill - popped
+            pe.step_fill = 0
+    return waits, multiplies
+
+
+@numba.njit(cache=True)
+def move_psums(
+    chains: Records, links: Records, banks: Records, pes: Records, steps: Records, depth: int, segment: int
+) -> None:
+    """Move psums up the columns and into the banks."""
+    height, width = chains.shape
+    used = len(pes)
+    for c in range(width):
+        bank = banks[c]
+        above = bank.topped < LINK  # what is above takes a psum
+        _accumulate(bank, depth)
+        for r in range(height - 1, -1, -1):
+            hop = chains[r, c]
+            if hop.out and above:
+                if r == height - 1:
+                    bank.top[bank.topped] = hop.out_flags
+                    bank.topped += 1
+                elif (r + 1) % segment == 0:
+                    link = links[(r + 1) // segment - 1, c]
+                    link.items[link.count] = hop.out_flags
+                    link.count += 1
+            free = not hop.out or above
+            adds = hop.passing or not hop.begins
+            below, below_flags, linked = False, 0, r > 0 and r % segment == 0
+            if linked:
+                under = links[r // segment - 1, c]
+                below, below_flags = under.count > 0, under.items[0]
+            elif r:
+                below, below_flags = chains[r - 1, c].out > 0, chains[r - 1, c].out_flags
+            slot = hop.slot > 0
+            fire = free and slot and (below or not adds)
+            if free:
+                hop.out = fire
+                if fire:
+                    flags = hop.slot_flags
+                    if adds:
+                        void = below_flags & flags & VOID
+                        flags = ((below_flags if hop.passing else flags) & ~VOID) | void
+                    hop.out_flags = flags
+            above = free and slot and adds
+            if linked:
+                under = links[r // segment - 1, c]
+                had = under.count < LINK
+                if above and below:
+                    under.items[0] = under.items[1]
+                    under.count -= 1
+                above = had
+            if fire or not slot:
+                # what goes next: a psum that goes past, or the PE's own
+                hop.slot, hop.passing = 0, not hop.active or not hop.turn
+                if hop.passing:
+                    hop.slot, hop.slot_flags = 1, VOID
+                    if hop.active:
+                        hop.turn = hop.ahead == 1
+                        hop.ahead -= 1
+                elif r < used and pes[r, c].offered:
+                    pe = pes[r, c]
+                    psum = steps[pe.sent]
+                    flags = psum.psum_flags
+                    if hop.passes:
+                        flags &= ~START
+                    if psum.psum_edge & pe.skip:
+                        flags |= VOID
+                    hop.slot, hop.slot_flags = 1, flags
+                    hop.ahead, hop.turn = hop.passes, hop.passes == 0
+                    pe.taken = 1
+
+
+@numba.njit(cache=True)
+def updates(bank: Any) -> bool:
+    """Whether a bank has its read port busy with an update."""
+    return bank.topped > 0 and not bank.top[0] & (FIRST | VOID)
+
+
+@numba.njit(cache=True)
+def _accumulate(bank: Any, depth: int) -> None:
+    """Advance a bank, and let it take the psum at the top of its column."""
+    accept, address, flags = False, 0, bank.top[0]
+    first = flags & FIRST > 0
+    if bank.topped:
+        if first:
+            address = bank.tail
+            accept = bank.held != depth
+        else:
+            address = bank.base if flags & START else bank.next_word
+            accept = not (
+                (bank.kind0 >= 0 and bank.address0 == address) or (bank.kind1 >= 0 and bank.address1 == address)
+            )
+    bank.finals += (bank.kind1 == 1) - bank.freed
+    bank.held -= bank.freed
+    bank.freed = 0
+    bank.kind1, bank.address1 = bank.kind0, bank.address0
+    bank.kind0, bank.address0 = -1, address
+    if accept:
+        bank.kind0 = flags & LAST > 0
+        bank.top[0] = bank.top[1]
+        bank.topped -= 1
+        bank.next_word = (address + 1) % depth
+        if first:
+            bank.held += 1
+            if flags & START:
+                bank.base = bank.tail
+            bank.tail = (address + 1) % depth

@@ -1,0 +1,97 @@
+"""Timing of the drain: final psums through the post-processing pipeline to the lanes of the store engine."""
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from rowmesh.sw.timing.array import LINK, Records, records, updates
+
+__all__ = ["WORD", "drain", "drain_state"]
+
+WORD = records("group", "columns", "need", "release", "params", "param_release", "flush")
+"""A step of the drain. ``columns`` give a word, of those that hold one; ``need`` are the final words that a column has
+to have, ``params`` the parameters (0: none)."""
+
+
+def drain_state(stages: int, lanes: int) -> Records:
+    """Return an idle drain."""
+    kind = records(
+        "made", "choice", "plan", "word", "done", "psums", "there", "held", "inside",
+        stage_lanes=stages, stage_flush=stages, packed=lanes,
+    )  # fmt: skip
+    return np.zeros(1, kind)
+
+
+@numba.njit(cache=True)
+def drain(d: Any, words: Records, banks: Records, lanes: Records, params: Any, started: bool, columns: int) -> None:
+    """Advance the drain (hw/drain.py).
+
+    ``columns`` hold slots of a tile; ``params`` is the parameters' load engine.
+    """
+    width, stages = len(lanes), len(d.stage_lanes)
+    advance = True
+    for lane in range(width):
+        if d.packed[lane] and not lanes[lane].room:
+            advance = False
+    k, go = d.done, False
+    now = words[min(k, len(words) - 1)]
+    first = width * now.group
+    if d.word and advance and d.psums and d.there:
+        go = True
+        for c in range(first, min(first + width, now.columns)):
+            if updates(banks[c]):
+                go = False
+    # what the next word waits for, known a cycle before
+    accepts = go or not d.word
+    n = k + 1 if go else k
+    if n < len(words):
+        coming = words[n]
+        leaves = d.word and accepts
+        begin = width * coming.group
+        freed = now.release if leaves and coming.group == now.group else 0
+        d.psums = 1
+        for c in range(begin, min(begin + width, columns)):
+            need = coming.need if c < coming.columns else coming.release
+            if need + freed > banks[c].finals:
+                d.psums = 0
+        d.there = coming.params + (now.param_release if leaves else 0) <= d.held
+    # the pipeline and the packers
+    for lane in range(width):
+        if d.packed[lane] and lanes[lane].room:
+            d.packed[lane] = 0
+            lanes[lane].held += 1
+            lanes[lane].free += 1
+    if advance and (d.inside or go):
+        last = d.stage_lanes[stages - 1]
+        if last:
+            d.inside -= 1
+            if d.stage_flush[stages - 1]:
+                for lane in range(width):
+                    d.packed[lane] |= last >> lane & 1
+        for s in range(stages - 1, 0, -1):
+            d.stage_lanes[s], d.stage_flush[s] = d.stage_lanes[s - 1], d.stage_flush[s - 1]
+        d.stage_lanes[0] = 0
+        if go:
+            d.stage_lanes[0] = (1 << max(0, min(width, now.columns - first))) - 1
+            d.stage_flush[0] = now.flush
+            d.inside += d.stage_lanes[0] > 0
+    d.held += params.fill
+    if go:
+        for c in range(first, min(first + width, columns)):
+            banks[c].freed = now.release
+        d.held -= now.param_release
+        params.released = now.param_release
+        d.done += 1
+    # the words in front
+    planned = d.plan
+    if accepts:
+        d.word = planned > 0
+        d.plan -= planned > 0
+    moves = d.choice and planned < LINK
+    d.plan += 1 if moves else 0
+    if (moves or not d.choice) and started and d.made < len(words):
+        d.choice = 1
+        d.made += 1
+    elif moves:
+        d.choice = 0

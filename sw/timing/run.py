@@ -1,0 +1,234 @@
+"""The timing of a layer: all engines together, a cycle at a time, from the start tokens to the last write response."""
+
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from rowmesh.hw import dma, glb
+from rowmesh.hw.config import ArchConfig
+from rowmesh.hw.dma import Loader, Storer
+from rowmesh.hw.drain import PIPELINE_STAGES
+from rowmesh.hw.link import Buffer
+from rowmesh.hw.nest import LoopNest
+from rowmesh.hw.observer import PARTS
+from rowmesh.sw.timing.array import BANK, LINK, ROW, LinkState, Records, move_psums, move_steps, move_words, work
+from rowmesh.sw.timing.drain import drain, drain_state
+from rowmesh.sw.timing.memory import (
+    LANE,
+    READER,
+    fetch,
+    load,
+    loader_record,
+    memory_state,
+    read,
+    store,
+    store_state,
+)
+from rowmesh.sw.timing.streams import Streams
+
+__all__ = ["StuckError", "run"]
+
+_FILL, _COMPUTE, _NOC, _DMA, _PSUM, _DRAIN = (
+    PARTS.index(part) for part in ("fill", "compute", "noc", "dma", "psum", "drain")
+)
+
+
+class StuckError(RuntimeError):
+    """Nothing moves any more: the program blocks."""
+
+
+class Sizes(NamedTuple):
+    """Constants of the hardware that the loop needs."""
+
+    nest: int
+    store_start: int
+    segment: int
+    uop_fifo: int
+    chain_fifo: int
+    iact_spad: int
+    weight_spad: int
+    bank: int
+    queue: int
+    longest_skip: int
+    debt: int
+    read_latency: int
+    write_latency: int
+    bursts: int
+    lane_depth: int
+    patience: int
+
+
+@numba.njit(cache=True)
+def _loop(
+    sizes: Sizes,
+    s: Streams,
+    rows: Records,
+    links: Records,
+    chain_links: Records,
+    banks: Records,
+    loaders: Records,
+    readers: Records,
+    memory_state: Records,
+    drain_state: Records,
+    store_state: Records,
+    lanes: Records,
+) -> tuple[npt.NDArray[np.int64], int]:
+    """Return the cycles of each part, and the cycle of the end (-1: stuck).
+
+    Cycle 0 is that of the start tokens. The observer (hw/observer.py) sees a multiply-accumulate two cycles later, waits
+    two, and a reader's one; the registers of its state add one.
+    """
+    parts = np.zeros(len(PARTS), np.int64)
+    memory, d, stores = memory_state[0], drain_state[0], store_state[0]
+    issued, link = 0, np.zeros(1, LinkState)[0]
+    # what the observer sees, by age
+    waits1, waits2, mac1, mac2, starved1 = 0, 0, False, False, 0
+    computing, active, ended, started = False, False, False, False
+    still, now = 0, 0
+    while True:
+        if store(
+            stores, lanes, s.stores, now, sizes.store_start, sizes.write_latency, sizes.bursts, sizes.lane_depth
+        ):
+            return parts, now
+        running, drained = now >= sizes.nest, d.done
+        drain(d, s.words, banks, lanes, loaders[2], running, s.columns)
+        move_psums(s.chains, chain_links, banks, s.pes, s.steps, sizes.bank, sizes.segment)
+        room0 = move_steps(rows[0], s.hops[0], links[0], s.pes, sizes.uop_fifo, sizes.segment)
+        room1 = move_words(
+            rows[1], s.hops[1], links[1], s.pes, s.iacts, s.iact_words, False, sizes.iact_spad, sizes.segment
+        )
+        room2 = move_words(
+            rows[2], s.hops[2], links[2], s.pes, s.weights, s.weight_words, True, sizes.weight_spad, sizes.segment
+        )
+        waits, mac = work(s.pes, s.steps, sizes.chain_fifo)
+        # the banks' readers and the step nest
+        flit1, starved = read(readers[0], s.iacts, loaders[0], running, room1, sizes.queue)
+        flit2, starves = read(readers[1], s.weights, loaders[1], running, room2, sizes.queue)
+        starved_now = (1 if starved else 0) + (2 if starves else 0)
+        room = link.count < LINK
+        if link.count and room0:
+            _send(rows[0, 0], link.items[0])
+            link.items[0] = link.items[1]
+            link.count -= 1
+        if flit1 >= 0:
+            _send(rows[1, 0], flit1)
+        if flit2 >= 0:
+            _send(rows[2, 0], flit2)
+        issues = running and issued < len(s.steps) and room
+        if issues:
+            link.items[link.count] = issued
+            link.count += 1
+            issued += 1
+        # memory
+        for port in range(len(memory.asked)):
+            memory.waiting[port] = memory.asked[port]
+        load(loaders[0], memory, 0, s.loads[0], now, sizes.longest_skip, sizes.debt)
+        load(loaders[1], memory, 1, s.loads[1], now, sizes.longest_skip, sizes.debt)
+        load(loaders[2], memory, 2, s.loads[2], now, sizes.longest_skip, sizes.debt)
+        fetch(memory, now, sizes.read_latency, sizes.bursts)
+        # the observer: the step nest is active from the cycle after its token to its last step
+        if started:
+            part = _NOC
+            if not computing:
+                part = _FILL
+            elif ended:
+                part = _DRAIN
+            elif issues:
+                part = _COMPUTE
+            elif waits2 & 2:
+                part = _DMA if starved1 & 2 else _NOC
+            elif waits2 & 1:
+                part = _DMA if starved1 & 1 else _NOC
+            elif waits2 & 4:
+                part = _PSUM
+            parts[part] += 1
+        computing = computing or mac2
+        ended = started and not active
+        started = started or active
+        active = issued < len(s.steps)
+        mac2, mac1, waits2, waits1, starved1 = mac1, mac, waits1, waits, starved_now
+        moves = issues or mac or flit1 >= 0 or flit2 >= 0 or d.done != drained or memory.beat >= 0 or stores.flying
+        still = 0 if moves else still + 1
+        if still > sizes.patience:
+            return parts, -1
+        now += 1
+
+
+@numba.njit(cache=True)
+def _send(row: Any, item: int) -> None:
+    """Put an item into the first row's tap."""
+    row.tap[row.tapped] = item
+    row.tapped += 1
+
+
+def run(config: ArchConfig, s: Streams, *, read_latency: int, write_latency: int) -> tuple[dict[str, int], int]:
+    """Run a layer's streams.
+
+    Parameters
+    ----------
+    config : ArchConfig
+    s : Streams
+    read_latency, write_latency : int
+        Cycles of the memory.
+
+    Returns
+    -------
+    dict
+        Cycles by part, without those of the program before the start tokens and behind the last response.
+    int
+        Cycles from the start tokens until the store engine is idle.
+
+    Raises
+    ------
+    StuckError
+        If the program blocks.
+    """
+    nest = LoopNest.cycles_to_first(config.nest_levels, config.link_segment)
+    storer = Storer(config)
+    depths = [config.glb_iact_flits, config.glb_weight_flits, config.param_words]
+    sizes = Sizes(
+        nest=nest,
+        store_start=storer.latency - Buffer.latency,
+        segment=config.link_segment,
+        uop_fifo=config.uop_fifo,
+        chain_fifo=config.chain_fifo,
+        iact_spad=config.iact_spad,
+        weight_spad=config.weight_spad,
+        bank=config.psum_bank_words,
+        queue=glb.OUT_FIFO,
+        longest_skip=dma.LONGEST_SKIP,
+        debt=dma.DEBT,
+        read_latency=read_latency,
+        write_latency=write_latency,
+        bursts=config.read_bursts,
+        lane_depth=storer.lane_depth,
+        patience=10 * (read_latency + write_latency) + 10_000,
+    )
+    height, width = s.pes.shape
+    rows = np.zeros((3, height), ROW)
+    rows["words"] = -1
+    banks = np.zeros(width, BANK)
+    banks["kind0"] = banks["kind1"] = -1
+    loaders = np.zeros(len(depths), loader_record(dma.order_entries(config)))
+    loaders["depth"] = loaders["credits"] = depths
+    # a burst can be taken in the cycle before it could be requested
+    loaders["start"] = [Loader.cycles_to_request(config, clip) - 1 for clip in (True, False, False)]
+    parts, end = _loop(
+        sizes,
+        s,
+        rows,
+        np.zeros((3, height, 1 + width // config.link_segment), LinkState),
+        np.zeros((1 + config.rows // config.link_segment, width), LinkState),
+        banks,
+        loaders,
+        np.zeros(2, READER),
+        memory_state(len(depths), config.read_bursts),
+        drain_state(PIPELINE_STAGES, config.lanes),
+        store_state(config.read_bursts),
+        np.zeros(config.lanes, LANE),
+    )
+    if end < 0:
+        raise StuckError("the timing model finds that nothing moves any more")
+    return dict(zip(PARTS, map(int, parts), strict=True)), end

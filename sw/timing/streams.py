@@ -1,0 +1,303 @@
+"""A layer's programs as streams: what each engine does, step by step, as arrays for the timing model."""
+
+from collections.abc import Mapping as Dict
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from rowmesh.hw.array import pe_words, row_words
+from rowmesh.hw.axi import PAGE_BYTES
+from rowmesh.hw.config import ArchConfig
+from rowmesh.hw.descriptor import Engine
+from rowmesh.hw.multicast import ROW_FIELDS
+from rowmesh.hw.pe import PE_FIELDS
+from rowmesh.sw.nestprogram import Nest
+from rowmesh.sw.timing.array import FIRST, HOP, LAST, PE, CHAIN, START, STEP, Records
+from rowmesh.sw.timing.drain import WORD
+from rowmesh.sw.timing.memory import BURST, FLIT
+
+__all__ = ["LOADERS", "Streams", "decode", "edges", "flit_lanes", "streams"]
+
+LOADERS = (Engine.LOAD_IACT, Engine.LOAD_WEIGHT, Engine.LOAD_PARAM)
+Tokens = Dict[str, npt.NDArray[np.int64]]
+
+
+class Streams(NamedTuple):
+    """What every engine does: arrays of records, in order.
+
+    ``pes`` are the PEs in use with their subscriptions, over rows and columns, ``hops`` their taps of the buses of steps,
+    iacts and weights, and ``chains`` all hops of the psum chains. ``iact_words`` and ``weight_words`` are the words that
+    a row takes of each flit. ``columns`` hold psums of a tile.
+    """
+
+    pes: Records
+    hops: tuple[Records, Records, Records]
+    chains: Records
+    steps: Records
+    iacts: Records
+    iact_words: npt.NDArray[np.int32]
+    weights: Records
+    weight_words: npt.NDArray[np.int32]
+    words: Records
+    loads: tuple[Records, Records, Records]
+    stores: Records
+    columns: int
+
+
+def decode(fields: tuple[tuple[str, int, int], ...], words: Dict[int, int], addresses: list[int]) -> dict[str, int]:
+    """Return the fields of a subscription: the opposite of ``pe_words`` and ``row_words``."""
+    values = {}
+    for number, (name, word, shift) in enumerate(fields):
+        above = [s for _, w, s in fields[number + 1 :] if w == word]
+        width = (min(above) if above else 32) - shift
+        values[name] = words[addresses[word]] >> shift & (1 << width) - 1
+    return values
+
+
+def edges(nest: Nest, tokens: Tokens, count: int) -> npt.NDArray[np.int64]:
+    """Return the edge flags of a nest's steps as bits."""
+    return sum(  # type: ignore[return-value]
+        nest.holds(f"edge{k}_mask", tokens, "last").astype(np.int64) << k for k in range(count)
+    )
+
+
+def flit_lanes(reader: Nest, tokens: Tokens) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the first and the last valid lane of each flit."""
+    values = reader.values
+    low = np.where(reader.holds("first_mask", tokens, "first"), values.get("low_first", 0), values["low"])
+    edge = np.where(
+        reader.holds("edge_mask", tokens, "last"), values.get("high_edge", 0), values.get("high_last", 0)
+    )
+    return low, np.where(reader.holds("last_mask", tokens, "last"), edge, values["high"])
+
+
+def _filled(kind: np.dtype[np.void], shape: int | tuple[int, ...], **fields: Any) -> Records:
+    """Return records with some fields set; the others are 0."""
+    result = np.zeros(shape, kind)
+    for name, values in fields.items():
+        result[name] = values
+    return result
+
+
+def _array(config: ArchConfig, subscriptions: Dict[int, int]) -> tuple[Records, tuple[Records, Records, Records], Records]:
+    """Return the PEs in use, their taps of the three buses, and all hops of the psum chains."""
+    fields = np.array(
+        [
+            [decode(PE_FIELDS, subscriptions, list(pe_words(row, col, {}))) for col in range(config.cols)]
+            for row in range(config.rows)
+        ]
+    )
+
+    def of(name: str) -> npt.NDArray[np.int32]:
+        return np.vectorize(lambda pe: pe[name], otypes=[np.int32])(fields)
+
+    active = of("active")
+    height, width = (1 + int(np.nonzero(active)[axis].max()) for axis in range(2))
+    used = (slice(height), slice(width))
+    pes = _filled(PE, (height, width), active=active[used], skip=of("skip")[used])
+    hops = [
+        _filled(HOP, (height, width), item=-1, active=active[used], low=low[used], high=high[used])
+        for low, high in (
+            (active, active),
+            (of("iact_low"), of("iact_high")),
+            (of("weight_low"), of("weight_high")),
+        )
+    ]
+    passes = of("passes")
+    chains = _filled(
+        CHAIN,
+        (config.rows, width),
+        active=active[:, :width],
+        passes=passes[:, :width],
+        ahead=passes[:, :width],
+        turn=passes[:, :width] == 0,
+        begins=of("chain_start")[:, :width],
+    )
+    return pes, tuple(hops), chains  # type: ignore[return-value]
+
+
+def _steps(config: ArchConfig, nest: Nest) -> Records:
+    t = nest.tokens({})
+    count = len(next(iter(t.values()))) if t else 1
+    zero = np.zeros(count, np.int64)
+    emit = nest.holds("emit_mask", t, "last")
+    flags = (
+        FIRST * nest.holds("first_mask", t, "first")
+        + LAST * nest.holds("last_mask", t, "last")
+        + START * nest.holds("start_mask", t, "first")
+    )
+    edge = edges(nest, t, config.edge_flags)
+    release = np.where(
+        nest.holds("restart_mask", t, "last"),
+        nest.values["restart"],
+        np.where(nest.holds("slide_mask", t, "last"), nest.values["slide"], 0),
+    )
+    steps = _filled(
+        STEP,
+        count,
+        iact=t.get("iact", 0),
+        weight=t.get("weight", 0),
+        iact_release=release,
+        weight_release=nest.holds("weight_release_mask", t, "last"),
+        iact_sync=nest.holds("iact_sync_mask", t, "last"),
+        weight_sync=nest.holds("weight_sync_mask", t, "last"),
+        emit=emit,
+        edge=edge,
+    )
+    emitted = np.count_nonzero(emit)
+    steps["psum_flags"][:emitted], steps["psum_edge"][:emitted] = flags[emit], edge[emit]
+    return steps
+
+
+def _flits(
+    config: ArchConfig, nest: Nest, operand: str, rows: int, subscriptions: Dict[int, int]
+) -> tuple[Records, npt.NDArray[np.int32]]:
+    t = nest.tokens({})
+    count = len(next(iter(t.values()))) if t else 1
+    zero = np.zeros(count, np.int64)
+    low, high = flit_lanes(nest, t)
+    touch = low <= high
+    values = nest.values
+    if "width" in values:
+        lanes = np.arange(config.flit_words)[:, None]
+        x = t.get("x", zero) + (lanes if values["lanes_along_x"] else 0)
+        y, block = t.get("y", zero), t.get("block", zero)
+        inside = (y >= 0) & (y < values["height"]) & (block >= 0) & (block < values["blocks"])
+        touch = (inside & (x >= 0) & (x < values["width"]) & (lanes >= low) & (lanes <= high)).any(axis=0)
+    index, phase = t.get("index", zero), t.get("phase", zero)
+    taken = np.zeros((rows, count), np.int32)
+    for row in range(rows):
+        own = decode(ROW_FIELDS, subscriptions, list(row_words(row, operand, {})))
+        match = (phase >= own["phase_low"]) & (phase <= own["phase_high"])
+        match &= (index >= own["index_low"]) & (index <= own["index_high"])
+        words = np.minimum(high, own["lane_high"]) - np.maximum(low, own["lane_low"]) + 1
+        if own["enable"] and own["lane_low"] <= own["lane_high"]:
+            taken[row] = np.where(match & (low <= high), np.maximum(words, 0), 0)
+    flits = _filled(
+        FLIT,
+        count,
+        offset=t.get("address", 0),
+        release=np.where(nest.holds("release_mask", t, "last"), values["release"], 0),
+        sync=nest.holds("sync_mask", t, "last"),
+        touch=touch,
+        index=index,
+        edge=edges(nest, t, config.edge_flags),
+    )
+    return flits, taken
+
+
+def _columns(nest: Nest, t: Tokens) -> npt.NDArray[np.int64]:
+    return np.where(nest.holds("edge_mask", t, "last"), nest.values["columns_edge"], nest.values["columns"])
+
+
+def _words(config: ArchConfig, nest: Nest) -> Records:
+    t, values = nest.tokens({}), nest.values
+    count = len(next(iter(t.values()))) if t else 1
+    zero = np.zeros(count, np.int64)
+    short, thin = nest.holds("short_mask", t, "last"), nest.holds("thin_mask", t, "last")
+    sizes = np.array([values[f"release{k}"] for k in range(4)])
+    release = np.where(nest.holds("release_mask", t, "last"), sizes[short + 2 * thin], 0)
+    columns, group = _columns(nest, t), t.get("group", zero)
+    used = np.clip(columns - group * config.lanes, 0, config.lanes)
+    done = np.where(thin, values["param_thin"], values["param_release"])
+    param_release = np.where(nest.holds("param_mask", t, "last"), done, 0)
+    params = t.get("param", zero) + np.maximum(0, used - 1) * values["lane_param"] + 1
+    params = np.maximum(np.where(used > 0, params, 0), param_release)
+    return _filled(
+        WORD,
+        count,
+        group=group,
+        columns=columns,
+        need=np.maximum(t.get("offset", zero) + 1, release),
+        release=release,
+        params=params * values["use_param"],
+        param_release=param_release,
+        flush=nest.holds("flush_mask", t, "last"),
+    )
+
+
+@numba.njit(cache=True)
+def _split(
+    address: npt.NDArray[np.int64],
+    beats: npt.NDArray[np.int64],
+    left: npt.NDArray[np.int64],
+    right: npt.NDArray[np.int64],
+    lane: npt.NDArray[np.int64],
+    most: int,
+    page: int,
+) -> npt.NDArray[np.int32]:
+    """Split segments into bursts; ``address`` in beats. Rows of the result: beats, before, behind, lane."""
+    count = 0
+    for k in range(len(beats)):
+        count += 1 + beats[k] // most + beats[k] // page + 1
+    out = np.zeros((4, count), np.int32)
+    n = 0
+    for k in range(len(beats)):
+        rest, at, first = beats[k], address[k], True
+        while first or rest > 0:
+            size = min(rest, most, page - at % page)
+            out[0, n], out[3, n] = size, lane[k]
+            if first:
+                out[1, n] = left[k]
+            at, rest, first = at + size, rest - size, False
+            if rest == 0:
+                out[2, n] = right[k]
+            n += 1
+    return out[:, :n]
+
+
+def _bursts(config: ArchConfig, nest: Nest) -> Records:
+    t, values = nest.tokens({}), nest.values
+    count = len(next(iter(t.values()))) if t else 1
+    zero = np.zeros(count, np.int64)
+    length = np.where(nest.holds("length_mask", t, "last"), values.get("length_last", 0), values["length"])
+    left = right = lane = zero
+    beats, address = length, (t.get("address", zero) & 0xFFFFFFFF) // config.beat_bytes
+    if "height" in values:
+        x, y, block = t.get("x", zero), t.get("y", zero), t.get("block", zero)
+        over = x + length - values["width"]
+        inside = (y >= 0) & (y < values["height"]) & (block >= 0) & (block < values["blocks"])
+        inside &= (x + length > 0) & (over < length)
+        left = np.where(inside, np.maximum(-x, 0), length)
+        right = np.where(inside, np.maximum(over, 0), 0)
+        address, beats = address + left, length - left - right
+    if "columns" in values:
+        beats = np.where(t.get("column", zero) < _columns(nest, t), length, 0)
+        lane = t.get("lane", zero)
+    page = PAGE_BYTES // config.beat_bytes
+    parts = _split(address, beats, left, right, lane, min(config.burst_beats, page), page)
+    return _filled(BURST, parts.shape[1], **dict(zip(("beats", "before", "behind", "lane"), parts, strict=True)))
+
+
+def streams(config: ArchConfig, nests: Dict[Engine, Nest], subscriptions: Dict[int, int]) -> Streams:
+    """Return what every engine does for a layer.
+
+    Parameters
+    ----------
+    config : ArchConfig
+    nests : Mapping[Engine, Nest]
+        See :func:`rowmesh.sw.compiler.nests`.
+    subscriptions : Mapping[int, int]
+        Configuration words of the array.
+    """
+    pes, hops, chains = _array(config, subscriptions)
+    simple = {engine: nest.simplified() for engine, nest in nests.items()}
+    iacts, iact_words = _flits(config, simple[Engine.READ_IACT], "iact", len(pes), subscriptions)
+    weights, weight_words = _flits(config, simple[Engine.READ_WEIGHT], "weight", len(pes), subscriptions)
+    nothing = np.zeros(0, BURST)
+    return Streams(
+        pes=pes,
+        hops=hops,
+        chains=chains,
+        steps=_steps(config, simple[Engine.STEP]),
+        iacts=iacts,
+        iact_words=iact_words,
+        weights=weights,
+        weight_words=weight_words,
+        words=_words(config, simple[Engine.DRAIN]),
+        loads=tuple(_bursts(config, simple[e]) if e in simple else nothing for e in LOADERS),  # type: ignore[arg-type]
+        stores=_bursts(config, simple[Engine.STORE]),
+        columns=simple[Engine.DRAIN].values["columns"],
+    )
