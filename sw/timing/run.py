@@ -8,6 +8,8 @@ import numpy.typing as npt
 
 from rowmesh.hw import dma, glb
 from rowmesh.hw.config import ArchConfig
+from rowmesh.hw.core import LOADERS
+from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.dma import Loader, Storer
 from rowmesh.hw.drain import PIPELINE_STAGES
 from rowmesh.hw.link import Buffer
@@ -33,6 +35,8 @@ __all__ = ["StuckError", "run"]
 _FILL, _COMPUTE, _NOC, _DMA, _PSUM, _DRAIN = (
     PARTS.index(part) for part in ("fill", "compute", "noc", "dma", "psum", "drain")
 )
+
+_WEIGHT, _IACT, _PARAM = (LOADERS.index(e) for e in (Engine.LOAD_WEIGHT, Engine.LOAD_IACT, Engine.LOAD_PARAM))
 
 
 class StuckError(RuntimeError):
@@ -74,13 +78,16 @@ def _loop(
     drain_state: Records,
     store_state: Records,
     lanes: Records,
+    marks: npt.NDArray[np.int64],
 ) -> tuple[npt.NDArray[np.int64], int]:
-    """Return the cycles of each part, and the cycle of the end (-1: stuck).
+    """Return the cycles of each part when each of the steps ``marks`` is issued and in the end, and the cycle of the
+    end (-1: stuck).
 
     Cycle 0 is that of the start tokens. The observer (hw/observer.py) sees a multiply-accumulate two cycles later, waits
     two, and a reader's one; the registers of its state add one.
     """
     parts = np.zeros(len(PARTS), np.int64)
+    seen, marked = np.zeros((len(marks) + 1, len(PARTS)), np.int64), 0
     memory, d, stores = memory_state[0], drain_state[0], store_state[0]
     issued, link = 0, np.zeros(1, LinkState)[0]
     # what the observer sees, by age
@@ -91,9 +98,10 @@ def _loop(
         if store(
             stores, lanes, s.stores, now, sizes.store_start, sizes.write_latency, sizes.bursts, sizes.lane_depth
         ):
-            return parts, now
+            seen[marked] = parts
+            return seen, now
         running, drained = now >= sizes.nest, d.done
-        drain(d, s.words, banks, lanes, loaders[2], running, s.columns)
+        drain(d, s.words, banks, lanes, loaders[_PARAM], running, s.columns)
         move_psums(s.chains, chain_links, banks, s.pes, s.steps, sizes.bank, sizes.segment)
         room0 = move_steps(rows[0], s.hops[0], links[0], s.pes, sizes.uop_fifo, sizes.segment)
         room1 = move_words(
@@ -104,8 +112,8 @@ def _loop(
         )
         waits, mac = work(s.pes, s.steps, sizes.chain_fifo)
         # the banks' readers and the step nest
-        flit1, starved = read(readers[0], s.iacts, loaders[0], running, room1, sizes.queue)
-        flit2, starves = read(readers[1], s.weights, loaders[1], running, room2, sizes.queue)
+        flit1, starved = read(readers[0], s.iacts, loaders[_IACT], running, room1, sizes.queue)
+        flit2, starves = read(readers[1], s.weights, loaders[_WEIGHT], running, room2, sizes.queue)
         starved_now = (1 if starved else 0) + (2 if starves else 0)
         room = link.count < LINK
         if link.count and room0:
@@ -118,6 +126,9 @@ def _loop(
             _send(rows[2, 0], flit2)
         issues = running and issued < len(s.steps) and room
         if issues:
+            if marked < len(marks) and issued == marks[marked]:
+                seen[marked] = parts
+                marked += 1
             link.items[link.count] = issued
             link.count += 1
             issued += 1
@@ -152,7 +163,7 @@ def _loop(
         moves = issues or mac or flit1 >= 0 or flit2 >= 0 or d.done != drained or memory.beat >= 0 or stores.flying
         still = 0 if moves else still + 1
         if still > sizes.patience:
-            return parts, -1
+            return seen, -1
         now += 1
 
 
@@ -163,22 +174,25 @@ def _send(row: Any, item: int) -> None:
     row.tapped += 1
 
 
-def run(config: ArchConfig, s: Streams, *, read_latency: int, write_latency: int) -> tuple[dict[str, int], int]:
+def run(
+    config: ArchConfig, s: Streams, marks: npt.NDArray[np.int64], *, read_latency: int, write_latency: int
+) -> npt.NDArray[np.int64]:
     """Run a layer's streams.
 
     Parameters
     ----------
     config : ArchConfig
     s : Streams
+    marks : array [K]
+        Numbers of steps, ascending.
     read_latency, write_latency : int
         Cycles of the memory.
 
     Returns
     -------
-    dict
-        Cycles by part, without those of the program before the start tokens and behind the last response.
-    int
-        Cycles from the start tokens until the store engine is idle.
+    array [K + 1, len(PARTS)]
+        Cycles of each part when each of these steps is issued, and until the store engine is idle. Those of the
+        program before the start tokens and behind the last response are not among them.
 
     Raises
     ------
@@ -187,7 +201,10 @@ def run(config: ArchConfig, s: Streams, *, read_latency: int, write_latency: int
     """
     nest = LoopNest.cycles_to_first(config.nest_levels, config.link_segment)
     storer = Storer(config)
-    depths = [config.glb_iact_flits, config.glb_weight_flits, config.param_words]
+    depths, starts = np.zeros(len(LOADERS), np.int32), np.zeros(len(LOADERS), np.int32)
+    for port, depth in ((_IACT, config.glb_iact_flits), (_WEIGHT, config.glb_weight_flits), (_PARAM, config.param_words)):
+        # a burst can be taken in the cycle before it could be requested
+        depths[port], starts[port] = depth, Loader.cycles_to_request(config, clip=port == _IACT) - 1
     sizes = Sizes(
         nest=nest,
         store_start=storer.latency - Buffer.latency,
@@ -213,9 +230,8 @@ def run(config: ArchConfig, s: Streams, *, read_latency: int, write_latency: int
     banks["kind0"] = banks["kind1"] = -1
     loaders = np.zeros(len(depths), loader_record(dma.order_entries(config)))
     loaders["depth"] = loaders["credits"] = depths
-    # a burst can be taken in the cycle before it could be requested
-    loaders["start"] = [Loader.cycles_to_request(config, clip) - 1 for clip in (True, False, False)]
-    parts, end = _loop(
+    loaders["start"] = starts
+    seen, end = _loop(
         sizes,
         s,
         rows,
@@ -228,7 +244,8 @@ def run(config: ArchConfig, s: Streams, *, read_latency: int, write_latency: int
         drain_state(PIPELINE_STAGES, config.lanes),
         store_state(config.read_bursts),
         np.zeros(config.lanes, LANE),
+        marks,
     )
     if end < 0:
         raise StuckError("the timing model finds that nothing moves any more")
-    return dict(zip(PARTS, map(int, parts), strict=True)), end
+    return seen

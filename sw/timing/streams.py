@@ -10,6 +10,7 @@ import numpy.typing as npt
 from rowmesh.hw.array import pe_words, row_words
 from rowmesh.hw.axi import PAGE_BYTES
 from rowmesh.hw.config import ArchConfig
+from rowmesh.hw.core import LOADERS
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.multicast import ROW_FIELDS
 from rowmesh.hw.pe import PE_FIELDS
@@ -18,9 +19,8 @@ from rowmesh.sw.timing.array import FIRST, HOP, LAST, PE, CHAIN, START, STEP, Re
 from rowmesh.sw.timing.drain import WORD
 from rowmesh.sw.timing.memory import BURST, FLIT
 
-__all__ = ["LOADERS", "Streams", "decode", "edges", "flit_lanes", "streams"]
+__all__ = ["Streams", "decode", "edges", "flit_lanes", "streams"]
 
-LOADERS = (Engine.LOAD_IACT, Engine.LOAD_WEIGHT, Engine.LOAD_PARAM)
 Tokens = Dict[str, npt.NDArray[np.int64]]
 
 
@@ -29,7 +29,8 @@ class Streams(NamedTuple):
 
     ``pes`` are the PEs in use with their subscriptions, over rows and columns, ``hops`` their taps of the buses of steps,
     iacts and weights, and ``chains`` all hops of the psum chains. ``iact_words`` and ``weight_words`` are the words that
-    a row takes of each flit. ``columns`` hold psums of a tile.
+    a row takes of each flit. ``loads`` are in the order of the read ports (hw/core.py); ``columns`` hold
+    psums of a tile.
     """
 
     pes: Records
