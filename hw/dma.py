@@ -795,16 +795,21 @@ class Storer(Block):
             }
         )
 
-    @property
-    def lane_depth(self) -> int:
+    @staticmethod
+    def lane_entries(config: ArchConfig) -> int:
         """Beats of a lane's FIFO."""
-        return max(4, 2 * self._config.burst_beats)
+        return max(4, 2 * config.burst_beats)
+
+    @staticmethod
+    def cycles_to_burst(config: ArchConfig) -> int:
+        """Cycles from the start token to the first burst, whose address is on its way if its beats are there."""
+        nest = LoopNest.cycles_to_first(config.nest_levels, config.link_segment)
+        return nest + _Segments.latency + Buffer.latency + Splitter.latency + Stage.latency
 
     @property
     def latency(self) -> int:
         """Cycles from the start token to AWVALID."""
-        nest = LoopNest.cycles_to_first(self.descriptor.levels, self._config.link_segment)
-        return nest + _Segments.latency + Buffer.latency + Splitter.latency + Stage.latency + Buffer.latency
+        return self.cycles_to_burst(self._config) + Buffer.latency
 
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
@@ -834,12 +839,12 @@ class Storer(Block):
         burst = stage.o.payload
         beat_fifos = []
         covered = []
-        issue = Signal()
+        issue, entries = Signal(), self.lane_entries(config)
         for number, lane in enumerate(self.lanes):
-            queue = Fifo(beat_layout(config), self.lane_depth, block=True)
+            queue = Fifo(beat_layout(config), entries, block=True)
             m.submodules[f"lane{number}"] = queue
             beat_fifos.append(queue)
-            free = Signal(range(self.lane_depth + 1), name=f"free{number}")  # beats held that no burst has reserved
+            free = Signal(range(entries + 1), name=f"free{number}")  # beats held that no burst has reserved
             pushed, reserved = Signal(name=f"pushed{number}"), Signal(name=f"reserved{number}")
             m.d.comb += [
                 queue.i.valid.eq(lane.valid),

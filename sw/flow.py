@@ -18,7 +18,8 @@ from rowmesh.sw.dataflow import Dataflow
 from rowmesh.sw.layerdata import LayerData, make_data, nonzero_macs
 from rowmesh.sw.mapper import Objective, UnmappableError, find_mapping
 from rowmesh.sw.mapping import Mapping
-from rowmesh.sw.model import MEMORY_LATENCY, WRITE_LATENCY, predict
+from rowmesh.sw.memory import MEMORY_LATENCY, WRITE_LATENCY
+from rowmesh.sw.model import predict
 from rowmesh.sw.results import PARTS, LayerResult, Measurement, Outputs, Prediction
 from rowmesh.sw.workload import Layer
 

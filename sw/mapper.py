@@ -2,15 +2,18 @@
 
 import functools
 import itertools
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw.counts import access_counts
 from rowmesh.sw.dataflow import Dataflow, load_dataflow
+from rowmesh.sw.estimate import estimate
 from rowmesh.sw.files import InputError
 from rowmesh.sw.mapping import IllegalMappingError, Mapping, ceil_div
-from rowmesh.sw.model import energy, predict_parts
+from rowmesh.sw.model import COARSE, energy, predict_parts, work
 from rowmesh.sw.tensors import TensorLayout, storage_bits
 from rowmesh.sw.workload import Layer
 
@@ -238,6 +241,15 @@ def candidates(
 _CLOSE = 1.002
 """Mappings within this factor of the best are told apart by the other quantity: energy or cycles."""
 
+_PROMISING = 1.25
+"""Mappings whose estimate is within this factor of the best one are candidates for a prediction."""
+
+_WORK = 300_000
+"""Steps that the predictions of a search may run."""
+
+_MOST, _LEAST = 24, 3
+"""Mappings that are predicted."""
+
 
 def _default() -> tuple[Dataflow, ...]:
     return (load_dataflow("rs"),)
@@ -252,9 +264,10 @@ def find_mapping(
 ) -> Mapping:
     """Find the best mapping of a layer.
 
-    With the objective ``cycles`` it is the one of least energy among those with (within 0.2 %) the fewest predicted
-    cycles: the steps of a mapping are a lower bound of its cycles, so the search ends where they exceed the best. With
-    ``energy`` and ``edp`` (energy times cycles) every legal mapping is evaluated.
+    Every legal mapping is estimated in closed form (:mod:`rowmesh.sw.estimate`); with the objective ``cycles`` only
+    those whose steps, a lower bound, can still be promising. The cycles of the best ones are then predicted
+    (:mod:`rowmesh.sw.model`), and the best of these is taken; where some are within 0.2 %, the one of least energy
+    (with the objective ``cycles``) or of the fewest cycles.
 
     Parameters
     ----------
@@ -271,24 +284,36 @@ def find_mapping(
     """
     flows = flows or _default()
     reasons: dict[str, int] = {}
-    found: list[tuple[int, int, Mapping]] = []
-    best: int | None = None
+    found: list[tuple[float, int, Mapping]] = []
+    best: float | None = None
     for steps, mapping in candidates(config, layer, flows, reasons):
-        if objective == "cycles" and best is not None and steps > best * _CLOSE:
+        if objective == "cycles" and best is not None and steps > best * _PROMISING:
             break
-        cycles = sum(predict_parts(mapping).values())
-        if objective != "cycles" or best is None or cycles <= best * _CLOSE:
-            found.append((cycles, len(found), mapping))
-            best = cycles if best is None else min(best, cycles)
+        cost = _cost(objective, estimate(mapping), mapping)
+        if best is None or cost <= best * _PROMISING:
+            found.append((cost, len(found), mapping))
+            best = cost if best is None else min(best, cost)
     if best is None:
         rule = max(reasons, key=lambda reason: reasons[reason]) if reasons else "no factorisation exists"
         names = ", ".join(flow.name for flow in flows)
         raise UnmappableError(f"layer {layer.name}: no mapping ({names}) fits {config.name}: {rule}")
+    promising = sorted(entry for entry in found if entry[0] <= best * _PROMISING)
+    effort = list(itertools.accumulate(work(entry[2], COARSE) for entry in promising))
+    tried = [entry[2] for k, entry in enumerate(promising) if k < _LEAST or effort[k] <= _WORK]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the timing model runs without the interpreter's lock
+        cycles = list(pool.map(lambda mapping: sum(predict_parts(mapping, COARSE).values()), tried[:_MOST]))
+    predicted = [
+        (_cost(objective, spent, mapping), spent, energy(access_counts(mapping)), number, mapping)
+        for number, (spent, mapping) in enumerate(zip(cycles, tried, strict=False))
+    ]
+    least = min(entry[0] for entry in predicted)
+    close = [entry for entry in predicted if entry[0] <= least * _CLOSE]
+    return min(close, key=lambda entry: (entry[2] if objective == "cycles" else entry[1], entry[3]))[4]
+
+
+def _cost(objective: Objective, cycles: int, mapping: Mapping) -> float:
+    """What a search minimises."""
     if objective == "cycles":
-        found = [entry for entry in found if entry[0] <= best * _CLOSE]
-    weighed = []
-    for cycles, number, mapping in found:
-        cost = energy(access_counts(mapping))
-        key = (cost * cycles, cycles) if objective == "edp" else (cost, cycles)
-        weighed.append((*key, number, mapping))
-    return min(weighed, key=lambda entry: entry[:3])[3]
+        return cycles
+    spent = energy(access_counts(mapping))
+    return spent if objective == "energy" else spent * cycles

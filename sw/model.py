@@ -7,37 +7,67 @@ fitted, and no result of the RTL is looked at.
 """
 
 import functools
+import math
 from collections.abc import Mapping as Dict
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from rowmesh.hw.control import SETTLE_CYCLES, CommandProcessor, fetch_beats
 from rowmesh.hw.config import ArchConfig
+from rowmesh.hw.control import SETTLE_CYCLES, CommandProcessor, fetch_beats
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.dma import ReadArbiter
 from rowmesh.hw.program import Program
 from rowmesh.sw.compiler import MemoryMap, nests, subscriptions
 from rowmesh.sw.counts import access_counts, dram_beats
-from rowmesh.sw.mapping import Mapping
+from rowmesh.sw.estimate import drain_cycles
+from rowmesh.sw.mapping import Mapping, ceil_div
+from rowmesh.sw.memory import MEMORY_LATENCY, WRITE_LATENCY
 from rowmesh.sw.results import PARTS, Prediction
 from rowmesh.sw.timing.run import run
 from rowmesh.sw.timing.streams import streams
 
-__all__ = ["MEMORY_LATENCY", "WRITE_LATENCY", "energy", "predict", "predict_parts"]
+__all__ = ["COARSE", "FINE", "STEPS_AHEAD", "Effort", "energy", "predict", "predict_parts", "work"]
 
-MEMORY_LATENCY = 100
-"""Cycles from a read request to its first beat."""
 
-WRITE_LATENCY = 20
-"""Cycles from a write's last beat to its response."""
+@dataclass(frozen=True)
+class Effort:
+    """How much of a layer is run.
 
-LARGEST = 100_000
-"""Steps or beats, whichever are more, that are run; of a layer with more, a part is run, if its loops allow that."""
+    Parameters
+    ----------
+    largest : int
+        Steps or beats, whichever are more; of a layer with more, a part is run, if its loops allow that.
+    lead : int
+        Iterations of a loop, at most, by which the global buffer is taken to be ahead.
+    retries : int
+        How often four times as much is run, as long as what is run is not steady.
+    """
 
-_FEWEST = 3
-"""Iterations of a loop that are run: the first, one that stands for all others, and the last."""
+    largest: int
+    lead: int
+    retries: int
+
+
+FINE = Effort(160_000, 8, 4)
+"""Of a prediction."""
+
+COARSE = Effort(20_000, 1, 0)
+"""Of one prediction of many in a search."""
+
+_FEWEST = 4
+"""Iterations of a loop that are run: the first, two or more that stand for all others, and the last."""
+
+STEPS_AHEAD = 6
+"""Steps beside those in a PE's FIFO that leave the issuer before the first PE works: in the issuer's and the row's
+two-item links, the PE's tap and its next step."""
+
+_KEEPS_UP = 0.998
+"""Share of an iteration's psums that have to be drained while it lasts, or else more iterations are run."""
+
+_EVEN = 0.005
+"""Share of its cycles by which the first and the second half of what stands for others may differ, or else likewise."""
 
 _AT_END = 3
 """Cycles from an idle store engine to the interrupt: WAIT and END of the program, and the register of the latter."""
@@ -51,7 +81,7 @@ def energy(accesses: Dict[str, int]) -> int:
     return sum(count * ENERGY[name.partition(".")[0]] for name, count in accesses.items() if "injected" not in name)
 
 
-_Counts = Dict[str, int]  # iterations of the outer loops
+_Counts = dict[str, int]  # iterations of the outer loops
 
 
 def _outer(m: Mapping) -> _Counts:
@@ -87,50 +117,108 @@ def _passes(m: Mapping) -> npt.NDArray[np.int64]:
     return np.ascontiguousarray(np.broadcast_to(plane, tuple(_outer(m).values())), np.int64)
 
 
-def _chosen(m: Mapping) -> _Counts:
+def _size(m: Mapping) -> int:
+    """Return the steps or beats of a mapping, whichever are more: a measure of the work to run it."""
+    stored = m.layer.n * m.layer.m * m.layer.p * m.layer.q // m.out_lanes
+    return max(int(_passes(m).sum()), sum(dram_beats(m).values()) + stored)
+
+
+def work(m: Mapping, effort: Effort = FINE) -> int:
+    """Return how many steps or beats a prediction runs: a measure of its own time.
+
+    Parameters
+    ----------
+    m : Mapping
+    effort : Effort
+    """
+    counts, full = _chosen(m, effort), _outer(m)
+    return int(_size(m) * np.prod([counts[name] / full[name] for name in full]))
+
+
+def _ends(m: Mapping, effort: Effort) -> _Counts:
+    """Return the iterations of each outer loop that are not like the others, at either end.
+
+    Steps are issued some time before they are done, and the banks of the global buffer are filled ahead of their use.
+    """
+    ahead, beats, a = m.config.uop_fifo + STEPS_AHEAD, dram_beats(m), m.config
+    steps, iacts, weights = int(_passes(m).sum()), float(beats["iact"]), float(beats["weight"])
+    ends = {}
+    for name, count in _outer(m).items():
+        steps //= count
+        weights /= count
+        iacts /= 1 if name == "mt" and m.resident else count
+        lead = max(a.glb_iact_flits / max(1.0, iacts), a.glb_weight_flits / weights)
+        ends[name] = max(1, ceil_div(ahead, steps), min(effort.lead, int(lead)))
+    return ends
+
+
+def _chosen(m: Mapping, effort: Effort) -> _Counts:
     """Choose the iterations of the outer loops that are run."""
-    full = _outer(m)
-    beats = sum(dram_beats(m).values()) + m.layer.n * m.layer.m * m.layer.p * m.layer.q // m.out_lanes
-    size = max(int(_passes(m).sum()), beats)
-    counts = dict(full)
-    while size > LARGEST:
-        name = max(counts, key=lambda loop: counts[loop])
-        if counts[name] <= _FEWEST:
+    largest = effort.largest
+    counts, size = _outer(m), _size(m)
+    fewest = {name: _FEWEST - 2 + 2 * ends for name, ends in _ends(m, effort).items()}
+    # a tile lasts no less than its drain
+    pass_steps = max(1, size // math.prod(counts.values()))
+    fewest["ct"] = max(fewest["ct"], ceil_div(drain_cycles(m, m.q_pe, min(m.p0, m.row_steps)), pass_steps) + 2)
+    while size > largest:
+        name = max(counts, key=lambda loop: counts[loop] / fewest[loop])
+        if counts[name] <= fewest[name]:
             break
-        fitting = max(_FEWEST, counts[name] * LARGEST // size)
+        fitting = max(fewest[name], counts[name] * largest // size)
         size = size * fitting // counts[name]
         counts[name] = fitting
     return counts
 
 
-@functools.lru_cache(maxsize=4096)
-def _measured(m: Mapping) -> tuple[int, ...]:
-    """Run a mapping on the timing model; cycles by part between start tokens and the last response."""
-    full, counts = _outer(m), _chosen(m)
-    part = _smaller(m, counts)
+def _run(m: Mapping, counts: _Counts, effort: Effort) -> tuple[npt.NDArray[np.int64], bool]:
+    """Run some iterations of the outer loops; return the cycles by part of all of them, and whether to trust these.
+
+    Of each loop, the iterations between the first ones and the last ones stand for those that are left out. That is
+    right if they are all alike, and if the drain keeps up: while psums still pile up in the banks, a longer run is
+    needed.
+    """
+    full, part = _outer(m), _smaller(m, counts)
     place, steps = MemoryMap.of(part), _passes(part)
-    marks = np.concatenate([[0], np.cumsum(steps.ravel())[:-1]])
     seen = run(
         m.config,
         streams(m.config, nests(part, place), subscriptions(part)),
-        marks,
+        np.concatenate([[0], np.cumsum(steps.ravel())[:-1]]),
         read_latency=MEMORY_LATENCY,
         write_latency=WRITE_LATENCY,
     )
-    # a pass stands for all those that are left out: of each loop, the iteration before the last one
-    times = np.ones(steps.shape, np.int64)
+    spent = np.diff(seen, axis=0).reshape(*steps.shape, -1)
+    times, steady, ends = np.ones(steps.shape), True, _ends(m, effort)
     for axis, name in enumerate(full):
-        if counts[name] < full[name]:
-            repeated = [slice(None)] * len(full)
-            repeated[axis] = slice(counts[name] - 2, counts[name] - 1)
-            times[tuple(repeated)] *= 1 + full[name] - counts[name]
-    total = seen[0] + (np.diff(seen, axis=0) * times.reshape(-1, 1)).sum(axis=0)
+        if counts[name] == full[name]:
+            continue
+        between = range(ends[name], counts[name] - ends[name])
+        inside = [slice(None)] * axis + [slice(between.start, between.stop)]
+        times[tuple(inside)] *= 1 + (full[name] - counts[name]) / len(between)
+        cycles = np.moveaxis(spent[..., :-1].sum(axis=-1), axis, 0)[between].reshape(len(between), -1).sum(axis=1)
+        half = len(between) // 2
+        steady &= bool(abs(cycles[:half].mean() - cycles[-half:].mean()) <= _EVEN * cycles.mean())
+        if name != "ct":  # whose last iteration makes the psums of all
+            share = np.moveaxis(steps, axis, 0)[between].sum() / steps.sum()
+            drained = np.moveaxis(spent[..., -1], axis, 0)[between].sum()
+            steady &= bool(drained >= _KEEPS_UP * share * seen[-1, -1])
+    total = seen[0] + (spent * times[..., None]).reshape(len(seen) - 1, -1).sum(axis=0)
+    return np.rint(total[: len(PARTS)]).astype(np.int64), steady
+
+
+@functools.lru_cache(maxsize=4096)
+def _measured(m: Mapping, effort: Effort) -> tuple[int, ...]:
+    """Run a mapping on the timing model; cycles by part between start tokens and the last response."""
+    for retry in range(effort.retries + 1):
+        counts = _chosen(m, replace(effort, largest=effort.largest * 4**retry))
+        total, steady = _run(m, counts, effort)
+        if steady or counts == _outer(m):
+            break
     return tuple(map(int, total))
 
 
-def predict_parts(m: Mapping) -> dict[str, int]:
-    """Predict the cycles of a mapping by part."""
-    parts = dict(zip(PARTS, _measured(m), strict=True))
+def predict_parts(m: Mapping, effort: Effort = FINE) -> dict[str, int]:
+    """Predict the cycles of a mapping by part; for the parameters see :func:`work`."""
+    parts = dict(zip(PARTS, _measured(m, effort), strict=True))
     return {**parts, "config": _config_cycles(m), "drain": parts["drain"] + _AT_END}
 
 

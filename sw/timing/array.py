@@ -97,18 +97,29 @@ PE = records(
 )
 """A PE."""
 
-CHAIN = records(
-    "slot", "passing", "slot_flags", "ahead", "turn", "out", "out_flags", "passes", "begins", "active"
-)
+CHAIN = records("slot", "passing", "slot_flags", "ahead", "turn", "out", "out_flags", "passes", "begins", "active")
 """A PE's hop of its column's chain: what it sends next, what goes past before its own psum, what it offers."""
 
 BANK = records(
-    "tail", "base", "next_word", "held", "finals", "address0", "address1", "kind0", "kind1", "freed", "topped", top=LINK
+    "tail",
+    "base",
+    "next_word",
+    "held",
+    "finals",
+    "address0",
+    "address1",
+    "kind0",
+    "kind1",
+    "freed",
+    "topped",
+    "quiet",
+    top=LINK,
 )
-"""A psum bank and the link below it; ``kind`` of an update under way is 1 if it makes the word final, -1 if none."""
+"""A psum bank and the link below it. ``kind`` of an update under way is 1 if it makes the word final, -1 if none;
+``quiet`` tells that nothing moves in the column."""
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def move_steps(rows: Records, hops: Records, links: Records, pes: Records, fifo: int, segment: int) -> bool:
     """Move steps along trunk and rows; return whether the first tap had room."""
     height, width = hops.shape
@@ -154,7 +165,7 @@ def move_steps(rows: Records, hops: Records, links: Records, pes: Records, fifo:
     return next_room
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def move_words(
     rows: Records,
     hops: Records,
@@ -229,14 +240,14 @@ def move_words(
     return next_room
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _enter(hop: Any, flit: Any, pe: Any, item: int) -> None:
     """Put a word at a PE."""
     hop.item = item
     hop.match = hop.active and hop.low <= flit.index <= hop.high and not flit.edge & pe.skip
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def work(pes: Records, steps: Records, chain_fifo: int) -> tuple[int, bool]:
     """Let every PE work; return what some PE waits for (bits: iact, weight, psum room) and whether one multiplies."""
     waits, multiplies = 0, False
@@ -296,7 +307,7 @@ def work(pes: Records, steps: Records, chain_fifo: int) -> tuple[int, bool]:
     return waits, multiplies
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def move_psums(
     chains: Records, links: Records, banks: Records, pes: Records, steps: Records, depth: int, segment: int
 ) -> None:
@@ -305,7 +316,14 @@ def move_psums(
     used = len(pes)
     for c in range(width):
         bank = banks[c]
+        if bank.quiet and not bank.freed:
+            for r in range(used):
+                if pes[r, c].offered:
+                    bank.quiet = 0
+            if bank.quiet:
+                continue
         above = bank.topped < LINK  # what is above takes a psum
+        bank.quiet = bank.topped == 0 and bank.kind0 < 0 and bank.kind1 < 0
         _accumulate(bank, depth)
         for r in range(height - 1, -1, -1):
             hop = chains[r, c]
@@ -327,6 +345,8 @@ def move_psums(
                 below, below_flags = chains[r - 1, c].out > 0, chains[r - 1, c].out_flags
             slot = hop.slot > 0
             fire = free and slot and (below or not adds)
+            if fire or hop.out:
+                bank.quiet = 0
             if free:
                 hop.out = fire
                 if fire:
@@ -345,6 +365,7 @@ def move_psums(
                 above = had
             if fire or not slot:
                 # what goes next: a psum that goes past, or the PE's own
+                was = hop.slot
                 hop.slot, hop.passing = 0, not hop.active or not hop.turn
                 if hop.passing:
                     hop.slot, hop.slot_flags = 1, VOID
@@ -362,15 +383,17 @@ def move_psums(
                     hop.slot, hop.slot_flags = 1, flags
                     hop.ahead, hop.turn = hop.passes, hop.passes == 0
                     pe.taken = 1
+                if hop.slot and not was:
+                    bank.quiet = 0
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def updates(bank: Any) -> bool:
     """Whether a bank has its read port busy with an update."""
     return bank.topped > 0 and not bank.top[0] & (FIRST | VOID)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _accumulate(bank: Any, depth: int) -> None:
     """Advance a bank, and let it take the psum at the top of its column."""
     accept, address, flags = False, 0, bank.top[0]

@@ -23,7 +23,7 @@ def drain_state(stages: int, lanes: int) -> Records:
     return np.zeros(1, kind)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def drain(d: Any, words: Records, banks: Records, lanes: Records, params: Any, started: bool, columns: int) -> None:
     """Advance the drain (hw/drain.py).
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
 from rowmesh.sw.timing.array import LINK, Records, records
 
@@ -95,7 +94,7 @@ TRANSFERS = 4
 """Bursts of the store engine whose beats have not left."""
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def load(x: Any, memory: Any, port: int, bursts: Records, now: int, longest: int, debt: int) -> None:
     """Advance the load engine of a port: request bursts, deliver beats and skips (hw/dma.py, ``Loader``)."""
     chunk = min(longest, x.depth)
@@ -169,7 +168,7 @@ def load(x: Any, memory: Any, port: int, bursts: Records, now: int, longest: int
     x.queued += (memory.data == port) - pop
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def fetch(memory: Any, now: int, latency: int, bursts: int) -> None:
     """Advance arbiter and memory; ``waiting`` are the requests that were there when the cycle began."""
     ports, ring = len(memory.asked), len(memory.due)
@@ -205,7 +204,7 @@ def fetch(memory: Any, now: int, latency: int, bursts: int) -> None:
     memory.flying += go - done
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def read(reader: Any, flits: Records, x: Any, started: bool, room: bool, queue: int) -> tuple[int, bool]:
     """Advance a bank and its reader; return the flit that leaves for the trunk (-1: none), and whether it starves."""
     leaves = reader.queue > 0 and room
@@ -243,7 +242,7 @@ def read(reader: Any, flits: Records, x: Any, started: bool, room: bool, queue: 
     return sent, starved
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def store(
     stores: Any, lanes: Records, bursts: Records, now: int, start: int, latency: int, flying: int, depth: int
 ) -> bool:

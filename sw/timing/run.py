@@ -12,7 +12,6 @@ from rowmesh.hw.core import LOADERS
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.dma import Loader, Storer
 from rowmesh.hw.drain import PIPELINE_STAGES
-from rowmesh.hw.link import Buffer
 from rowmesh.hw.nest import LoopNest
 from rowmesh.hw.observer import PARTS
 from rowmesh.sw.timing.array import BANK, LINK, ROW, LinkState, Records, move_psums, move_steps, move_words, work
@@ -64,7 +63,7 @@ class Sizes(NamedTuple):
     patience: int
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _loop(
     sizes: Sizes,
     s: Streams,
@@ -80,24 +79,22 @@ def _loop(
     lanes: Records,
     marks: npt.NDArray[np.int64],
 ) -> tuple[npt.NDArray[np.int64], int]:
-    """Return the cycles of each part when each of the steps ``marks`` is issued and in the end, and the cycle of the
-    end (-1: stuck).
+    """Return what :func:`run` does, and the cycle of the end (-1: stuck).
 
-    Cycle 0 is that of the start tokens. The observer (hw/observer.py) sees a multiply-accumulate two cycles later, waits
-    two, and a reader's one; the registers of its state add one.
+    Cycle 0 is that of the start tokens. The observer (hw/observer.py) sees a multiply-accumulate two cycles later,
+    waits two, and a reader's one; the registers of its state add one.
     """
-    parts = np.zeros(len(PARTS), np.int64)
-    seen, marked = np.zeros((len(marks) + 1, len(PARTS)), np.int64), 0
+    parts = np.zeros(len(PARTS) + 1, np.int64)
+    seen, marked = np.zeros((len(marks) + 1, len(parts)), np.int64), 0
     memory, d, stores = memory_state[0], drain_state[0], store_state[0]
+    first = s.pes[0, 0]
     issued, link = 0, np.zeros(1, LinkState)[0]
     # what the observer sees, by age
     waits1, waits2, mac1, mac2, starved1 = 0, 0, False, False, 0
     computing, active, ended, started = False, False, False, False
     still, now = 0, 0
     while True:
-        if store(
-            stores, lanes, s.stores, now, sizes.store_start, sizes.write_latency, sizes.bursts, sizes.lane_depth
-        ):
+        if store(stores, lanes, s.stores, now, sizes.store_start, sizes.write_latency, sizes.bursts, sizes.lane_depth):
             seen[marked] = parts
             return seen, now
         running, drained = now >= sizes.nest, d.done
@@ -126,9 +123,6 @@ def _loop(
             _send(rows[2, 0], flit2)
         issues = running and issued < len(s.steps) and room
         if issues:
-            if marked < len(marks) and issued == marks[marked]:
-                seen[marked] = parts
-                marked += 1
             link.items[link.count] = issued
             link.count += 1
             issued += 1
@@ -160,6 +154,10 @@ def _loop(
         started = started or active
         active = issued < len(s.steps)
         mac2, mac1, waits2, waits1, starved1 = mac1, mac, waits1, waits, starved_now
+        parts[len(PARTS)] = d.done
+        if marked < len(marks) and first.done > marks[marked]:
+            seen[marked] = parts
+            marked += 1
         moves = issues or mac or flit1 >= 0 or flit2 >= 0 or d.done != drained or memory.beat >= 0 or stores.flying
         still = 0 if moves else still + 1
         if still > sizes.patience:
@@ -167,7 +165,7 @@ def _loop(
         now += 1
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _send(row: Any, item: int) -> None:
     """Put an item into the first row's tap."""
     row.tap[row.tapped] = item
@@ -190,9 +188,10 @@ def run(
 
     Returns
     -------
-    array [K + 1, len(PARTS)]
-        Cycles of each part when each of these steps is issued, and until the store engine is idle. Those of the
-        program before the start tokens and behind the last response are not among them.
+    array [K + 1, len(PARTS) + 1]
+        Cycles of each part when the first PE has done each of these steps, and until the store engine is idle; behind
+        them the steps of the drain until then. Cycles of the program before the start tokens and behind the last
+        response are not among them.
 
     Raises
     ------
@@ -200,14 +199,17 @@ def run(
         If the program blocks.
     """
     nest = LoopNest.cycles_to_first(config.nest_levels, config.link_segment)
-    storer = Storer(config)
     depths, starts = np.zeros(len(LOADERS), np.int32), np.zeros(len(LOADERS), np.int32)
-    for port, depth in ((_IACT, config.glb_iact_flits), (_WEIGHT, config.glb_weight_flits), (_PARAM, config.param_words)):
+    for port, depth in (
+        (_IACT, config.glb_iact_flits),
+        (_WEIGHT, config.glb_weight_flits),
+        (_PARAM, config.param_words),
+    ):
         # a burst can be taken in the cycle before it could be requested
         depths[port], starts[port] = depth, Loader.cycles_to_request(config, clip=port == _IACT) - 1
     sizes = Sizes(
         nest=nest,
-        store_start=storer.latency - Buffer.latency,
+        store_start=Storer.cycles_to_burst(config),
         segment=config.link_segment,
         uop_fifo=config.uop_fifo,
         chain_fifo=config.chain_fifo,
@@ -220,7 +222,7 @@ def run(
         read_latency=read_latency,
         write_latency=write_latency,
         bursts=config.read_bursts,
-        lane_depth=storer.lane_depth,
+        lane_depth=Storer.lane_entries(config),
         patience=10 * (read_latency + write_latency) + 10_000,
     )
     height, width = s.pes.shape

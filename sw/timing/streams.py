@@ -15,7 +15,7 @@ from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.multicast import ROW_FIELDS
 from rowmesh.hw.pe import PE_FIELDS
 from rowmesh.sw.nestprogram import Nest
-from rowmesh.sw.timing.array import FIRST, HOP, LAST, PE, CHAIN, START, STEP, Records
+from rowmesh.sw.timing.array import CHAIN, FIRST, HOP, LAST, PE, START, STEP, Records
 from rowmesh.sw.timing.drain import WORD
 from rowmesh.sw.timing.memory import BURST, FLIT
 
@@ -27,9 +27,9 @@ Tokens = Dict[str, npt.NDArray[np.int64]]
 class Streams(NamedTuple):
     """What every engine does: arrays of records, in order.
 
-    ``pes`` are the PEs in use with their subscriptions, over rows and columns, ``hops`` their taps of the buses of steps,
-    iacts and weights, and ``chains`` all hops of the psum chains. ``iact_words`` and ``weight_words`` are the words that
-    a row takes of each flit. ``loads`` are in the order of the read ports (hw/core.py); ``columns`` hold
+    ``pes`` are the PEs in use with their subscriptions, over rows and columns, ``hops`` their taps of the buses of
+    steps, iacts and weights, and ``chains`` all hops of the psum chains. ``iact_words`` and ``weight_words`` are the
+    words that a row takes of each flit. ``loads`` are in the order of the read ports (hw/core.py); ``columns`` hold
     psums of a tile.
     """
 
@@ -68,9 +68,7 @@ def flit_lanes(reader: Nest, tokens: Tokens) -> tuple[npt.NDArray[np.int64], npt
     """Return the first and the last valid lane of each flit."""
     values = reader.values
     low = np.where(reader.holds("first_mask", tokens, "first"), values.get("low_first", 0), values["low"])
-    edge = np.where(
-        reader.holds("edge_mask", tokens, "last"), values.get("high_edge", 0), values.get("high_last", 0)
-    )
+    edge = np.where(reader.holds("edge_mask", tokens, "last"), values.get("high_edge", 0), values.get("high_last", 0))
     return low, np.where(reader.holds("last_mask", tokens, "last"), edge, values["high"])
 
 
@@ -82,7 +80,15 @@ def _filled(kind: np.dtype[np.void], shape: int | tuple[int, ...], **fields: Any
     return result
 
 
-def _array(config: ArchConfig, subscriptions: Dict[int, int]) -> tuple[Records, tuple[Records, Records, Records], Records]:
+def _simple(nest: Nest) -> Nest:
+    """Return a nest of as few loops as possible, at least one."""
+    simple = nest.simplified()
+    return simple if simple.loops else nest
+
+
+def _array(
+    config: ArchConfig, subscriptions: Dict[int, int]
+) -> tuple[Records, tuple[Records, Records, Records], Records]:
     """Return the PEs in use, their taps of the three buses, and all hops of the psum chains."""
     fields = np.array(
         [
@@ -121,8 +127,7 @@ def _array(config: ArchConfig, subscriptions: Dict[int, int]) -> tuple[Records, 
 
 def _steps(config: ArchConfig, nest: Nest) -> Records:
     t = nest.tokens({})
-    count = len(next(iter(t.values()))) if t else 1
-    zero = np.zeros(count, np.int64)
+    count = len(next(iter(t.values())))
     emit = nest.holds("emit_mask", t, "last")
     flags = (
         FIRST * nest.holds("first_mask", t, "first")
@@ -156,17 +161,18 @@ def _flits(
     config: ArchConfig, nest: Nest, operand: str, rows: int, subscriptions: Dict[int, int]
 ) -> tuple[Records, npt.NDArray[np.int32]]:
     t = nest.tokens({})
-    count = len(next(iter(t.values()))) if t else 1
+    count = len(next(iter(t.values())))
     zero = np.zeros(count, np.int64)
     low, high = flit_lanes(nest, t)
-    touch = low <= high
+    touch = np.asarray(low <= high)
     values = nest.values
     if "width" in values:
         lanes = np.arange(config.flit_words)[:, None]
         x = t.get("x", zero) + (lanes if values["lanes_along_x"] else 0)
         y, block = t.get("y", zero), t.get("block", zero)
         inside = (y >= 0) & (y < values["height"]) & (block >= 0) & (block < values["blocks"])
-        touch = (inside & (x >= 0) & (x < values["width"]) & (lanes >= low) & (lanes <= high)).any(axis=0)
+        sent = inside & (x >= 0) & (x < values["width"]) & (lanes >= low) & (lanes <= high)
+        touch = np.asarray(sent.any(axis=0))
     index, phase = t.get("index", zero), t.get("phase", zero)
     taken = np.zeros((rows, count), np.int32)
     for row in range(rows):
@@ -195,7 +201,7 @@ def _columns(nest: Nest, t: Tokens) -> npt.NDArray[np.int64]:
 
 def _words(config: ArchConfig, nest: Nest) -> Records:
     t, values = nest.tokens({}), nest.values
-    count = len(next(iter(t.values()))) if t else 1
+    count = len(next(iter(t.values())))
     zero = np.zeros(count, np.int64)
     short, thin = nest.holds("short_mask", t, "last"), nest.holds("thin_mask", t, "last")
     sizes = np.array([values[f"release{k}"] for k in range(4)])
@@ -251,7 +257,7 @@ def _split(
 
 def _bursts(config: ArchConfig, nest: Nest) -> Records:
     t, values = nest.tokens({}), nest.values
-    count = len(next(iter(t.values()))) if t else 1
+    count = len(next(iter(t.values())))
     zero = np.zeros(count, np.int64)
     length = np.where(nest.holds("length_mask", t, "last"), values.get("length_last", 0), values["length"])
     left = right = lane = zero
@@ -284,7 +290,7 @@ def streams(config: ArchConfig, nests: Dict[Engine, Nest], subscriptions: Dict[i
         Configuration words of the array.
     """
     pes, hops, chains = _array(config, subscriptions)
-    simple = {engine: nest.simplified() for engine, nest in nests.items()}
+    simple = {engine: _simple(nest) for engine, nest in nests.items()}
     iacts, iact_words = _flits(config, simple[Engine.READ_IACT], "iact", len(pes), subscriptions)
     weights, weight_words = _flits(config, simple[Engine.READ_WEIGHT], "weight", len(pes), subscriptions)
     nothing = np.zeros(0, BURST)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from rowmesh.hw.descriptor import Engine
@@ -12,6 +13,8 @@ from rowmesh.sw.deadlock import DeadlockError, check_deadlock_freedom
 from rowmesh.sw.mapper import find_mapping
 from rowmesh.sw.nestprogram import Nest
 from rowmesh.sw.spec import load_arch
+from rowmesh.sw.timing.run import StuckError, run
+from rowmesh.sw.timing.streams import streams
 from rowmesh.sw.workload import Layer
 
 LAYER = Layer(name="small", M=6, C=3, H=9, W=16, R=3, S=3, padding=1, input="photo")
@@ -64,6 +67,18 @@ def test_an_order_that_blocks_is_refused_and_does_block(monkeypatch):
             mapping.config,
             blocking_nests(compiler.nests, mapping, compiler.MemoryMap.of(mapping)),
             compiler.subscriptions(mapping),
+        )
+    with pytest.raises(StuckError):
+        run(
+            mapping.config,
+            streams(
+                mapping.config,
+                blocking_nests(compiler.nests, mapping, compiler.MemoryMap.of(mapping)),
+                compiler.subscriptions(mapping),
+            ),
+            np.zeros(1, np.int64),
+            read_latency=100,
+            write_latency=20,
         )
     original = compiler.nests
     monkeypatch.setattr(compiler, "check_deadlock_freedom", lambda *_: None)

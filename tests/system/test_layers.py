@@ -34,6 +34,13 @@ def test_demo_layers_pass_on_tiny(layer):
     assert result.outputs.checked == layer.outputs
 
 
+@pytest.mark.parametrize("layer", load_workload("demo").layers, ids=lambda layer: layer.name)
+def test_the_main_job_passes(layer):
+    result = flow.run_layer(load_arch("eyeriss"), layer)  # as `make run`
+    assert result.failures() == []
+    assert result.outputs.checked == layer.outputs
+
+
 def test_random_stalls_change_no_word_and_no_count():
     layer = load_workload("demo").layers[1]
     result = flow.run_layer(load_arch("tiny"), layer, memory="axi-random", seed=5)
@@ -71,22 +78,20 @@ def layers(draw, size=11, channels=12):
 
 
 def check(config, layer, seed):
-    """Run a layer; outputs and counts must be right. Return what the model says otherwise, None if refused."""
+    """Run a layer, or see it refused: every word, every count, and the cycles of every part exactly."""
     try:
         result = flow.run_layer(config, layer, seed=seed)
     except UnmappableError as error:
         assert "random" in str(error)
         assert "\n" not in str(error)
-        return None
-    assert result.outputs.mismatches == 0
+        return
     assert result.outputs.checked == layer.outputs
-    assert result.rtl.accesses == result.predicted.accesses
-    return result.failures()
+    assert result.failures() == []
+    assert result.rtl.parts == result.predicted.parts
 
 
 def run_random(config, examples, strategy, *, repeatable):
-    """Run random layers; return for each that is mapped what the model says otherwise."""
-    found = []
+    """Run random layers."""
 
     @settings(
         max_examples=examples,
@@ -98,25 +103,18 @@ def run_random(config, examples, strategy, *, repeatable):
     )
     @given(layer=strategy, seed=st.integers(0, 1000))
     def run(layer, seed):
-        failures = check(config, layer, seed)
-        if failures is not None:
-            found.append((layer.describe(), failures))
+        check(config, layer, seed)
 
     run()
-    return found
 
 
 @pytest.mark.parametrize("config", ARCHITECTURES, ids=lambda config: config.name)
 @pytest.mark.parametrize("size", [11, 24])
 def test_random_layers_are_right_and_predicted_or_refused(config, size):
-    examples = 8 if size == 11 else 5
-    found = run_random(config, examples, layers(size, size), repeatable=True)
-    assert [entry for entry in found if entry[1]] == []
+    run_random(config, 8 if size == 11 else 5, layers(size, size), repeatable=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ARCHITECTURES, ids=lambda config: config.name)
 def test_many_random_layers_are_right_and_predicted_or_refused(config):
-    found = run_random(config, 100, layers(20, 20), repeatable=False)
-    outside = [entry for entry in found if entry[1]]
-    assert len(outside) <= len(found) // 10, outside
+    run_random(config, 100, layers(20, 20), repeatable=False)

@@ -1,4 +1,4 @@
-"""The model of mappings beyond one chain a column and a sliding window: see :mod:`rowmesh.sw.model` for those.
+"""An estimate of a mapping's cycles in closed form, for the mapper's search; :mod:`rowmesh.sw.model` is the prediction.
 
 A pass takes the maximum over the engines of their busy cycles. To this come the waits at the boundaries of passes and
 tiles: for the part of the next patch of iacts that the spads cannot hold beside the present one, for the psum chains of
@@ -7,14 +7,17 @@ a column that share it, for slices of iacts that do not fit the global buffer tw
 
 from dataclasses import dataclass
 
-from rowmesh.sw.counts import weight_beats
+from rowmesh.hw.buffet import Buffet
+from rowmesh.hw.dma import Loader, ReadArbiter
+from rowmesh.sw.counts import dram_beats, first_slice_beats, weight_beats
 from rowmesh.sw.mapping import Mapping, ceil_div
+from rowmesh.sw.memory import MEMORY_LATENCY
 
-__all__ = ["TileCycles", "drain_cycles", "slice_wait", "tile_cycles"]
+__all__ = ["drain_cycles", "estimate"]
 
 
 @dataclass(frozen=True)
-class TileCycles:
+class _TileCycles:
     """Cycles of one tile over all its passes, by cause."""
 
     steps: int
@@ -58,7 +61,7 @@ def _burst(m: Mapping, emitted: int, chains: int) -> int:
     return max(0, (emitted - m.config.chain_fifo) * chains - emitted) if chains > 1 else 0
 
 
-def tile_cycles(m: Mapping, q: int, q_tile: int, p: int, rows: int, round_trip: int) -> TileCycles:
+def _tile_cycles(m: Mapping, q: int, q_tile: int, p: int, rows: int, round_trip: int) -> _TileCycles:
     """Cycles of a tile.
 
     Parameters
@@ -100,10 +103,10 @@ def tile_cycles(m: Mapping, q: int, q_tile: int, p: int, rows: int, round_trip: 
         psum = max(_burst(m, together, chains), chains * together - each)
     else:
         psum = passes * sets * max(_burst(m, together, chains), (chains - taps) * together)
-    return TileCycles(passes * steps, passes * noc, max(0, psum), passes * dma)
+    return _TileCycles(passes * steps, passes * noc, max(0, psum), passes * dma)
 
 
-def slice_wait(m: Mapping, round_trip: int) -> int:
+def _slice_wait(m: Mapping, round_trip: int) -> int:
     """Wait for a channel tile's iacts where two of them do not fit the bank."""
     missing = 2 * m.slice_flits - m.config.glb_iact_flits
     if missing <= 0 or (m.resident and m.ct > 1):
@@ -113,11 +116,59 @@ def slice_wait(m: Mapping, round_trip: int) -> int:
     return max(0, missing + round_trip - held * (m.q_pe if m.patched else 1))
 
 
-def drain_cycles(m: Mapping, q: int, rows: int) -> tuple[int, int, int]:
-    """Cycles to drain a tile's words, those before the first beat, and cycles to store its beats."""
+def drain_cycles(m: Mapping, q: int, rows: int) -> int:
+    """Return the cycles to drain a tile's words, or to store its beats, whichever are more.
+
+    Parameters
+    ----------
+    m : Mapping
+    q, rows : int
+        Output columns of a PE, row steps.
+    """
     lanes, k, rows = m.config.lanes, m.out_lanes, rows * m.p_y
     groups = ceil_div(m.m_x, lanes) if m.inner == 1 else m.m_x * ceil_div(m.inner, lanes)
     words = rows * q * m.column_filters
     planar = m.ofmap_layout.planar
     beats = rows * (m.column_filters * ceil_div(q, k) if planar else q * ceil_div(m.column_filters, k))
-    return groups * words, (q if planar else q * min(k, m.column_filters)), m.columns * beats
+    return max(groups * words, m.columns * beats)
+
+
+def _round_trip(m: Mapping) -> int:
+    """Cycles from the release of a burst's first slot to the read of the last flit that takes the burst's slots."""
+    burst = min(m.config.burst_beats, m.config.glb_weight_flits)
+    credit = 2  # a released slot counts two cycles later
+    return credit + _request() + Loader.data_latency + Buffet.latency + burst - 1
+
+
+def _request() -> int:
+    """Cycles from a read request to its first beat at a load engine."""
+    return ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency
+
+
+def estimate(m: Mapping) -> int:
+    """Estimate the cycles of a mapping from its first load to its last store.
+
+    Parameters
+    ----------
+    m : Mapping
+    """
+    x, a = m.layer, m.config
+    images = x.n * m.g_t
+    busy, late = 0, 0
+    for q, q_tile, q_count in ((m.q_pe, min(m.q0, x.q), m.qt - 1), (m.q_pe_rest, m.q_rest, 1)):
+        for p, rows, p_count in ((m.p_n, min(m.p0, m.row_steps), m.pt - 1), (m.p_rest, m.p0_rest, 1)):
+            count = images * q_count * p_count * m.mt
+            if count:
+                tile = _tile_cycles(m, q, q_tile, p, rows, _round_trip(m))
+                busy += count * tile.busy
+                late += count * max(0, drain_cycles(m, q, rows) - tile.busy)
+    beats = dram_beats(m)
+    first = first_slice_beats(m)
+    slow = max(1.0, _request() / (a.read_bursts * min(m.tile_beats, a.burst_beats)))
+    initial = int(first * slow) + min(beats["weight"], first, a.glb_weight_flits)
+    rest = int(sum(beats.values()) + (slow - 1) * beats["iact"]) - initial
+    slices = images * m.pt * m.qt * (1 if m.resident else m.mt * m.ct) - 1
+    waits = max(0, rest - busy, slices * _slice_wait(m, _round_trip(m)), late)
+    # the last tile's words become final during its last pass
+    last = _tile_cycles(m, m.q_pe_rest, m.q_rest, m.p_rest, m.p0_rest, _round_trip(m)).steps // (m.ct * m.r_t)
+    return initial + busy + waits + max(0, drain_cycles(m, m.q_pe_rest, m.p0_rest) - last)

@@ -1,0 +1,68 @@
+"""The model: a part of a layer's outer loops stands for all of them."""
+
+from dataclasses import replace
+
+import pytest
+
+from rowmesh.hw.config import ArchConfig
+from rowmesh.sw import model
+from rowmesh.sw.dataflow import load_dataflow
+from rowmesh.sw.estimate import estimate
+from rowmesh.sw.files import shipped_names
+from rowmesh.sw.mapper import candidates, find_mapping
+from rowmesh.sw.results import PARTS
+from rowmesh.sw.workload import Layer
+
+CONFIG = ArchConfig(
+    name="small",
+    rows=4,
+    cols=5,
+    data_width=16,
+    iact_spad=48,
+    weight_spad=96,
+    psum_spad=16,
+    glb_iact_flits=512,
+    glb_weight_flits=64,
+    psum_bank_words=256,
+    nest_levels=11,
+)
+LAYERS = [
+    Layer(name="conv", N=3, M=96, C=80, H=30, W=30, R=3, S=3, padding=1),
+    Layer(name="strided", M=64, C=3, H=61, W=61, R=5, S=5, stride=2, output="requant"),
+    Layer(name="depthwise", kind="depthwise", C=128, H=28, W=28, R=3, S=3, padding=1),
+    Layer(name="pointwise", M=128, C=128, H=14, W=14, R=1, S=1),
+    Layer(name="fc", kind="fc", M=500, C=512),
+]
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
+@pytest.mark.parametrize("flow", ["rs", "ws", "os-a", "is"])
+def test_a_part_stands_for_the_whole(layer, flow):
+    flows = (load_dataflow(flow),)
+    try:
+        mapping = find_mapping(CONFIG, layer, flows)
+    except ValueError:
+        pytest.skip("not mappable")
+    whole = model.predict_parts(mapping, replace(model.FINE, largest=10**9))
+    part = model.predict_parts(mapping, replace(model.FINE, largest=100_000))
+    cycles = sum(whole.values())
+    assert cycles > 50_000
+    assert abs(sum(part.values()) - cycles) <= cycles // 500  # a tenth of what a prediction may be off
+    assert max(abs(part[name] - whole[name]) for name in PARTS) <= cycles // 100
+
+
+def test_work_is_what_is_run():
+    mapping = find_mapping(CONFIG, LAYERS[0])
+    assert model.work(mapping, model.COARSE) < model.work(mapping) < 2 * model.FINE.largest
+
+
+@pytest.mark.parametrize("flow", shipped_names("dataflows"))
+def test_the_estimate_ranks_as_the_prediction_does(flow):
+    layer = Layer(name="ranked", M=32, C=16, H=14, W=14, R=3, S=3, padding=1)
+    found = [mapping for _, mapping in candidates(CONFIG, layer, [load_dataflow(flow)])]
+    if len(found) < 20:
+        pytest.skip("too few mappings")
+    chosen = sorted(found, key=estimate)[:: max(1, len(found) // 12)]
+    cycles = [sum(model.predict_parts(mapping).values()) for mapping in chosen]
+    pairs = [(a, b) for k, a in enumerate(cycles) for b in cycles[k + 1 :]]
+    assert sum(a <= 1.02 * b for a, b in pairs) >= 0.75 * len(pairs)
