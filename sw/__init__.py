@@ -1,1 +1,1 @@
-"""Workloads, mapper, analytical model, compiler and golden model."""
+"""Workloads, mapper, model, compiler and golden model."""

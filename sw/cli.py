@@ -190,7 +190,7 @@ def run(
     """Map, simulate the Verilog, compare outputs, cycles and words.
 
     Every output word is compared with the golden model, the RTL's cycles (in total and by part) and access
-    counts with the analytical model's.
+    counts with the model's.
     """
     config = spec.load_arch(arch)
     layers = _select(workload, layer, batch)

@@ -109,7 +109,7 @@ class _Performance:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction(_Performance):
-    """What the analytical model says."""
+    """What the model says."""
 
 
 @dataclass(frozen=True, kw_only=True)
