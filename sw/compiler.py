@@ -251,7 +251,7 @@ def _step(m: Mapping) -> Nest:
     loops += [
         Loop("ct", m.ct),
         Loop("rt", m.r_t),
-        Loop("pj", m.p0, {}, m.p0_rest, ("pt",)),
+        Loop("pj", m.p0, {"psum": m.q_pe * m.pe_filters} if m.held else {}, m.p0_rest, ("pt",)),
         Loop("mj", m.m1),
     ]
     tap, per_channel = m.r0 * m.pe_words, m.pe_filters

@@ -77,7 +77,7 @@ def _tile_cycles(m: Mapping, q: int, q_tile: int, p: int, rows: int, round_trip:
     chains, taps = m.chains, m.layer.s * m.r0 * m.c0
     passes = m.ct * m.r_t
     together = q * m.pe_filters if m.patched else m.pe_filters  # psums of a PE that are worked on at once
-    sets = m.m1 if m.patched else q * rows
+    sets = rows * (m.m1 if m.patched else q)
     steps = sets * together * taps
     iact = _iact_cycles(m, q_tile, p) * rows
     flits = _weight_flits(m)
@@ -89,8 +89,8 @@ def _tile_cycles(m: Mapping, q: int, q_tile: int, p: int, rows: int, round_trip:
     if m.patched:
         # the columns that had to wait come at the rate of the iacts, and are needed one every m0 steps of each q
         missing = max(0, columns - spare)
-        late = missing * iact // max(1, columns) - (q - 1) * m.pe_filters
-        noc = max(noc, late + 2) if missing else noc
+        late = missing * iact // max(1, rows * columns) - (q - 1) * m.pe_filters
+        noc = max(noc, rows * (late + 2)) if missing else noc
     else:
         cost = iact // max(1, rows * columns)
         missing = max(0, m.window - spare)
@@ -100,7 +100,7 @@ def _tile_cycles(m: Mapping, q: int, q_tile: int, p: int, rows: int, round_trip:
     dma = max(0, load - steps - noc)
     if m.held:
         each = passes * (steps + noc + dma)
-        psum = max(_burst(m, together, chains), chains * together - each)
+        psum = max(_burst(m, together, chains), chains * together * rows - each)
     else:
         psum = passes * sets * max(_burst(m, together, chains), (chains - taps) * together)
     return _TileCycles(passes * steps, passes * noc, max(0, psum), passes * dma)

@@ -179,7 +179,8 @@ class _Space:
                 times = sorted({1, fitting[-1]})
             for m1 in times:
                 steps = ceil_div(x.p, f["p_x"] * f["p_y"])
-                rows = {1} if patched or f["p_y"] > 1 else {1, min(steps, depth)}
+                fitting = a.psum_spad // (q * m0 * f["g0"]) if f["stationary"] == "psum" else depth
+                rows = {1} if f["stationary"] == "iact" or f["p_y"] > 1 else {1, min(steps, depth, fitting)}
                 for p0 in sorted(rows):
                     if not self.flow.allows("pe", "P", p0, x.p):
                         continue
@@ -241,10 +242,10 @@ def candidates(
 _CLOSE = 1.002
 """Mappings within this factor of the best are told apart by the other quantity: energy or cycles."""
 
-_PROMISING = 1.25
+_PROMISING = 1.15
 """Mappings whose estimate is within this factor of the best one are candidates for a prediction."""
 
-_WORK = 300_000
+_WORK = 200_000
 """Steps that the predictions of a search may run."""
 
 _MOST, _LEAST = 24, 3

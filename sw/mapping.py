@@ -432,7 +432,7 @@ class Mapping:
         rule(self.columns <= a.cols, f"{self.columns} columns exceed the array's {a.cols}")
         rule(self.iact_slots <= a.iact_spad, f"{self.iact_slots} iacts exceed the spad of {a.iact_spad}")
         rule(self.weights <= a.weight_spad, f"{self.weights} weights exceed the spad of {a.weight_spad}")
-        psums = self.pe_filters * (self.q_pe if self.patched else 1)
+        psums = self.pe_filters * (self.q_pe if self.patched else 1) * (self.p0 if self.held else 1)
         rule(psums <= a.psum_spad, f"{psums} psums of a PE exceed the spad of {a.psum_spad}")
         rule(
             self.bank_words <= a.psum_bank_words,
@@ -477,7 +477,7 @@ class Mapping:
             self.p_y == 1 or self.r0 == 1 or self.c_s == 1,
             "channels along a chain exclude output rows of several iact rows beside it",
         )
-        rule(not self.patched or self.p0 == 1, "patches of iacts need one row step a tile")
+        rule(not self.patched or self.held or self.p0 == 1, "the order iact needs one row step a tile")
         rule(self.m1 == 1 or self.stationary == "iact", "filter groups in time need the order iact")
         rule(self.m1 == 1 or x.q % self.q_pe == 0, f"output columns of a PE ({self.q_pe}) must divide Q ({x.q})")
         rule(not self.held or self.c_s_rest == self.c_s, "psums in the PE need whole channel tiles along the chain")
