@@ -8,7 +8,7 @@ words are released one after the other during their last use.
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import memory, stream
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -155,9 +155,16 @@ class Buffet(Block):
             self.held.eq(held),
             read.addr.eq(wrapped_sum(m, origin, self.offset, self._physical, "address")),
         ]
-        # enable comes late: both of what it selects from are computed without it
-        kept, left = Signal(count), Signal(count)
-        m.d.comb += [kept.eq(held + filled), left.eq(held - self.release + filled)]
+        kept, left = Signal(count), Signal(count)  # of `held`: without and with a release
+        if len(self.release) == 1 and not self._skip_width:  # one adder: by 1, 0 or -1
+            freed = Signal()
+            m.d.comb += [
+                freed.eq(self.enable & self.release),
+                left.eq(held + Cat(fill ^ freed, (freed & ~fill).replicate(count.width - 1))),
+                kept.eq(left),
+            ]
+        else:  # enable comes late: what it selects from is computed without it
+            m.d.comb += [kept.eq(held + filled), left.eq(held - self.release + filled)]
         m.d.sync += [
             held.eq(Mux(self.enable, left, kept)),
             stored.eq(Mux(self.enable & self.sync, left, stored + filled)),

@@ -147,9 +147,9 @@ class Datapath(Block):
         stages: list[Any] = [Signal(control, name=f"stage{k}", reset_less=True) for k in range(4)]
         valid = Signal(4)
         m.d.sync += valid.eq(valid << 1 | go)
+        special = {"void": absent, "clear": step.clear | absent}  # nothing of an absent PE comes from its spad
         for name in control.members:
-            source = absent if name == "void" else getattr(step, name)
-            m.d.sync += stages[0][name].eq(source)
+            m.d.sync += stages[0][name].eq(special[name] if name in special else getattr(step, name))
         m.d.sync += [stages[k].eq(stages[k - 1]) for k in range(1, 4)]
         # a block RAM's output comes late in its cycle: nothing but registers behind it
         words = [Signal(word, name=name, reset_less=True) for name in ("iact_word", "weight_word")]
@@ -174,7 +174,7 @@ class Datapath(Block):
         total, result = Signal(signed(config.acc_width)), Signal(signed(config.acc_width))
         m.d.comb += [
             read.addr.eq(at.psum),
-            total.eq(Mux(at.clear | at.void, 0, read.data) + product),
+            total.eq(Mux(at.clear, 0, read.data) + product),
             result.eq(total),
             store.addr.eq(at.psum),
             store.data.eq(result),
@@ -185,10 +185,10 @@ class Datapath(Block):
             *[own.i.payload[flag].eq(at[flag]) for flag in PSUM_FLAGS],
             self.events[DATAPATH_EVENTS.index("mac")].eq(go & ~absent),
             self.events[DATAPATH_EVENTS.index("gated")].eq(valid[1] & zero & ~stages[1].void),
-            self.events[DATAPATH_EVENTS.index("psum_read")].eq(valid[3] & ~at.void & ~at.clear),
+            self.events[DATAPATH_EVENTS.index("psum_read")].eq(valid[3] & ~at.clear),
             self.events[DATAPATH_EVENTS.index("psum_write")].eq(valid[3] & ~at.void & ~at.emit),
         ]
         if config.max_pooling:
-            with m.If(self.maximum & ~(at.clear | at.void)):
+            with m.If(self.maximum & ~at.clear):
                 m.d.comb += result.eq(Mux(read.data > product, read.data, product))
         return m

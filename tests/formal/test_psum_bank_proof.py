@@ -152,16 +152,18 @@ def test_psum_bank_deep() -> None:
 @pytest.mark.parametrize(
     ("check", "old", "new"),
     [
-        ("room", "held != depth, ~clash", "held <= depth, ~clash"),
+        ("room", "Mux(psum.first, ~full, ~clash)", "Mux(psum.first, 1, ~clash)"),
         ("busy", "self.busy.eq(busy)", "self.busy.eq(self.i.valid)"),
         ("finals", "self.finals.eq(finals)", "self.finals.eq(held)"),
         ("final", "self.finals.eq(finals)", "self.finals.eq(held)"),
-        ("data", "Mux(psum.first, held != depth, ~clash)", "Mux(psum.first, held != depth, 1)"),
+        ("data", "Mux(psum.first, ~full, ~clash)", "Mux(psum.first, ~full, 1)"),
         ("data", 'Mux(two["first"], 0, old)', "old"),
         ("data", 'two["valid"] & ~two["void"]', 'two["valid"]'),
         ("data", "m.d.sync += base.eq(tail)", "m.d.sync += base.eq(head)"),
-        ("rate", "Mux(psum.first, held != depth, ~clash)", 'Mux(psum.first, held != depth, ~one["valid"])'),
-        ("progress", "Mux(psum.first, held != depth, ~clash)", "Mux(psum.first, held != depth, 0)"),
+        ("rate", "Mux(psum.first, ~full, ~clash)", 'Mux(psum.first, ~full, ~one["valid"])'),
+        ("data", "second & two", "0 & two"),
+        ("data", 'one["start"]) | (two["valid"] & two["start"])', 'one["start"])'),
+        ("progress", "Mux(psum.first, ~full, ~clash)", "Mux(psum.first, ~full, 0)"),
     ],
 )
 def test_psum_bank_control(check: str, old: str, new: str) -> None:
