@@ -245,7 +245,7 @@ class Drain(Block):
             """Product with a constant as a sum of shifted values: it needs no multiplier."""
             return sum(value << bit for bit in range(factor.bit_length()) if factor >> bit & 1)
 
-        short, thin, columns = Signal(), Signal(), Signal(bits_for(config.cols))
+        short, thin, columns, group = Signal(), Signal(), Signal(bits_for(config.cols)), Signal(bits_for(groups))
         chosen_word = choice.o.payload
         made, coming, now = choice.i.payload, plan.o.payload, word.o.payload
         m.d.comb += [
@@ -262,8 +262,9 @@ class Drain(Block):
             made.use_param.eq(field["use_param"]),
             *[made.params[lane].eq(token.out.param + multiple(field["lane_param"], lane)) for lane in range(lanes)],
             columns.eq(Mux(matches(field["edge_mask"], token.last, levels), field["columns_edge"], field["columns"])),
-            *[made.used[col].eq((made.group == col // lanes) & (col < columns)) for col in range(config.cols)],
-            *[made.held[col].eq((made.group == col // lanes) & (col < field["columns"])) for col in range(config.cols)],
+            group.eq(token.out.group),
+            *[made.used[col].eq((group == col // lanes) & (col < columns)) for col in range(config.cols)],
+            *[made.held[col].eq((group == col // lanes) & (col < field["columns"])) for col in range(config.cols)],
             short.eq(matches(field["short_mask"], token.last, levels)),
             thin.eq(matches(field["thin_mask"], token.last, levels)),
             made.release.eq(
@@ -357,12 +358,12 @@ class Drain(Block):
         depth = _GATHER + len(Requantizer.STAGES)
         tag = data.StructLayout({"valid": lanes, "slot": len(now.slot), "flush": 1})
         tags: list[Any] = [Signal(tag, name=f"tag{k}") for k in range(depth)]
-        group = Signal.like(now.group, reset_less=True)
+        source = Signal.like(now.group, reset_less=True)
         m.d.sync += [
             tags[0].valid.eq(Mux(go, chosen, 0)),
             tags[0].slot.eq(now.slot),
             tags[0].flush.eq(now.flush),
-            group.eq(now.group),
+            source.eq(now.group),
             *[tags[k].eq(tags[k - 1]) for k in range(1, depth)],
         ]
         places = lane_depth(config)
@@ -392,8 +393,8 @@ class Drain(Block):
             packers.append(packer)
             psum = Signal(signed(config.acc_width), name=f"psum{lane}", reset_less=True)
             param = Signal(64, name=f"param{lane}", reset_less=True)
-            sources = [bank.response for bank in self.banks[lane::lanes]]
-            m.d.sync += [psum.eq(Array(sources)[group]), param.eq(params[lane].response)]
+            responses = [bank.response for bank in self.banks[lane::lanes]]
+            m.d.sync += [psum.eq(Array(responses)[source]), param.eq(params[lane].response)]
             m.d.comb += [
                 unit.psum.eq(psum),
                 unit.bias.eq(Mux(constant["use_param"], param[:32], 0)),
