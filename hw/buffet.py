@@ -141,7 +141,6 @@ class Buffet(Block):
         # words from the origin to the tail: up to a depth of released ones and a depth of held ones
         stored = Signal(range(2 * self._depth + 1))
         held = Signal(count)  # words from the head to the tail
-        next_held = Signal(count)
         filled = Signal(count)
 
         fill = Signal()
@@ -156,19 +155,20 @@ class Buffet(Block):
             self.held.eq(held),
             read.addr.eq(wrapped_sum(m, origin, self.offset, self._physical, "address")),
         ]
+        kept, left = Signal(count), Signal(count)  # of `held`: without and with a release
         if len(self.release) == 1 and not self._skip_width:  # one adder: by 1, 0 or -1
             freed = Signal()
             m.d.comb += [
                 freed.eq(self.enable & self.release),
-                next_held.eq(held + Cat(fill ^ freed, (freed & ~fill).replicate(count.width - 1))),
+                left.eq(held + Cat(fill ^ freed, (freed & ~fill).replicate(count.width - 1))),
+                kept.eq(left),
             ]
-        else:  # with enable coming late, what it selects from is computed without it
-            kept = Signal.like(held)
-            m.d.comb += [
-                kept.eq(Mux(self.enable, held - self.release, held)),
-                next_held.eq(kept + filled),
-            ]
-        m.d.sync += [held.eq(next_held), stored.eq(Mux(self.enable & self.sync, next_held, stored + filled))]
+        else:  # enable comes late: what it selects from is computed without it
+            m.d.comb += [kept.eq(held + filled), left.eq(held - self.release + filled)]
+        m.d.sync += [
+            held.eq(Mux(self.enable, left, kept)),
+            stored.eq(Mux(self.enable & self.sync, left, stored + filled)),
+        ]
         next_head = wrapped_sum(m, head, self.release, self._physical, "next_head")
         with m.If(self.enable):
             m.d.sync += head.eq(next_head)

@@ -83,6 +83,7 @@ class Core(Block):
     config : In(ConfigBus())
     starts : In(array of stream.Signature(1)), in the order of ENGINES
     idle : Out(len(ENGINES))
+        Of each engine, ``idle_latency`` cycles ago.
     requests : Out(array of stream.Signature(request_layout(config))), in the order of LOADERS
     data : In(array of Beats(axi_data_width))
     axi : Out(Axi4Write)
@@ -99,6 +100,8 @@ class Core(Block):
     progress : Out(1)
         Something moved.
     """
+
+    idle_latency = 1
 
     def __init__(self, config: ArchConfig) -> None:
         self._config = config
@@ -146,7 +149,7 @@ class Core(Block):
             m.submodules[engine.name.lower()] = with_own_reset(m, engine.name.lower(), unit)
             wiring.connect(m, wiring.flipped(self.config), unit.config)
             wiring.connect(m, wiring.flipped(self.starts[number]), unit.start)
-            m.d.comb += self.idle[number].eq(unit.idle)
+            m.d.sync += self.idle[number].eq(unit.idle)
         m.submodules.array = array
         wiring.connect(m, wiring.flipped(self.config), array.config)
 
@@ -187,6 +190,7 @@ class Core(Block):
             ]
         for lane in range(config.lanes):
             wiring.connect(m, drain.lanes[lane], store.lanes[lane])
+        m.d.comb += drain.returned.eq(store.returned)
         wiring.connect(m, store.axi, wiring.flipped(self.axi))
         m.d.comb += [
             store.halt.eq(self.halt),

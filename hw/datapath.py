@@ -60,7 +60,7 @@ class Datapath(Block):
     events: Signal
     waits: Signal
 
-    latency = 5
+    latency = 6
     shared = True
 
     def __init__(self, config: ArchConfig) -> None:
@@ -134,7 +134,7 @@ class Datapath(Block):
                 reserved_all.eq(reserve & (reserved == config.chain_fifo - 1)),
             ]
 
-        # three stages behind the buffets' read: operands, product, sum
+        # four stages behind the buffets' read: words, operands, product, sum
         control = data.StructLayout(
             {
                 "psum": unsigned(max(1, ceil_log2(config.psum_spad))),
@@ -144,25 +144,28 @@ class Datapath(Block):
                 "void": 1,
             }
         )
-        stages: list[Any] = [Signal(control, name=f"stage{k}", reset_less=True) for k in range(3)]
-        valid = Signal(3)
+        stages: list[Any] = [Signal(control, name=f"stage{k}", reset_less=True) for k in range(4)]
+        valid = Signal(4)
         m.d.sync += valid.eq(valid << 1 | go)
+        special = {"void": absent, "clear": step.clear | absent}  # nothing of an absent PE comes from its spad
         for name in control.members:
-            source = absent if name == "void" else getattr(step, name)
-            m.d.sync += stages[0][name].eq(source)
-        m.d.sync += [stages[1].eq(stages[0]), stages[2].eq(stages[1])]
+            m.d.sync += stages[0][name].eq(special[name] if name in special else getattr(step, name))
+        m.d.sync += [stages[k].eq(stages[k - 1]) for k in range(1, 4)]
+        # a block RAM's output comes late in its cycle: nothing but registers behind it
+        words = [Signal(word, name=name, reset_less=True) for name in ("iact_word", "weight_word")]
+        m.d.sync += [words[0].eq(iact.response), words[1].eq(weight.response)]
         a, w = (Signal(word, name=name, reset_less=True) for name in ("a", "w"))
         product = Signal(signed(2 * config.data_width), reset_less=True)
         # with a zero operand the multiplier's inputs stay as they are
         zero, gated = Signal(), Signal(reset_less=True)
-        m.d.comb += zero.eq((iact.response == 0) | (weight.response == 0))
-        with m.If(valid[0] & ~zero):
-            m.d.sync += [a.eq(iact.response), w.eq(weight.response)]
+        m.d.comb += zero.eq((words[0] == 0) | (words[1] == 0))
+        with m.If(valid[1] & ~zero):
+            m.d.sync += [a.eq(words[0]), w.eq(words[1])]
         m.d.sync += [gated.eq(zero), product.eq(a * w)]
-        with m.If(stages[1].void | gated):  # an absent PE's psum is zero, so that a chain can add it
+        with m.If(stages[2].void | gated):  # an absent PE's psum is zero, so that a chain can add it
             m.d.sync += product.eq(0)
 
-        at = stages[2]
+        at = stages[3]
         spad: Any
         m.submodules.psum_spad = spad = memory.Memory(
             shape=signed(config.acc_width), depth=1 << max(1, ceil_log2(config.psum_spad)), init=[]
@@ -171,21 +174,21 @@ class Datapath(Block):
         total, result = Signal(signed(config.acc_width)), Signal(signed(config.acc_width))
         m.d.comb += [
             read.addr.eq(at.psum),
-            total.eq(Mux(at.clear | at.void, 0, read.data) + product),
+            total.eq(Mux(at.clear, 0, read.data) + product),
             result.eq(total),
             store.addr.eq(at.psum),
             store.data.eq(result),
-            store.en.eq(valid[2] & ~at.emit & ~at.void),
-            own.i.valid.eq(valid[2] & at.emit),
+            store.en.eq(valid[3] & ~at.emit & ~at.void),
+            own.i.valid.eq(valid[3] & at.emit),
             own.i.payload.value.eq(result),
             own.i.payload.void.eq(at.void),
             *[own.i.payload[flag].eq(at[flag]) for flag in PSUM_FLAGS],
             self.events[DATAPATH_EVENTS.index("mac")].eq(go & ~absent),
-            self.events[DATAPATH_EVENTS.index("gated")].eq(valid[0] & zero & ~stages[0].void),
-            self.events[DATAPATH_EVENTS.index("psum_read")].eq(valid[2] & ~at.void & ~at.clear),
-            self.events[DATAPATH_EVENTS.index("psum_write")].eq(valid[2] & ~at.void & ~at.emit),
+            self.events[DATAPATH_EVENTS.index("gated")].eq(valid[1] & zero & ~stages[1].void),
+            self.events[DATAPATH_EVENTS.index("psum_read")].eq(valid[3] & ~at.clear),
+            self.events[DATAPATH_EVENTS.index("psum_write")].eq(valid[3] & ~at.void & ~at.emit),
         ]
         if config.max_pooling:
-            with m.If(self.maximum & ~(at.clear | at.void)):
+            with m.If(self.maximum & ~at.clear):
                 m.d.comb += result.eq(Mux(read.data > product, read.data, product))
         return m

@@ -17,7 +17,7 @@ from rowmesh.hw.axi import BURST_INCR, PAGE_BYTES, RESP_OKAY, Axi4Read, Axi4Writ
 from rowmesh.hw.block import Block
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.descriptor import Descriptor, Engine, Field
-from rowmesh.hw.drain import beat_layout
+from rowmesh.hw.drain import beat_layout, lane_depth
 from rowmesh.hw.flags import matches
 from rowmesh.hw.link import Buffer, Fifo, Stage
 from rowmesh.hw.nest import ConfigBus, LoopNest
@@ -170,21 +170,23 @@ class Splitter(Block):
         if self._carried is not None:
             m.d.comb += o.payload.carried.eq(segment.carried)
         # both of what `taken` selects from are computed before it is known
-        rooms = {name: Signal.like(room, name=f"room_{name}") for name in ("taken", "rest")}
-        limits = {name: Mux(value > most, most, value) for name, value in rooms.items()}
-        rest = Signal.like(room)
-        m.d.comb += [
-            rooms["taken"].eq(page - self.i.payload.address[shift : exact_log2(PAGE_BYTES)]),
-            rest.eq(room - limit),
-            rooms["rest"].eq(Mux(rest == 0, page, rest)),
-        ]
+        place = self.i.payload.address[shift : exact_log2(PAGE_BYTES)]
+        near_end = place[exact_log2(most) :].all()  # fewer than `most` beats to the end of the page, or as many
+        first_limit = Mux(near_end, most - place[: exact_log2(most)], most)
+        rest, rest_limit = Signal.like(room), Signal.like(limit)
         left = Signal(LENGTH_WIDTH)
-        m.d.comb += left.eq(segment.beats - limit)
+        m.d.comb += [
+            rest.eq(room - limit),
+            rest_limit.eq(Mux((rest == 0) | (rest > most), most, rest)),
+            left.eq(segment.beats - limit),
+        ]
+        # left <= rest_limit, without waiting for it
+        rest_fits = (left <= most) & ((rest == 0) | (segment.beats <= room))
         with m.If(taken | o.ready):
             m.d.sync += [
-                room.eq(Mux(taken, rooms["taken"], rooms["rest"])),
-                limit.eq(Mux(taken, limits["taken"], limits["rest"])),
-                fits.eq(Mux(taken, self.i.payload.beats <= limits["taken"], left <= limits["rest"])),
+                room.eq(Mux(taken, page - place, Mux(rest == 0, page, rest))),
+                limit.eq(Mux(taken, first_limit, rest_limit)),
+                fits.eq(Mux(taken, self.i.payload.beats <= first_limit, rest_fits)),
                 first.eq(taken),
             ]
         with m.If(taken):
@@ -392,7 +394,7 @@ class Loader(Block):
     def cycles_to_request(config: ArchConfig, clip: bool) -> int:
         """Cycles from the start token to the first request."""
         nest = LoopNest.cycles_to_first(config.nest_levels, config.link_segment)
-        clipped = 3 * Stage.latency if clip else 0
+        clipped = 2 * Stage.latency + Buffer.latency if clip else 0
         return nest + _Segments.latency + clipped + Buffer.latency + Splitter.latency + 1
 
     @property
@@ -446,7 +448,7 @@ class Loader(Block):
             }
         )
         m.submodules.ends = stage = Stage(ends)
-        m.submodules.sides = parts = Stage(sides)
+        m.submodules.sides = parts = Buffer(sides)  # registers ready, half-way between the nest and the bursts
         m.submodules.clipped = clipped = Stage(o.payload.shape())
 
         m.d.comb += [
@@ -515,11 +517,11 @@ class Loader(Block):
         right, need = Signal(LENGTH_WIDTH), Signal(LENGTH_WIDTH + 3 if clip else beats_shape)
         credits = Signal(range(self._depth + 1), init=self._depth)
         freed = Signal.like(self.freed)
-        enough, small, flushing, issue, take = Signal(), Signal(), Signal(), Signal(), Signal()
-        spent = Signal(credits.shape())
+        enough, flushing, issue, take = Signal(), Signal(), Signal(), Signal()
+        small = Signal(init=1)  # the skip takes one cycle
+        available = Signal(range(2 * self._depth + 1))
         m.d.comb += [
-            enough.eq(need <= credits),
-            small.eq(skip <= chunk),
+            available.eq(credits + freed),
             self.request.valid.eq(valid & enough & small & ~flushing & order.i.ready),
             self.request.payload.eq(burst),
             issue.eq(self.request.valid & self.request.ready),
@@ -530,22 +532,33 @@ class Loader(Block):
         ]
         if clip:
             m.d.comb += order.i.payload.skip.eq(skip)
-        with m.If(issue):
-            m.d.comb += spent.eq(need)
-        m.d.sync += [freed.eq(self.freed), credits.eq(credits + freed - spent)]
+        m.d.sync += [freed.eq(self.freed), credits.eq(Mux(issue, available - need, available))]
 
         new = bursts.payload
         before: Any = Signal(skip_shape) if clip else Const(0)
+        next_need = Signal.like(need)
+        m.d.comb += next_need.eq(before + Mux(bursts.valid, new.beats, 0))
+        left: Any = Mux(bursts.valid & new.first, new.carried.left, 0) if clip else Const(0)
+        if clip:
+            m.d.comb += before.eq(Mux(valid, right, skip) + left)
+        # credits - need, so that whether there is room for a burst is known with the burst. What is issued changes
+        # both: only what is freed, and what is new in `need`, counts
+        spare = Signal(range(-(1 << len(need)), self._depth + 1), init=self._depth)
+        more = left + Mux(valid, right, 0) + Mux(bursts.valid, new.beats, 0)
+        m.d.sync += spare.eq(Mux(take, spare + freed - more, spare + freed))
+        m.d.comb += enough.eq(spare >= 0)
         with m.If(take):
             if clip:
-                left = Mux(bursts.valid & new.first, new.carried.left, 0)
-                m.d.comb += before.eq(Mux(valid, right, skip) + left)
-                m.d.sync += [right.eq(Mux(bursts.valid & new.last, new.carried.right, 0)), skip.eq(before)]
+                m.d.sync += [
+                    right.eq(Mux(bursts.valid & new.last, new.carried.right, 0)),
+                    skip.eq(before),
+                    small.eq(before <= chunk),
+                ]
             m.d.sync += [
                 valid.eq(bursts.valid & (new.beats != 0)),
                 burst.address.eq(new.address),
                 burst.beats.eq(new.beats),
-                need.eq(before + Mux(bursts.valid, new.beats, 0)),
+                need.eq(next_need),
             ]
 
         # a skip that cannot go with a burst: first its size, then the skip
@@ -574,9 +587,14 @@ class Loader(Block):
                     order.i.valid.eq(1),
                     order.i.payload.skip.eq(size),
                     order.i.payload.beats.eq(0),
-                    spent.eq(size),
                 ]
-                m.d.sync += [flushing.eq(0), skip.eq(skip - size), need.eq(need - size)]
+                m.d.sync += [
+                    flushing.eq(0),
+                    skip.eq(skip - size),
+                    small.eq(skip - size <= chunk),
+                    need.eq(need - size),
+                    credits.eq(available - size),
+                ]
             m.d.sync += pending.eq(pending + flushing - load_alone)
 
         # delivery: an entry is taken up with the last beat of the one before, its skip goes behind that beat
@@ -741,6 +759,8 @@ class Storer(Block):
     config : In(ConfigBus())
     start : In(stream.Signature(1))
     lanes : In(array of stream.Signature(beat_layout(config)))
+    returned : Out(lanes)
+        A beat left the lane's queue, which holds ``lane_depth(config)``.
     axi : Out(Axi4Write)
     halt : In(1)
         Start no further burst.
@@ -763,6 +783,7 @@ class Storer(Block):
     config: Any
     start: stream.Interface
     lanes: Any
+    returned: Signal
     axi: Any
     halt: Signal
     idle: Signal
@@ -783,6 +804,7 @@ class Storer(Block):
                 "config": In(ConfigBus()),
                 "start": In(stream.Signature(1)),
                 "lanes": In(stream.Signature(beat_layout(config))).array(config.lanes),
+                "returned": Out(config.lanes),
                 "axi": Out(Axi4Write(config.axi_addr_width, config.axi_data_width)),
                 "halt": In(1),
                 "idle": Out(1),
@@ -796,15 +818,10 @@ class Storer(Block):
         )
 
     @staticmethod
-    def lane_entries(config: ArchConfig) -> int:
-        """Beats of a lane's FIFO."""
-        return max(4, 2 * config.burst_beats)
-
-    @staticmethod
     def cycles_to_burst(config: ArchConfig) -> int:
         """Cycles from the start token to the first burst, whose address is on its way if its beats are there."""
         nest = LoopNest.cycles_to_first(config.nest_levels, config.link_segment)
-        return nest + _Segments.latency + Buffer.latency + Splitter.latency + Stage.latency
+        return nest + _Segments.latency + Buffer.latency + Splitter.latency + Buffer.latency
 
     @property
     def latency(self) -> int:
@@ -818,7 +835,7 @@ class Storer(Block):
         segments = _Segments(m, self, config, self.descriptor)
         m.submodules.link = link = Buffer(segment_layout(config, _LANE_WIDTH))
         m.submodules.splitter = splitter = Splitter(config, _LANE_WIDTH)
-        m.submodules.burst = stage = Stage(burst_layout(config, _LANE_WIDTH))
+        m.submodules.burst = stage = Buffer(burst_layout(config, _LANE_WIDTH))
         segment = segments.segment
         columns = Signal(bits_for(config.cols))
         m.d.comb += [
@@ -837,14 +854,17 @@ class Storer(Block):
         m.submodules.transfers = transfers = Fifo(transfer, 4)
         m.submodules.address = address = Buffer(request_layout(config))
         burst = stage.o.payload
-        beat_fifos = []
+        heads: list[Any] = []
         covered = []
-        issue, entries = Signal(), self.lane_entries(config)
+        issue = Signal()
         for number, lane in enumerate(self.lanes):
-            queue = Fifo(beat_layout(config), entries, block=True)
+            queue = Fifo(beat_layout(config), lane_depth(config), block=True)
             m.submodules[f"lane{number}"] = queue
-            beat_fifos.append(queue)
-            free = Signal(range(entries + 1), name=f"free{number}")  # beats held that no burst has reserved
+            m.submodules[f"head{number}"] = head = Stage(beat_layout(config))  # behind the block RAM's slow output
+            wiring.connect(m, queue.o, head.i)
+            heads.append(head.o)
+            m.d.sync += self.returned[number].eq(queue.o.valid & queue.o.ready)
+            free = Signal(range(lane_depth(config) + 1), name=f"free{number}")  # beats held that no burst has reserved
             pushed, reserved = Signal(name=f"pushed{number}"), Signal(name=f"reserved{number}")
             m.d.comb += [
                 queue.i.valid.eq(lane.valid),
@@ -894,9 +914,9 @@ class Storer(Block):
         pop, load = Signal(), Signal()
         view: Any = Signal(beat_layout(config))
         m.d.comb += [
-            view.eq(Array(queue.o.payload for queue in beat_fifos)[current]),
-            pop.eq((remaining != 0) & Array(queue.o.valid for queue in beat_fifos)[current] & beats.i.ready),
-            *[queue.o.ready.eq(pop & (current == number)) for number, queue in enumerate(beat_fifos)],
+            view.eq(Array(head.payload for head in heads)[current]),
+            pop.eq((remaining != 0) & Array(head.valid for head in heads)[current] & beats.i.ready),
+            *[head.ready.eq(pop & (current == number)) for number, head in enumerate(heads)],
             beats.i.valid.eq(pop),
             beats.i.payload.beat.eq(view),
             beats.i.payload.last.eq(remaining == 1),

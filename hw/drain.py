@@ -21,16 +21,16 @@ from rowmesh.hw.link import Buffer, Stage
 from rowmesh.hw.nest import ConfigBus, LoopNest
 from rowmesh.hw.requantize import Requantizer
 
-__all__ = ["DRAIN_PIPELINE", "Drain", "beat_layout", "drain_descriptor", "drain_port"]
+__all__ = ["DRAIN_PIPELINE", "Drain", "beat_layout", "drain_descriptor", "drain_port", "lane_depth"]
 
 
 _GATHER = 2  # cycles: bank and parameter read, multiplexer over the groups
-
+_PACK = 1  # from a beat's last word to the beat
 
 PIPELINE_STAGES = _GATHER + len(Requantizer.STAGES)
 """Registers between a word's read and its packer."""
 
-DRAIN_PIPELINE = Stage.latency + Buffer.latency + Stage.latency + PIPELINE_STAGES + 1
+DRAIN_PIPELINE = Stage.latency + Buffer.latency + Stage.latency + PIPELINE_STAGES + _PACK
 """Cycles from a step of the drain's nest to its word's beat."""
 
 
@@ -74,6 +74,11 @@ def drain_descriptor(config: ArchConfig) -> Descriptor:
     return Descriptor(Engine.DRAIN, levels, outputs, fields)
 
 
+def lane_depth(config: ArchConfig) -> int:
+    """Beats of a lane that the store engine has room for: two bursts, and what is under way in the drain."""
+    return 2 * config.burst_beats + DRAIN_PIPELINE
+
+
 def drain_port(config: ArchConfig) -> wiring.Signature:
     """The drain's side of a psum bank (see PsumBank)."""
     depth = config.psum_bank_words
@@ -93,7 +98,7 @@ def drain_port(config: ArchConfig) -> wiring.Signature:
 class Packer(Block):
     """Packs a lane's words into beats.
 
-    Contract: one word a cycle while ``enable``; a beat is offered in the cycle after its last word.
+    Contract: one word a cycle; a beat leaves in the cycle after its last word, and never waits.
 
     Parameters
     ----------
@@ -101,24 +106,22 @@ class Packer(Block):
 
     Members
     -------
-    enable : In(1)
-    valid, slot, flush : In
-        A word, its place in the beat (in data words), and whether it completes the beat.
+    valid, place, flush : In
+        A word, a bit for each data word of the beat that it fills, and whether it completes the beat.
     raw : In(1)
     word : In(signed(data_width))
     accumulator : In(signed(acc_width))
     o : Out(stream.Signature(beat_layout(config)))
     """
 
-    latency = 1
+    latency = _PACK
 
     def __init__(self, config: ArchConfig) -> None:
         self._config = config
         super().__init__(
             {
-                "enable": In(1),
                 "valid": In(1),
-                "slot": In(ceil_log2(config.flit_words)),
+                "place": In(config.flit_words),
                 "flush": In(1),
                 "raw": In(1),
                 "word": In(signed(config.data_width)),
@@ -139,19 +142,14 @@ class Packer(Block):
         span = 32 // width
         m.d.comb += merged.eq(Mux(fresh, 0, gathered))
         for k in range(config.flit_words):
-            here = self.slot == k
-            inside = self.slot == (k // span) * span
-            with m.If(Mux(self.raw, inside, here)):
+            with m.If(self.place[k]):
                 m.d.comb += [
                     merged.data.word_select(k, width).eq(Mux(self.raw, wide.word_select(k % span, width), self.word)),
                     merged.strobe.word_select(k, size).eq((1 << size) - 1),
                 ]
-        with m.If(self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
-        with m.If(self.enable & self.valid):
+        m.d.sync += [self.o.valid.eq(self.valid & self.flush), self.o.payload.eq(merged)]
+        with m.If(self.valid):
             m.d.sync += [gathered.eq(merged), fresh.eq(self.flush)]
-            with m.If(self.flush):
-                m.d.sync += [self.o.valid.eq(1), self.o.payload.eq(merged)]
         return m
 
 
@@ -175,6 +173,9 @@ class Drain(Block):
     freed : Out
         Parameters released in this cycle.
     lanes : Out(array of streams of beat_layout(config))
+        Beats for the store engine; ready is not looked at (credits).
+    returned : In(lanes)
+        Places for a beat that became free at the store engine, of ``lane_depth(config)`` a lane.
     idle : Out(1)
         No step is left and the pipeline is empty.
     waits : Out(3)
@@ -192,6 +193,7 @@ class Drain(Block):
                 "fill": In(stream.Signature(unsigned(64))),
                 "freed": Out(bits_for(config.param_words)),
                 "lanes": Out(stream.Signature(beat_layout(config))).array(config.lanes),
+                "returned": In(config.lanes),
                 "idle": Out(1),
                 "waits": Out(3),
             }
@@ -228,8 +230,8 @@ class Drain(Block):
                 "use_param": 1,
                 "params": data.ArrayLayout(unsigned(ceil_log2(config.param_words)), lanes),
                 "slot": ceil_log2(config.flit_words),
-                "used": config.cols,  # columns that give a word
-                "held": config.cols,  # columns whose bank holds a slot
+                "used": config.cols,  # columns of the group that give a word
+                "held": config.cols,  # columns of the group whose bank holds a slot
                 "release": bits_for(config.psum_bank_words),
                 "need": bits_for(config.psum_bank_words),  # final words, for a column that gives a word
                 "param_release": bits_for(config.param_words),
@@ -241,7 +243,12 @@ class Drain(Block):
         m.submodules.choice = choice = Stage(word_layout)
         m.submodules.word = word = Stage(word_layout)
         wiring.connect(m, plan.o, word.i)
-        short, thin, columns = Signal(), Signal(), Signal(bits_for(config.cols))
+
+        def multiple(value: Value, factor: int) -> Any:
+            """Product with a constant as a sum of shifted values: it needs no multiplier."""
+            return sum(value << bit for bit in range(factor.bit_length()) if factor >> bit & 1)
+
+        short, thin, columns, group = Signal(), Signal(), Signal(bits_for(config.cols)), Signal(bits_for(groups))
         chosen_word = choice.o.payload
         made, coming, now = choice.i.payload, plan.o.payload, word.o.payload
         m.d.comb += [
@@ -256,10 +263,11 @@ class Drain(Block):
             made.bank.eq(token.bank),
             *[getattr(made, name).eq(token.out[name]) for name in ("offset", "group", "slot")],
             made.use_param.eq(field["use_param"]),
-            *[made.params[lane].eq(token.out.param + lane * field["lane_param"]) for lane in range(lanes)],
+            *[made.params[lane].eq(token.out.param + multiple(field["lane_param"], lane)) for lane in range(lanes)],
             columns.eq(Mux(matches(field["edge_mask"], token.last, levels), field["columns_edge"], field["columns"])),
-            *[made.used[col].eq(col < columns) for col in range(config.cols)],
-            *[made.held[col].eq(col < field["columns"]) for col in range(config.cols)],
+            group.eq(token.out.group),
+            *[made.used[col].eq((group == col // lanes) & (col < columns)) for col in range(config.cols)],
+            *[made.held[col].eq((group == col // lanes) & (col < field["columns"])) for col in range(config.cols)],
             short.eq(matches(field["short_mask"], token.last, levels)),
             thin.eq(matches(field["thin_mask"], token.last, levels)),
             made.release.eq(
@@ -291,48 +299,54 @@ class Drain(Block):
         m.d.comb += self.fill.ready.eq(params[0].fill.ready)
 
         # what a word waits for is looked up a cycle before: of the next word while this one goes, then of it as long as
-        # it waits; `freed` is what goes with this one
-        used = [Signal(lanes, name=f"used{g}") for g in range(groups)]  # lanes that give a word
-        psums_ready, params_ready, advance, go = Signal(), Signal(), Signal(), Signal()
+        # it waits. The answers for all lanes are one register each
+        go, word_ready, room = Signal(), Signal(), Signal()
+        psums_final, params_there, undisturbed = Signal(), Signal(), Signal()
         settled = Signal()  # the words in the pipeline belong to the same descriptor
-        group_ready = Signal(groups)
+        chosen = Signal(lanes)  # lanes that give a word
+        for lane in range(lanes):
+            m.d.comb += chosen[lane].eq(now.used[lane::lanes].any())
 
-        def reached(name: str, held: Value, freed: Value, coming_need: Value, now_need: Value) -> Signal:
-            """Whether no more words are needed than are held, in a register."""
-            result = Signal(name=name)
-            m.d.sync += result.eq(Mux(word.i.ready, coming_need + freed <= held, now_need <= held))
-            return result
+        def reaches(held: Value, *needs: Any) -> Value:
+            """Whether no more is needed than is held: the sign of one sum."""
+            rest = Signal(signed(len(held) + len(needs)), name="rest")
+            m.d.comb += rest.eq(held - sum(needs))
+            return ~rest[-1]
 
-        final = []
+        def final(words: Any, col: int, freed: Any) -> Value:
+            need = Mux(words.used[col], words.need, words.release)
+            return ~words.held[col] | reaches(self.banks[col].finals, need, freed)
+
+        def there(words: Any, freed: Any) -> Value:
+            held = params[0].held  # all lanes' parameters are filled and released together
+            used = [words.used[lane::lanes].any() for lane in range(lanes)]
+            enough = [~used[lane] | reaches(held, words.params[lane], freed, 1) for lane in range(lanes)]
+            return ~words.use_param | (reaches(held, words.param_release, freed) & Cat(enough).all())
+
+        next_final, still_final = Signal(config.cols), Signal(config.cols)
         for col, bank in enumerate(self.banks):
-            g, lane = divmod(col, lanes)
-            needs = [Mux(w.used[col], w.need, Mux(w.held[col], w.release, 0)) for w in (coming, now)]
-            freed = Mux(word.o.valid & (now.group == g) & now.held[col], now.release, 0)
-            final.append(reached(f"final{col}", bank.finals, freed, *needs) & ~(now.used[col] & bank.busy))
+            freed = Mux(word.o.valid & now.held[col], now.release, 0)  # what goes with this word
             m.d.comb += [
-                used[g][lane].eq(now.used[col]),
+                next_final[col].eq(final(coming, col, freed)),
+                still_final[col].eq(final(now, col, 0)),
                 bank.offset.eq(now.offset),
-                bank.enable.eq(go & (now.group == g) & used[g][lane]),
-                bank.free.eq(go & (now.group == g) & now.held[col]),
+                bank.enable.eq(go & now.used[col]),
+                bank.free.eq(go & now.held[col]),
                 bank.release.eq(now.release),
             ]
-        for g in range(groups):
-            m.d.comb += group_ready[g].eq(Cat(final[g * lanes : (g + 1) * lanes]).all())
-        chosen = Signal(lanes)
-        # all lanes' parameters are filled and released together
-        param_freed = Mux(word.o.valid, now.param_release, 0)
-        covered = reached("covered", params[0].held, param_freed, coming.param_release, now.param_release)
-        there = [
-            reached(f"there{k}", table.held, param_freed, coming.params[k] + 1, now.params[k] + 1)
-            for k, table in enumerate(params)
-        ]
+        next_there, still_there = Signal(), Signal()
         m.d.comb += [
-            psums_ready.eq(Array(group_ready)[now.group]),
-            chosen.eq(Array(used)[now.group]),
-            params_ready.eq(~now.use_param | (covered & (~chosen | Cat(there)).all())),
-            go.eq(word.o.valid & psums_ready & params_ready & advance & settled),
-            word.o.ready.eq(psums_ready & params_ready & advance & settled),
+            next_there.eq(there(coming, Mux(word.o.valid, now.param_release, 0))),
+            still_there.eq(there(now, 0)),
+            undisturbed.eq(~Cat(used & bank.busy for used, bank in zip(now.used, self.banks, strict=True)).any()),
+            word_ready.eq(psums_final & undisturbed & params_there & room & settled),
+            word.o.ready.eq(word_ready),
+            go.eq(word.o.valid & word_ready),
             self.freed.eq(Mux(go, now.param_release, 0)),
+        ]
+        m.d.sync += [
+            psums_final.eq(Mux(word.i.ready, next_final.all(), still_final.all())),
+            params_there.eq(Mux(word.i.ready, next_there, still_there)),
         ]
         for lane, table in enumerate(params):
             m.d.comb += [
@@ -342,26 +356,39 @@ class Drain(Block):
                 table.sync.eq(1),
             ]
 
-        # the pipeline: bank and parameter responses, group multiplexer, requantiser, packer; all advance together
+        # the pipeline: bank and parameter responses, group multiplexer, requantiser, packer; it never stops: a word
+        # goes only if there is room for its beat at the store engine
         depth = PIPELINE_STAGES
         tag = data.StructLayout({"valid": lanes, "slot": len(now.slot), "flush": 1})
         tags: list[Any] = [Signal(tag, name=f"tag{k}") for k in range(depth)]
-        group = Signal.like(now.group, reset_less=True)
-        with m.If(advance):
-            m.d.sync += [
-                tags[0].valid.eq(Mux(go, chosen, 0)),
-                tags[0].slot.eq(now.slot),
-                tags[0].flush.eq(now.flush),
-                group.eq(now.group),
-                *[tags[k].eq(tags[k - 1]) for k in range(1, depth)],
-            ]
+        source = Signal.like(now.group, reset_less=True)
+        m.d.sync += [
+            tags[0].valid.eq(Mux(go, chosen, 0)),
+            tags[0].slot.eq(now.slot),
+            tags[0].flush.eq(now.flush),
+            source.eq(now.group),
+            *[tags[k].eq(tags[k - 1]) for k in range(1, depth)],
+        ]
+        places = lane_depth(config)
+        credits = [Signal(range(places + 1), init=places, name=f"credits{lane}") for lane in range(lanes)]
+        for lane, credit in enumerate(credits):
+            m.d.sync += credit.eq(credit - (tags[0].valid[lane] & tags[0].flush) + self.returned[lane])
+        # two words may have gone that are not in the credits yet
+        m.d.sync += room.eq(Cat(credit > 2 for credit in credits).all())
         # one descriptor's constants serve the whole pipeline: the next one's first word waits until it is empty
         with m.If(go):
             m.d.sync += pipe_bank.eq(now.bank)
         empty = Signal(init=1)
         m.d.sync += empty.eq(~Cat(t.valid for t in tags).any() & ~go)
         m.d.comb += settled.eq((now.bank == pipe_bank) | empty)
-        out_tag = tags[-1]
+        constant = {}
+        for name in run_fields:
+            constant[name] = Signal.like(piped[name], name=f"run_{name}", reset_less=True)
+            m.d.sync += constant[name].eq(piped[name])
+        place = Signal(config.flit_words, reset_less=True)  # data words of the beat that a word fills
+        slot, span = tags[-2].slot, 32 // config.data_width
+        for k in range(config.flit_words):
+            m.d.sync += place[k].eq(slot == Mux(constant["raw"], k // span * span, k))
         packers = []
         for lane in range(lanes):
             m.submodules[f"requantizer{lane}"] = unit = Requantizer(config.acc_width, config.data_width)
@@ -369,40 +396,29 @@ class Drain(Block):
             packers.append(packer)
             psum = Signal(signed(config.acc_width), name=f"psum{lane}", reset_less=True)
             param = Signal(64, name=f"param{lane}", reset_less=True)
-            sources = [self.banks[g * lanes + lane].response for g in range(groups) if g * lanes + lane < config.cols]
-            latched, fresh = Signal(64, name=f"latched{lane}", reset_less=True), Signal(name=f"fresh{lane}")
-            m.d.sync += fresh.eq(go)
-            with m.If(fresh):
-                m.d.sync += latched.eq(params[lane].response)
-            with m.If(advance):
-                m.d.sync += [
-                    psum.eq(Array(sources)[group]),
-                    param.eq(Mux(fresh, params[lane].response, latched)),
-                ]
+            responses = [bank.response for bank in self.banks[lane::lanes]]
+            m.d.sync += [psum.eq(Array(responses)[source]), param.eq(params[lane].response)]
             m.d.comb += [
-                unit.enable.eq(advance),
                 unit.psum.eq(psum),
-                unit.bias.eq(Mux(piped["use_param"], param[:32], 0)),
+                unit.bias.eq(Mux(constant["use_param"], param[:32], 0)),
                 unit.scale.eq(param[32:]),
-                unit.zero_point.eq(piped["zero_point"]),
-                unit.clamp_low.eq(piped["clamp_low"]),
-                unit.clamp_high.eq(piped["clamp_high"]),
-                packer.enable.eq(advance),
-                packer.valid.eq(out_tag.valid[lane]),
-                packer.slot.eq(out_tag.slot),
-                packer.flush.eq(out_tag.flush),
-                packer.raw.eq(piped["raw"]),
+                unit.zero_point.eq(constant["zero_point"]),
+                unit.clamp_low.eq(constant["clamp_low"]),
+                unit.clamp_high.eq(constant["clamp_high"]),
+                packer.valid.eq(tags[-1].valid[lane]),
+                packer.place.eq(place),
+                packer.flush.eq(tags[-1].flush),
+                packer.raw.eq(constant["raw"]),
                 packer.word.eq(unit.word),
                 packer.accumulator.eq(unit.raw),
             ]
             wiring.connect(m, packer.o, wiring.flipped(self.lanes[lane]))
-        m.d.comb += advance.eq(Cat(~packer.o.valid | packer.o.ready for packer in packers).all())
 
         running = Signal(2)
         started = self.start.valid & self.start.ready
         m.d.sync += running.eq(running + started - (go & now.end))
         m.d.comb += [
             self.idle.eq((running == 0) & ~Cat(t.valid for t in tags).any() & ~Cat(p.o.valid for p in packers).any()),
-            self.waits.eq(Cat(~psums_ready, ~params_ready, ~advance) & word.o.valid.replicate(3)),
+            self.waits.eq(Cat(~(psums_final & undisturbed), ~params_there, ~room) & word.o.valid.replicate(3)),
         ]
         return m

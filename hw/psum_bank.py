@@ -49,7 +49,7 @@ class PsumBank(Block):
         Free ``release`` words at the head now (independent of enable, only final ones).
     release : In(unsigned)
     response : Out(signed(acc_width))
-        The word read in the previous cycle, held until the next read.
+        The word read in the previous cycle.
     blocked : Out(1)
         A psum waits for room.
     events : Out(len(BANK_EVENTS))
@@ -96,6 +96,8 @@ class PsumBank(Block):
 
         tail, base, next_word, head = (Signal(range(depth), name=n) for n in ("tail", "base", "next_word", "head"))
         held, finals = Signal(range(depth + 1)), Signal(range(depth + 1))
+        full = Signal()  # held is depth
+        second = Signal()  # the next psum is the second of its pass
 
         psum = self.i.payload
         accept, update, clash, busy = Signal(), Signal(), Signal(), Signal()
@@ -110,6 +112,8 @@ class PsumBank(Block):
                     "first": Signal(name=f"first{k}", reset_less=True),
                     "last": Signal(name=f"last{k}", reset_less=True),
                     "void": Signal(name=f"void{k}", reset_less=True),
+                    "start": Signal(name=f"start{k}", reset_less=True),
+                    "second": Signal(name=f"second{k}", reset_less=True),
                 }
             )
         one, two = stages
@@ -122,19 +126,26 @@ class PsumBank(Block):
         with m.Else():
             m.d.comb += address.eq(next_word)
         m.d.comb += [
-            clash.eq((one["valid"] & (one["address"] == address)) | (two["valid"] & (two["address"] == address))),
-            self.i.ready.eq(Mux(psum.first, held != depth, ~clash)),
+            # a word meets its own update only where a pass of one or two words starts again
+            clash.eq(
+                Mux(
+                    psum.start,
+                    (one["valid"] & one["start"]) | (two["valid"] & two["start"]),
+                    second & two["valid"] & two["second"],
+                )
+            ),
+            self.i.ready.eq(Mux(psum.first, ~full, ~clash)),
             accept.eq(self.i.valid & self.i.ready),
             update.eq(~psum.first & ~psum.void),
             busy.eq(self.i.valid & update),
-            self.blocked.eq(self.i.valid & psum.first & (held == depth)),
+            self.blocked.eq(self.i.valid & psum.first & full),
             self.finals.eq(finals),
             self.busy.eq(busy),
             read.addr.eq(Mux(busy, address, wrapped_sum(m, head, self.offset, depth, "drain_address"))),
             read.en.eq(1),  # what is read without a need is not looked at
         ]
         with m.If(accept):
-            m.d.sync += next_word.eq(wrapped_sum(m, address, 1, depth, "after"))
+            m.d.sync += [next_word.eq(wrapped_sum(m, address, 1, depth, "after")), second.eq(psum.start)]
             with m.If(psum.first):
                 m.d.sync += tail.eq(wrapped_sum(m, address, 1, depth, "after_tail"))
                 with m.If(psum.start):
@@ -146,6 +157,8 @@ class PsumBank(Block):
             one["first"].eq(psum.first),
             one["last"].eq(psum.last),
             one["void"].eq(psum.void),
+            one["start"].eq(psum.start),
+            one["second"].eq(second & ~psum.start),
             *[two[name].eq(one[name]) for name in one],
             old.eq(read.data),
         ]
@@ -161,16 +174,15 @@ class PsumBank(Block):
             more_left, more_kept = (Signal.like(value, name=f"{value.name}_{way}") for way in ("freed", "kept"))
             m.d.comb += [more_left.eq(value - self.release + more), more_kept.eq(value + more)]
             m.d.sync += value.eq(Mux(self.free, more_left, more_kept))
+        with m.If(self.free & (self.release != 0)):
+            m.d.sync += full.eq(0)
+        with m.Elif(accept & psum.first & (held == depth - 1)):
+            m.d.sync += full.eq(1)
         next_head = wrapped_sum(m, head, self.release, depth, "next_head")
         with m.If(self.free):
             m.d.sync += head.eq(next_head)
-        # the drain's word leaves the memory's register before an update's read replaces it
-        drained, latched = Signal(), Signal(width, reset_less=True)
-        m.d.sync += drained.eq(self.enable)
-        with m.If(drained):
-            m.d.sync += latched.eq(read.data)
         m.d.comb += [
-            self.response.eq(Mux(drained, read.data, latched)),
+            self.response.eq(read.data),
             self.events[0].eq(write.en),
             self.events[1].eq(accept & update),
             self.events[2].eq(self.enable),

@@ -22,9 +22,9 @@ _EXPONENT = 10  # bits of the signed exponent arithmetic: -159 to 170 occurs
 
 
 class DelayLine(Block):
-    """Delay by a fixed number of enabled cycles, in distributed memory instead of registers.
+    """Delay by a fixed number of cycles, in distributed memory instead of registers.
 
-    Contract: one word an enabled cycle; latency ``depth`` enabled cycles; contents are undefined until then.
+    Contract: one word a cycle; latency ``depth`` cycles; contents are undefined until then.
 
     Parameters
     ----------
@@ -35,8 +35,6 @@ class DelayLine(Block):
 
     Members
     -------
-    enable : In(1)
-        Accept ``i`` and advance.
     i : In(unsigned(width))
     o : Out(unsigned(width))
 
@@ -46,7 +44,6 @@ class DelayLine(Block):
         If the depth is below 2.
     """
 
-    enable: Signal
     i: Signal
     o: Signal
 
@@ -54,11 +51,11 @@ class DelayLine(Block):
         if depth < 2:
             raise ValueError(f"DelayLine.depth must be at least 2, not {depth}")
         self._width, self._depth = width, depth
-        super().__init__({"enable": In(1), "i": In(unsigned(width)), "o": Out(unsigned(width))})
+        super().__init__({"i": In(unsigned(width)), "o": Out(unsigned(width))})
 
     @property
     def latency(self) -> int:
-        """Enabled cycles from ``i`` to ``o``."""
+        """Cycles from ``i`` to ``o``."""
         return self._depth
 
     def elaborate(self, platform: object) -> Module:  # noqa: D102
@@ -74,11 +71,10 @@ class DelayLine(Block):
             read.addr.eq(slot),
             write.addr.eq(slot),
             write.data.eq(self.i),
-            write.en.eq(self.enable),
+            write.en.eq(1),
             self.o.eq(word),
         ]
-        with m.If(self.enable):
-            m.d.sync += [word.eq(read.data), slot.eq(Mux(slot == slots - 1, 0, slot + 1))]
+        m.d.sync += [word.eq(read.data), slot.eq(Mux(slot == slots - 1, 0, slot + 1))]
         return m
 
 
@@ -95,9 +91,8 @@ def _leading_zeros(value: Value) -> tuple[Value, Value]:
 class Requantizer(Block):
     """Add the bias, scale in float32, round, add the zero point, clamp.
 
-    Contract: a feed-forward pipeline; one value an enabled cycle; latency ``latency`` enabled cycles for both
-    outputs. A cycle without ``enable`` changes nothing. No data is reset: what leaves in the first enabled
-    cycles is undefined, and validity is the business of whoever drives ``enable``.
+    Contract: a feed-forward pipeline that never stops; one value a cycle; latency ``latency`` cycles for both outputs.
+    No data is reset: what leaves in the first cycles is undefined, and which cycles count is the user's business.
 
     Parameters
     ----------
@@ -108,8 +103,6 @@ class Requantizer(Block):
 
     Members
     -------
-    enable : In(1)
-        Advance the pipeline.
     psum : In(signed(acc_width))
     bias : In(signed(acc_width))
         Added to ``psum``; the sum wraps.
@@ -128,7 +121,6 @@ class Requantizer(Block):
         For a width outside its rule.
     """
 
-    enable: Signal
     psum: Signal
     bias: Signal
     scale: Signal
@@ -168,7 +160,6 @@ class Requantizer(Block):
         self._acc_width, self._data_width = acc_width, data_width
         super().__init__(
             {
-                "enable": In(1),
                 "psum": In(signed(acc_width)),
                 "bias": In(signed(acc_width)),
                 "scale": In(unsigned(32)),
@@ -182,7 +173,7 @@ class Requantizer(Block):
 
     @property
     def latency(self) -> int:
-        """Enabled cycles from the inputs to both outputs: the number of stages."""
+        """Cycles from the inputs to both outputs: the number of stages."""
         return len(self.STAGES)
 
     def elaborate(self, platform: object) -> Module:  # noqa: D102
@@ -193,10 +184,9 @@ class Requantizer(Block):
         whole = width
 
         def register(name: str, shape: int | Shape, value: Value) -> Signal:
-            """Pipeline register: advances with ``enable``, is never reset."""
+            """Pipeline register, never reset."""
             signal = Signal(shape, name=name, reset_less=True)
-            with m.If(self.enable):
-                m.d.sync += signal.eq(value)
+            m.d.sync += signal.eq(value)
             return signal
 
         def carry(stage: str, *signals: Signal) -> list[Signal]:
@@ -208,10 +198,8 @@ class Requantizer(Block):
         m.submodules.raw_delay = raw_delay = DelayLine(acc, self.latency - 1)
         m.submodules.scale_delay = scale_delay = DelayLine(31, self.STAGES.index("multiply"))
         m.d.comb += [
-            raw_delay.enable.eq(self.enable),
             raw_delay.i.eq(total),
             self.raw.eq(raw_delay.o),
-            scale_delay.enable.eq(self.enable),
             scale_delay.i.eq(self.scale),
         ]
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.control import SETTLE_CYCLES, CommandProcessor, fetch_beats
+from rowmesh.hw.core import Core
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.dma import ReadArbiter
 from rowmesh.hw.program import Program
@@ -69,7 +70,7 @@ _KEEPS_UP = 0.998
 _EVEN = 0.005
 """Share of its cycles by which the first and the second half of what stands for others may differ, or else likewise."""
 
-_AT_END = 3
+_AT_END = Core.idle_latency + 3
 """Cycles from an idle store engine to the interrupt: WAIT and END of the program, and the register of the latter."""
 
 ENERGY = {"dram": 200, "glb": 6, "noc": 2, "spad": 1, "pe": 1}

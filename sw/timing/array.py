@@ -248,8 +248,11 @@ def _enter(hop: Any, flit: Any, pe: Any, item: int) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def work(pes: Records, steps: Records, chain_fifo: int) -> tuple[int, bool]:
-    """Let every PE work; return what some PE waits for (bits: iact, weight, psum room) and whether one multiplies."""
+def work(pes: Records, steps: Records, chain_fifo: int, stages: int) -> tuple[int, bool]:
+    """Let every PE work; return what some PE waits for (bits: iact, weight, psum room) and whether one multiplies.
+
+    A sum takes as many ``stages`` to the FIFO of psums.
+    """
     waits, multiplies = 0, False
     height, width = pes.shape
     for r in range(height):
@@ -283,14 +286,14 @@ def work(pes: Records, steps: Records, chain_fifo: int) -> tuple[int, bool]:
                     pe.iact_stored = pe.iact_held
                 if step.weight_sync:
                     pe.weight_stored = pe.weight_held
-            # psums: three cycles to the FIFO, whose oldest entry is in its read register
+            # psums: a pipeline, and a FIFO whose oldest entry is in its read register
             sends = go and emits
             if sends or pe.reserved:
                 popped = pe.waiting > 0 and (not pe.offered or pe.taken)
                 if not pe.offered or pe.taken:
                     pe.offered = popped
-                pe.waiting += (pe.pipe >> 2 & 1) - popped
-                pe.pipe = (pe.pipe << 1 | sends) & 7
+                pe.waiting += (pe.pipe >> (stages - 1) & 1) - popped
+                pe.pipe = (pe.pipe << 1 | sends) & ((1 << stages) - 1)
                 pe.reserved += sends - pe.taken
                 pe.sent += pe.taken
                 pe.taken = 0

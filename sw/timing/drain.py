@@ -13,14 +13,18 @@ WORD = records("group", "columns", "need", "release", "params", "param_release",
 """A step of the drain. ``columns`` give a word, of those that hold one; ``need`` are the final words that a column has
 to have, ``params`` the parameters (0: none)."""
 
+_UNSEEN = 2
 
-def drain_state(stages: int, lanes: int) -> Records:
-    """Return an idle drain."""
+
+def drain_state(stages: int, lanes: int, room: int) -> Records:
+    """Return an idle drain: registers of its pipeline, lanes, beats of a lane that the store engine has room for."""
     kind = records(
-        "made", "choice", "plan", "word", "done", "psums", "there", "held", "inside",
-        stage_lanes=stages, stage_flush=stages, packed=lanes,
+        "made", "choice", "plan", "word", "done", "psums", "there", "held", "inside", "room",
+        stage_lanes=stages, stage_flush=stages, packed=lanes, credits=lanes, returned=lanes,
     )  # fmt: skip
-    return np.zeros(1, kind)
+    state = np.zeros(1, kind)
+    state["credits"], state["room"] = room, 1
+    return state
 
 
 @numba.njit(cache=True, nogil=True)
@@ -30,14 +34,10 @@ def drain(d: Any, words: Records, banks: Records, lanes: Records, params: Any, s
     ``columns`` hold slots of a tile; ``params`` is the parameters' load engine.
     """
     width, stages = len(lanes), len(d.stage_lanes)
-    advance = True
-    for lane in range(width):
-        if d.packed[lane] and not lanes[lane].room:
-            advance = False
     k, go = d.done, False
     now = words[min(k, len(words) - 1)]
     first = width * now.group
-    if d.word and advance and d.psums and d.there:
+    if d.word and d.room and d.psums and d.there:
         go = True
         for c in range(first, min(first + width, now.columns)):
             if updates(banks[c]):
@@ -56,19 +56,25 @@ def drain(d: Any, words: Records, banks: Records, lanes: Records, params: Any, s
             if need + freed > banks[c].finals:
                 d.psums = 0
         d.there = coming.params + (now.param_release if leaves else 0) <= d.held
-    # the pipeline and the packers
+    # beats of a lane that have gone leave its credits two cycles later: two more may have gone
+    d.room = 1
     for lane in range(width):
-        if d.packed[lane] and lanes[lane].room:
+        if d.credits[lane] <= _UNSEEN:
+            d.room = 0
+        d.credits[lane] += d.returned[lane] - (d.stage_flush[0] and d.stage_lanes[0] >> lane & 1)
+        d.returned[lane] = lanes[lane].returned
+        if d.packed[lane]:
             d.packed[lane] = 0
             lanes[lane].held += 1
             lanes[lane].free += 1
-    if advance and (d.inside or go):
+    # the pipeline and the packers
+    if d.inside or go:
         last = d.stage_lanes[stages - 1]
         if last:
             d.inside -= 1
             if d.stage_flush[stages - 1]:
                 for lane in range(width):
-                    d.packed[lane] |= last >> lane & 1
+                    d.packed[lane] = last >> lane & 1
         for s in range(stages - 1, 0, -1):
             d.stage_lanes[s], d.stage_flush[s] = d.stage_lanes[s - 1], d.stage_flush[s - 1]
         d.stage_lanes[0] = 0

@@ -31,8 +31,9 @@ FLIT = records("offset", "release", "sync", "touch", "index", "edge")
 READER = records("stored", "held", "made", "stage", "plan", "read", "pending", "queue", "reserved", "sent")
 """A bank and its reader."""
 
-LANE = records("held", "offered", "free", "room")
-"""A lane of the store engine: its FIFO and the beats in it that no burst has reserved."""
+LANE = records("held", "offered", "head", "free", "returned")
+"""A lane of the store engine: its FIFO with the read register, the register behind it, the beats in these that no burst
+has reserved, and whether one left the FIFO."""
 
 
 def loader_record(entries: int) -> np.dtype[np.void]:
@@ -244,13 +245,11 @@ def read(reader: Any, flits: Records, x: Any, started: bool, room: bool, queue: 
 
 @numba.njit(cache=True, nogil=True)
 def store(
-    stores: Any, lanes: Records, bursts: Records, now: int, start: int, latency: int, flying: int, depth: int
+    stores: Any, lanes: Records, bursts: Records, now: int, start: int, latency: int, flying: int
 ) -> bool:
     """Advance the store engine and the memory's write side; return whether it is idle."""
     ring = len(stores.due)
     idle = stores.next == len(bursts) and stores.flying == 0
-    for lane in range(len(lanes)):
-        lanes[lane].room = lanes[lane].held < depth - 1
     # replies
     replied = stores.reply
     stores.reply = 0
@@ -268,16 +267,20 @@ def store(
         stores.beats -= 1
     # the next beat of the transfer
     current, transfers = stores.current, stores.transfers
-    pop = stores.remaining != 0 and lanes[current].offered == 1 and beats < LINK
+    pop = stores.remaining != 0 and lanes[current].head == 1 and beats < LINK
     if pop:
         stores.beat_last[stores.beats] = stores.remaining == 1
         stores.beats += 1
-    for lane in range(len(lanes)):
-        popped = pop and lane == current
-        fetched = lanes[lane].held > 0 and (lanes[lane].offered == 0 or popped)
-        if lanes[lane].offered == 0 or popped:
-            lanes[lane].offered = fetched
-        lanes[lane].held -= fetched
+    for number in range(len(lanes)):
+        lane = lanes[number]
+        taken = pop and number == current
+        lane.returned = lane.offered and (taken or not lane.head)
+        if taken or not lane.head:
+            lane.head = lane.offered
+        fetched = lane.held > 0 and (lane.returned or not lane.offered)
+        if lane.returned or not lane.offered:
+            lane.offered = fetched
+        lane.held -= fetched
     # a burst whose beats are there
     i = stores.next
     issue = False
@@ -285,9 +288,8 @@ def store(
         if bursts[i].beats == 0:
             stores.next += 1
         else:
-            lane = bursts[i].lane
             issue = (
-                lanes[lane].free >= bursts[i].beats
+                lanes[bursts[i].lane].free >= bursts[i].beats
                 and transfers < TRANSFERS
                 and addressed < LINK
                 and stores.flying != flying

@@ -9,9 +9,11 @@ import numpy.typing as npt
 from rowmesh.hw import dma, glb
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.core import LOADERS
+from rowmesh.hw.datapath import Datapath
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.dma import Loader, Storer
-from rowmesh.hw.drain import PIPELINE_STAGES
+from rowmesh.hw.drain import PIPELINE_STAGES, lane_depth
+from rowmesh.hw.link import Fifo
 from rowmesh.hw.nest import LoopNest
 from rowmesh.hw.observer import PARTS
 from rowmesh.sw.timing.array import BANK, LINK, ROW, LinkState, Records, move_psums, move_steps, move_words, work
@@ -50,6 +52,7 @@ class Sizes(NamedTuple):
     segment: int
     uop_fifo: int
     chain_fifo: int
+    stages: int
     iact_spad: int
     weight_spad: int
     bank: int
@@ -59,7 +62,6 @@ class Sizes(NamedTuple):
     read_latency: int
     write_latency: int
     bursts: int
-    lane_depth: int
     patience: int
 
 
@@ -94,7 +96,7 @@ def _loop(
     computing, active, ended, started = False, False, False, False
     still, now = 0, 0
     while True:
-        if store(stores, lanes, s.stores, now, sizes.store_start, sizes.write_latency, sizes.bursts, sizes.lane_depth):
+        if store(stores, lanes, s.stores, now, sizes.store_start, sizes.write_latency, sizes.bursts):
             seen[marked] = parts
             return seen, now
         running, drained = now >= sizes.nest, d.done
@@ -107,7 +109,7 @@ def _loop(
         room2 = move_words(
             rows[2], s.hops[2], links[2], s.pes, s.weights, s.weight_words, True, sizes.weight_spad, sizes.segment
         )
-        waits, mac = work(s.pes, s.steps, sizes.chain_fifo)
+        waits, mac = work(s.pes, s.steps, sizes.chain_fifo, sizes.stages)
         # the banks' readers and the step nest
         flit1, starved = read(readers[0], s.iacts, loaders[_IACT], running, room1, sizes.queue)
         flit2, starves = read(readers[1], s.weights, loaders[_WEIGHT], running, room2, sizes.queue)
@@ -213,6 +215,7 @@ def run(
         segment=config.link_segment,
         uop_fifo=config.uop_fifo,
         chain_fifo=config.chain_fifo,
+        stages=Datapath.latency - Fifo.latency - 1,  # behind them the FIFO, in block RAM
         iact_spad=config.iact_spad,
         weight_spad=config.weight_spad,
         bank=config.psum_bank_words,
@@ -222,7 +225,6 @@ def run(
         read_latency=read_latency,
         write_latency=write_latency,
         bursts=config.read_bursts,
-        lane_depth=Storer.lane_entries(config),
         patience=10 * (read_latency + write_latency) + 10_000,
     )
     height, width = s.pes.shape
@@ -243,7 +245,7 @@ def run(
         loaders,
         np.zeros(2, READER),
         memory_state(len(depths), config.read_bursts),
-        drain_state(PIPELINE_STAGES, config.lanes),
+        drain_state(PIPELINE_STAGES, config.lanes, lane_depth(config)),
         store_state(config.read_bursts),
         np.zeros(config.lanes, LANE),
         marks,

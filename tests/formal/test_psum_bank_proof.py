@@ -100,8 +100,7 @@ def bank_proof(module: ModuleType = psum_bank, depth: int = 3, width: int = 2) -
         ]
     asked = Signal()
     expected = Signal(width)
-    with m.If(dut.enable):
-        m.d.sync += [asked.eq(watching & known & (place == dut.offset)), expected.eq(total)]
+    m.d.sync += [asked.eq(dut.enable & watching & known & (place == dut.offset)), expected.eq(total)]
 
     busy = dut.i.valid & ~psum.first & ~psum.void
     p.check("room", ~psum.first | (dut.i.ready == (held < depth)))
@@ -153,17 +152,18 @@ def test_psum_bank_deep() -> None:
 @pytest.mark.parametrize(
     ("check", "old", "new"),
     [
-        ("room", "held != depth, ~clash", "held <= depth, ~clash"),
+        ("room", "Mux(psum.first, ~full, ~clash)", "Mux(psum.first, 1, ~clash)"),
         ("busy", "self.busy.eq(busy)", "self.busy.eq(self.i.valid)"),
         ("finals", "self.finals.eq(finals)", "self.finals.eq(held)"),
         ("final", "self.finals.eq(finals)", "self.finals.eq(held)"),
-        ("data", "Mux(psum.first, held != depth, ~clash)", "Mux(psum.first, held != depth, 1)"),
+        ("data", "Mux(psum.first, ~full, ~clash)", "Mux(psum.first, ~full, 1)"),
         ("data", 'Mux(two["first"], 0, old)', "old"),
         ("data", 'two["valid"] & ~two["void"]', 'two["valid"]'),
-        ("data", "Mux(drained, read.data, latched)", "read.data"),
         ("data", "m.d.sync += base.eq(tail)", "m.d.sync += base.eq(head)"),
-        ("rate", "Mux(psum.first, held != depth, ~clash)", 'Mux(psum.first, held != depth, ~one["valid"])'),
-        ("progress", "Mux(psum.first, held != depth, ~clash)", "Mux(psum.first, held != depth, 0)"),
+        ("rate", "Mux(psum.first, ~full, ~clash)", 'Mux(psum.first, ~full, ~one["valid"])'),
+        ("data", "second & two", "0 & two"),
+        ("data", 'one["start"]) | (two["valid"] & two["start"])', 'one["start"])'),
+        ("progress", "Mux(psum.first, ~full, ~clash)", "Mux(psum.first, ~full, 0)"),
     ],
 )
 def test_psum_bank_control(check: str, old: str, new: str) -> None:

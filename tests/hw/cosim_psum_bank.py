@@ -59,6 +59,7 @@ class Bank:
             place, expected = self._expected
             response = wrap(dut.response.value.to_unsigned(), CONFIG.acc_width)
             assert expected is None or response == expected, f"word {place}: {response}, not {expected}"
+            self._expected = None
         if self.asking and _available(dut):
             place = self.head + self.offset
             assert place < len(self.values), f"offset {self.offset} is available, but nothing was sent there"

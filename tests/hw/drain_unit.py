@@ -5,20 +5,24 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In
 
 from rowmesh.hw.block import Block
-from rowmesh.hw.drain import Drain
+from rowmesh.hw.drain import Drain, beat_layout, lane_depth
 from rowmesh.hw.layouts import psum_layout
+from rowmesh.hw.link import Fifo
 from rowmesh.hw.psum_bank import PsumBank
 
 __all__ = ["DrainUnit"]
 
 
 class DrainUnit(Block):
-    """Ports of the drain, and the chains' side of the banks instead of the drain's."""
+    """Ports of the drain, the chains' side of the banks instead of the drain's, and queues as of the store engine."""
+
+    QUEUE_LATENCY = Fifo.latency
 
     def __init__(self, config):
         self._config = config
         self.drain = Drain(config)
-        members = {name: member for name, member in self.drain.signature.members.items() if name != "banks"}
+        hidden = ("banks", "returned")
+        members = {name: member for name, member in self.drain.signature.members.items() if name not in hidden}
         members["psum"] = In(stream.Signature(psum_layout(config))).array(config.cols)
         super().__init__(members)
 
@@ -30,7 +34,10 @@ class DrainUnit(Block):
         for name in ("freed", "idle", "waits"):
             m.d.comb += getattr(self, name).eq(getattr(drain, name))
         for lane in range(self._config.lanes):
-            wiring.connect(m, drain.lanes[lane], wiring.flipped(self.lanes[lane]))
+            m.submodules[f"queue{lane}"] = queue = Fifo(beat_layout(self._config), lane_depth(self._config))
+            wiring.connect(m, drain.lanes[lane], queue.i)
+            wiring.connect(m, queue.o, wiring.flipped(self.lanes[lane]))
+            m.d.sync += drain.returned[lane].eq(queue.o.valid & queue.o.ready)
         for col in range(self._config.cols):
             m.submodules[f"bank{col}"] = bank = PsumBank(self._config)
             wiring.connect(m, wiring.flipped(self.psum[col]), bank.i)

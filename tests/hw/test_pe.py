@@ -9,7 +9,7 @@ from rowmesh.hw.pe import ProcessingElement
 CASES = {
     "int8": ArchConfig(tag_width=4, edge_flags=2, iact_spad=12, weight_spad=60, psum_spad=5, uop_fifo=4),
     "int16": ArchConfig(
-        data_width=16, acc_width=24, tag_width=5, edge_flags=3, weight_spad=70, chain_fifo=3, uop_fifo=3
+        data_width=16, acc_width=24, tag_width=5, edge_flags=3, weight_spad=70, chain_fifo=4, uop_fifo=3
     ),
 }
 
