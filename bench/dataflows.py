@@ -116,25 +116,47 @@ def run_networks(console: Console) -> list[dict[str, Any]]:
     return rows
 
 
+SYSTOLIC = {
+    "alexnet": ("CONV2", "CONV3", "CONV4", "CONV5"),
+    "resnet50": ("RES2a_1", "RES2a_3", "RES2b_1", "RES3a_1", "RES3a_3", "RES4a_1", "RES4b_1", "RES4b_3", "RES5b_1", "RES5b_3"),
+    "mobilenet": ("PW2", "PW3", "PW4", "PW5", "PW6", "PW7", "PW8", "PW13", "PW14"),
+}
+"""Layers of AlexNet, and the shapes of 1x1 layers of ResNet-50 and MobileNet."""
+
+
+def compulsory(layer: Layer, bits: int, beat_bytes: int) -> int:
+    """Beats of a layer whose tensors move once: accumulators of 32 bits if the output is raw."""
+    words = layer.n * layer.c * layer.h * layer.w + layer.m * (layer.c // layer.groups) * layer.r * layer.s
+    out = layer.n * layer.m * layer.p * layer.q
+    stored = out * 4 if layer.output == "raw" else out * bits // 8
+    return max(words * bits // 8, stored) // beat_bytes
+
+
 def run_systolic(console: Console) -> list[dict[str, Any]]:
-    """Simulate AlexNet CONV2 to CONV5 under WS and OS beside a systolic array's closed forms."""
+    """Simulate layers under WS and OS beside a systolic array's closed forms and the memory's limit."""
     config = load_arch("squeezelerator")
     table = Table(title="squeezelerator, RTL cycles beside SCALE-Sim's closed forms (16 x 16)", title_justify="left")
-    for header in ("layer", "limit MACs / 256", "WS", "systolic WS", "OS", "systolic OS"):
+    for header in ("layer", "limit MACs / 256", "limit memory", "WS", "systolic WS", "OS", "systolic OS"):
         table.add_column(header, justify="left" if header == "layer" else "right")
     rows = []
-    for layer in load_workload("alexnet").layers[1:5]:
-        row: dict[str, Any] = {"layer": layer.name, "limit": layer.macs // config.pes}
+    for network, name in ((network, name) for network, names in SYSTOLIC.items() for name in names):
+        layer = next(layer for layer in load_workload(network).layers if layer.name == name)
+        row: dict[str, Any] = {
+            "layer": f"{network} {name}",
+            "limit": layer.macs // config.pes,
+            "memory": compulsory(layer, config.data_width, config.beat_bytes),
+        }
         for title in ("ws", "os"):
             try:
                 result = flow.run_layer(config, layer, flows(FLOWS[title]))
             except UnmappableError as error:
                 raise SystemExit(str(error)) from None
-            if result.outputs.mismatches:
-                raise SystemExit(f"{layer.name} {title}: {result.outputs.mismatches} words differ")
+            if result.failures():
+                raise SystemExit(f"{name} {title}: {result.failures()[0]}")
             row[title], row[f"systolic_{title}"] = result.rtl.cycles, systolic(layer, config.rows, title)
-            console.print(f"{layer.name} {title}: {result.rtl.cycles:,}", highlight=False)
-        table.add_row(layer.name, *(f"{row[key]:,}" for key in ("limit", "ws", "systolic_ws", "os", "systolic_os")))
+            console.print(f"{network} {name} {title}: {result.rtl.cycles:,}", highlight=False)
+        keys = ("limit", "memory", "ws", "systolic_ws", "os", "systolic_os")
+        table.add_row(row["layer"], *(f"{row[key]:,}" for key in keys))
         rows.append(row)
     console.print(table)
     return rows
