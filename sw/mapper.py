@@ -251,6 +251,10 @@ _WORK = 200_000
 _MOST, _LEAST = 24, 3
 """Mappings that are predicted."""
 
+_SPREAD, _COMPARED, _LEAST_ENERGY = 0.01, 2000, 8
+"""Of mappings whose estimates are within 1 % of the best ones', and no more than so many, those of the least energy are
+predicted as well."""
+
 
 def _default() -> tuple[Dataflow, ...]:
     return (load_dataflow("rs"),)
@@ -268,7 +272,7 @@ def find_mapping(
     Every legal mapping is estimated in closed form (:mod:`rowmesh.sw.estimate`); with the objective ``cycles`` only
     those whose steps, a lower bound, can still be promising. The cycles of the best ones are then predicted
     (:mod:`rowmesh.sw.model`), and the best of these is taken; where some are within 0.2 %, the one of least energy
-    (with the objective ``cycles``) or of the fewest cycles.
+    (with the objective ``cycles``).
 
     Parameters
     ----------
@@ -300,21 +304,46 @@ def find_mapping(
         raise UnmappableError(f"layer {layer.name}: no mapping ({names}) fits {config.name}: {rule}")
     promising = sorted(entry for entry in found if entry[0] <= best * _PROMISING)
     effort = list(itertools.accumulate(work(entry[2], COARSE) for entry in promising))
-    tried = [entry[2] for k, entry in enumerate(promising) if k < _LEAST or effort[k] <= _WORK]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the timing model runs without the interpreter's lock
-        cycles = list(pool.map(lambda mapping: sum(predict_parts(mapping, COARSE).values()), tried[:_MOST]))
-    predicted = [
-        (_cost(objective, spent, mapping), spent, energy(access_counts(mapping)), number, mapping)
-        for number, (spent, mapping) in enumerate(zip(cycles, tried, strict=False))
+    tried = [entry for k, entry in enumerate(promising[:_MOST]) if k < _LEAST or effort[k] <= _WORK]
+    costs = [
+        _cost(objective, spent, mapping)
+        for spent, (_, _, mapping) in zip(_cycles([entry[2] for entry in tried]), tried, strict=True)
     ]
-    least = min(entry[0] for entry in predicted)
-    close = [entry for entry in predicted if entry[0] <= least * _CLOSE]
-    return min(close, key=lambda entry: (entry[2] if objective == "cycles" else entry[1], entry[3]))[4]
+    least = min(costs)
+    close = [entry for entry, cost in zip(tried, costs, strict=True) if cost <= least * _CLOSE]
+    if objective != "cycles":
+        return close[0][2]
+    # the least energy among those about as fast, starting with the least of all
+    chosen = min(close, key=lambda entry: _energy(entry[2]))
+    limit = max(entry[0] for entry in close) * (1 + _SPREAD)
+    cheaper = [
+        (spent, entry[1], entry[2])
+        for entry in itertools.takewhile(lambda entry: entry[0] <= limit, promising[:_COMPARED])
+        if (spent := _energy(entry[2])) < _energy(chosen[2])
+    ]
+    cheapest = [entry[2] for entry in sorted(cheaper)[:_LEAST_ENERGY]]
+    together = os.cpu_count() or 1
+    for first in range(0, len(cheapest), together):
+        some = cheapest[first : first + together]
+        for mapping, cycles in zip(some, _cycles(some), strict=True):
+            if cycles <= least * _CLOSE:
+                return mapping
+    return chosen[2]
+
+
+def _cycles(mappings: Sequence[Mapping]) -> list[int]:
+    """Predict the cycles of mappings, roughly."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the timing model runs without the interpreter's lock
+        return list(pool.map(lambda mapping: sum(predict_parts(mapping, COARSE).values()), mappings))
+
+
+def _energy(mapping: Mapping) -> int:
+    return energy(access_counts(mapping))
 
 
 def _cost(objective: Objective, cycles: int, mapping: Mapping) -> float:
     """What a search minimises."""
     if objective == "cycles":
         return cycles
-    spent = energy(access_counts(mapping))
+    spent = _energy(mapping)
     return spent if objective == "energy" else spent * cycles

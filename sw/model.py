@@ -42,23 +42,23 @@ class Effort:
         Steps or beats, whichever are more; of a layer with more, a part is run, if its loops allow that.
     lead : int
         Iterations of a loop, at most, by which the global buffer is taken to be ahead.
+    between : int
+        Iterations of a loop, at least, that stand for those that are left out.
     retries : int
         How often four times as much is run, as long as what is run is not steady.
     """
 
     largest: int
     lead: int
+    between: int
     retries: int
 
 
-FINE = Effort(160_000, 8, 4)
+FINE = Effort(160_000, lead=8, between=2, retries=4)
 """Of a prediction."""
 
-COARSE = Effort(20_000, 1, 0)
+COARSE = Effort(20_000, lead=1, between=1, retries=0)
 """Of one prediction of many in a search."""
-
-_FEWEST = 4
-"""Iterations of a loop that are run: the first, two or more that stand for all others, and the last."""
 
 STEPS_AHEAD = 6
 """Steps beside those in a PE's FIFO that leave the issuer before the first PE works: in the issuer's and the row's
@@ -157,7 +157,7 @@ def _chosen(m: Mapping, effort: Effort) -> _Counts:
     """Choose the iterations of the outer loops that are run."""
     largest = effort.largest
     counts, size = _outer(m), _size(m)
-    fewest = {name: _FEWEST - 2 + 2 * ends for name, ends in _ends(m, effort).items()}
+    fewest = {name: effort.between + 2 * ends for name, ends in _ends(m, effort).items()}
     # a tile lasts no less than its drain
     pass_steps = max(1, size // math.prod(counts.values()))
     fewest["ct"] = max(fewest["ct"], ceil_div(drain_cycles(m, m.q_pe, min(m.p0, m.row_steps)), pass_steps) + 2)
@@ -196,7 +196,7 @@ def _run(m: Mapping, counts: _Counts, effort: Effort) -> tuple[npt.NDArray[np.in
         inside = [slice(None)] * axis + [slice(between.start, between.stop)]
         times[tuple(inside)] *= 1 + (full[name] - counts[name]) / len(between)
         cycles = np.moveaxis(spent[..., :-1].sum(axis=-1), axis, 0)[between].reshape(len(between), -1).sum(axis=1)
-        half = len(between) // 2
+        half = max(1, len(between) // 2)
         steady &= bool(abs(cycles[:half].mean() - cycles[-half:].mean()) <= _EVEN * cycles.mean())
         if name != "ct":  # whose last iteration makes the psums of all
             share = np.moveaxis(steps, axis, 0)[between].sum() / steps.sum()
