@@ -22,8 +22,8 @@ from rowmesh.sw.workload import Layer, load_workload
 
 REPORT = Path(__file__).resolve().parents[1] / "build" / "dataflows.json"
 
-FLOWS: dict[str, tuple[str, ...]] = {"ws": ("ws",), "os": ("os-a", "os-b", "os-c"), "rs": ("rs",)}
-ALL = ("rs", "ws", "os-a", "os-b", "os-c", "is")
+FLOWS: dict[str, tuple[str, ...]] = {"ws": ("ws",), "os": ("os-a", "os-b", "os-c"), "rs": ("rs", "rs-g")}
+ALL = ("rs", "rs-g", "ws", "os-a", "os-b", "os-c", "is")
 
 LAYERS = (
     ("first, 7x7", "squeezenet10", "CONV1"),
