@@ -19,6 +19,7 @@ from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.multicast import ROW_FIELDS
 from rowmesh.hw.pe import PE_FIELDS
 from rowmesh.sw.nestprogram import Nest
+from rowmesh.sw.timing.streams import decode, edge_flags, flit_lanes
 
 __all__ = ["DeadlockError", "check_deadlock_freedom"]
 
@@ -29,27 +30,12 @@ class DeadlockError(ValueError):
     """A program that could block; the message names the buffet and the count."""
 
 
-def _decode(fields: tuple[tuple[str, int, int], ...], words: Dict[int, int], addresses: list[int]) -> dict[str, int]:
-    values = {}
-    for number, (name, word, shift) in enumerate(fields):
-        above = [s for _, w, s in fields[number + 1 :] if w == word]
-        width = (min(above) if above else 32) - shift
-        values[name] = words[addresses[word]] >> shift & (1 << width) - 1
-    return values
-
-
 def _classes(nest: Nest) -> Iterator[dict[str, int]]:
     """First and last iteration of each tile loop, in every combination that exists."""
     loops = [loop for loop in nest.loops if loop.name in _TILE_LOOPS]
     ends = [sorted({0, loop.bound - 1, (loop.last or loop.bound) - 1}) for loop in loops]
     for corner in itertools.product(*ends):
         yield dict(zip((loop.name for loop in loops), corner, strict=True))
-
-
-def _edges(nest: Nest, tokens: Dict[str, npt.NDArray[np.int64]], count: int) -> npt.NDArray[np.int64]:
-    return sum(  # type: ignore[return-value]
-        nest.holds(f"edge{k}_mask", tokens, "last").astype(np.int64) << k for k in range(count)
-    )
 
 
 def check_deadlock_freedom(config: ArchConfig, nests: Dict[Engine, Nest], subscriptions: Dict[int, int]) -> None:
@@ -72,12 +58,12 @@ def check_deadlock_freedom(config: ArchConfig, nests: Dict[Engine, Nest], subscr
         If a buffet overflows in the reference order, or words are delivered that are never released.
     """
     rows = {
-        (row, operand): _decode(ROW_FIELDS, subscriptions, list(row_words(row, operand, {})))
+        (row, operand): decode(ROW_FIELDS, subscriptions, list(row_words(row, operand, {})))
         for row in range(config.rows)
         for operand in ("iact", "weight")
     }
     pes = {
-        (row, col): _decode(PE_FIELDS, subscriptions, list(pe_words(row, col, {})))
+        (row, col): decode(PE_FIELDS, subscriptions, list(pe_words(row, col, {})))
         for row in range(config.rows)
         for col in range(config.cols)
     }
@@ -88,7 +74,7 @@ def check_deadlock_freedom(config: ArchConfig, nests: Dict[Engine, Nest], subscr
             steps = step.tokens(corner)
         except IndexError:
             continue  # the last row of a full tile does not exist in the last, shorter one
-        edges = _edges(step, steps, config.edge_flags)
+        edges = edge_flags(step, steps, config.edge_flags)
         for operand, reader in (("iact", nests[Engine.READ_IACT]), ("weight", nests[Engine.READ_WEIGHT])):
             if operand == "weight" and corner["pj"] != 0:
                 continue  # a tile's weights serve all of its rows
@@ -108,16 +94,8 @@ def check_deadlock_freedom(config: ArchConfig, nests: Dict[Engine, Nest], subscr
                 needs = timeline["weight"]
             held = {loop.name for loop in reader.loops}
             flits = reader.tokens({name: at for name, at in corner.items() if name in held})
-            flit_edges = _edges(reader, flits, config.edge_flags)
-            high = np.full(len(flit_edges), reader.values["high"])
-            last = reader.holds("last_mask", flits, "last")
-            edge = reader.holds("edge_mask", flits, "last")
-            high = np.where(last, np.where(edge, reader.values.get("high_edge", 0), reader.values["high_last"]), high)
-            low = np.where(
-                reader.holds("first_mask", flits, "first"),
-                reader.values.get("low_first", 0),
-                reader.values["low"],
-            )
+            flit_edges = edge_flags(reader, flits, config.edge_flags)
+            low, high = flit_lanes(reader, flits)
             used = {place: pe for place, pe in pes.items() if not (pe["skip"] & int(edges[0]))}
             words = _delivered(operand, flits, flit_edges, low, high, rows, used)
             capacity = config.iact_spad if operand == "iact" else config.weight_spad

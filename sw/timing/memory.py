@@ -244,9 +244,7 @@ def read(reader: Any, flits: Records, x: Any, started: bool, room: bool, queue: 
 
 
 @numba.njit(cache=True, nogil=True)
-def store(
-    stores: Any, lanes: Records, bursts: Records, now: int, start: int, latency: int, flying: int
-) -> bool:
+def store(stores: Any, lanes: Records, bursts: Records, now: int, start: int, latency: int, flying: int) -> bool:
     """Advance the store engine and the memory's write side; return whether it is idle."""
     ring = len(stores.due)
     idle = stores.next == len(bursts) and stores.flying == 0

@@ -19,7 +19,7 @@ from rowmesh.sw.timing.array import CHAIN, FIRST, HOP, LAST, PE, START, STEP, Re
 from rowmesh.sw.timing.drain import WORD
 from rowmesh.sw.timing.memory import BURST, FLIT
 
-__all__ = ["Streams", "decode", "edges", "flit_lanes", "streams"]
+__all__ = ["Streams", "decode", "edge_flags", "flit_lanes", "streams"]
 
 Tokens = Dict[str, npt.NDArray[np.int64]]
 
@@ -57,7 +57,7 @@ def decode(fields: tuple[tuple[str, int, int], ...], words: Dict[int, int], addr
     return values
 
 
-def edges(nest: Nest, tokens: Tokens, count: int) -> npt.NDArray[np.int64]:
+def edge_flags(nest: Nest, tokens: Tokens, count: int) -> npt.NDArray[np.int64]:
     """Return the edge flags of a nest's steps as bits."""
     return sum(  # type: ignore[return-value]
         nest.holds(f"edge{k}_mask", tokens, "last").astype(np.int64) << k for k in range(count)
@@ -134,7 +134,7 @@ def _steps(config: ArchConfig, nest: Nest) -> Records:
         + LAST * nest.holds("last_mask", t, "last")
         + START * nest.holds("start_mask", t, "first")
     )
-    edge = edges(nest, t, config.edge_flags)
+    edge = edge_flags(nest, t, config.edge_flags)
     release = np.where(
         nest.holds("restart_mask", t, "last"),
         nest.values["restart"],
@@ -190,7 +190,7 @@ def _flits(
         sync=nest.holds("sync_mask", t, "last"),
         touch=touch,
         index=index,
-        edge=edges(nest, t, config.edge_flags),
+        edge=edge_flags(nest, t, config.edge_flags),
     )
     return flits, taken
 
