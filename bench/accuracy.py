@@ -1,0 +1,156 @@
+"""How far predictions are from the RTL: layers of the shipped networks and random ones, on several architectures.
+
+``python bench/accuracy.py [--limit CYCLES] [--random N]`` simulates every case of at most so many predicted cycles that
+was not simulated on this hardware before, and prints the distribution of the errors and the ten worst cases, each with
+the part of the cycles that differs most. Results are kept in build/accuracy.json.
+"""
+
+import argparse
+import hashlib
+import json
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from rowmesh.hw.config import ArchConfig
+from rowmesh.sw import flow
+from rowmesh.sw.dataflow import load_dataflow
+from rowmesh.sw.mapper import UnmappableError
+from rowmesh.sw.results import PARTS, tolerance
+from rowmesh.sw.spec import load_arch
+from rowmesh.sw.workload import Layer, load_workload
+
+REPORT = Path(__file__).resolve().parents[1] / "build" / "accuracy.json"
+
+CASES = (
+    # (architecture, workload, dataflows)
+    ("eyeriss", "alexnet", ("rs", "any")),
+    ("eyeriss", "vgg16", ("rs",)),
+    ("eyeriss", "resnet50", ("rs", "any")),
+    ("eyeriss", "mobilenet", ("rs-g", "rs", "os-a")),
+    ("squeezelerator", "squeezenet11", ("ws", "os-b", "rs")),
+    ("squeezelerator", "mobilenet", ("ws", "os-a", "is")),
+    ("square16", "mobilenet", ("any",)),
+    ("square16", "squeezenet10", ("any",)),
+    ("primes", "squeezenet11", ("rs", "nlr", "os-c")),
+    ("tiny", "demo", ("rs", "ws", "os-a", "os-b", "os-c", "is", "nlr")),
+    ("fpga4x4", "mobilenet", ("any",)),
+)
+FLOWS_OF_ANY = ("rs", "rs-g", "ws", "os-a", "os-b", "os-c", "is")
+
+
+def random_layer(number: int) -> Layer:
+    """Return a small convolution, the same for the same number."""
+    rng = random.Random(number)
+    r, s = rng.randint(1, 5), rng.randint(1, 5)
+    return Layer(
+        name=f"random{number}",
+        M=rng.choice((4, 8, 12, 16, 32, 48)),
+        C=rng.choice((3, 4, 8, 16, 24)),
+        H=rng.randint(r, 30),
+        W=rng.randint(s, 30),
+        R=r,
+        S=s,
+        stride=[rng.randint(1, 2), rng.randint(1, 2)],
+        padding=[rng.randint(0, r - 1), rng.randint(0, s - 1)],
+        output=rng.choice(("raw", "requant")),
+    )
+
+
+def cases(randoms: int) -> Iterator[tuple[str, str, Layer, str]]:
+    """Yield architecture, workload, layer and dataflow of every case; layers of the same shape once."""
+    for arch, workload, names in CASES:
+        shapes: set[str] = set()
+        for layer in load_workload(workload).layers:
+            shape = json.dumps({**layer.model_dump(mode="json"), "name": ""}, sort_keys=True)
+            if shape in shapes:
+                continue
+            shapes.add(shape)
+            for name in names:
+                yield arch, workload, layer, name
+    for number in range(randoms):
+        rng = random.Random(-number - 1)
+        arch, name = rng.choice(("tiny", "primes", "eyeriss", "square16")), rng.choice(FLOWS_OF_ANY)
+        yield arch, "random", random_layer(number), name
+
+
+def measure(config: ArchConfig, layer: Layer, name: str, limit: int) -> dict[str, Any] | None:
+    """Predict a case and, if it is short enough, simulate it; None if it is not mappable or too long."""
+    flows = tuple(load_dataflow(one) for one in (FLOWS_OF_ANY if name == "any" else (name,)))
+    try:
+        mapped = flow.map_layer(config, layer, flows)
+    except UnmappableError:
+        return None
+    if mapped.predicted.cycles > limit:
+        return None
+    result = flow.run_mapping(mapped.mapping)
+    return {
+        "predicted": result.predicted.cycles,
+        "rtl": result.rtl.cycles,
+        "parts": {part: result.predicted.parts[part] - result.rtl.parts[part] for part in PARTS},
+        "failures": result.failures(),
+    }
+
+
+def show(console: Console, results: dict[str, dict[str, Any]]) -> None:
+    """Print the distribution and the ten worst cases."""
+    rows = sorted(results.items(), key=lambda item: -abs(item[1]["predicted"] - item[1]["rtl"]) / item[1]["rtl"])
+    long = [abs(r["predicted"] / r["rtl"] - 1) for _, r in rows if tolerance(r["rtl"]) != tolerance(0)]
+    short = [abs(r["predicted"] - r["rtl"]) for _, r in rows if tolerance(r["rtl"]) == tolerance(0)]
+    exact = sum(not any(r["parts"].values()) for _, r in rows)
+    console.print(f"{len(rows)} cases, {exact} of them exact in every part", highlight=False)
+    if long:
+        mean, worst = 100 * sum(long) / len(long), 100 * max(long)
+        console.print(f"{len(long)} above 50,000 cycles: mean error {mean:.4f} %, worst {worst:.4f} %", highlight=False)
+    if short:
+        console.print(f"{len(short)} shorter: worst error {max(short)} cycles", highlight=False)
+    failed = [f"{name}: {r['failures'][0]}" for name, r in rows if r["failures"]]
+    console.print(f"{len(failed)} outside the tolerance or wrong", *failed, sep="\n", highlight=False)
+    table = Table(title="ten worst", title_justify="left")
+    for header in ("case", "predicted", "RTL", "part that differs most", "by"):
+        table.add_column(header, justify="right" if header in ("predicted", "RTL", "by") else "left")
+    for name, r in rows[:10]:
+        part = max(PARTS, key=lambda part: abs(r["parts"][part]))
+        table.add_row(name, f"{r['predicted']:,}", f"{r['rtl']:,}", part, f"{r['parts'][part]:+,}")
+    console.print(table)
+
+
+def main() -> int:
+    """Simulate what has not been simulated; print the errors; 1 if a case is outside its tolerance."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--limit", type=int, default=500_000, help="predicted cycles of the longest case (500000)")
+    parser.add_argument("--random", type=int, default=40, help="random layers (40)")
+    options = parser.parse_args()
+    console = Console()
+    digest = hashlib.sha256()
+    for folder in ("hw", "sw"):
+        for path in sorted((Path(__file__).resolve().parents[1] / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    sources = digest.hexdigest()
+    kept = json.loads(REPORT.read_text()) if REPORT.exists() else {}
+    results: dict[str, dict[str, Any]] = kept["results"] if kept.get("sources") == sources else {}
+    todo = list(cases(options.random))
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("cases", total=len(todo))
+        for arch, workload, layer, name in todo:
+            key = f"{arch} {workload} {layer.name} {name}"
+            progress.update(bar, advance=1, description=key)
+            if key in results:
+                continue
+            found = measure(load_arch(arch), layer, name, options.limit)
+            if found:
+                results[key] = found
+                REPORT.parent.mkdir(parents=True, exist_ok=True)
+                REPORT.write_text(json.dumps({"sources": sources, "results": results}, indent=2) + "\n")
+    show(console, results)
+    return int(any(r["failures"] for r in results.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
