@@ -17,7 +17,7 @@ from rowmesh.sw.model import COARSE, energy, predict_parts, work
 from rowmesh.sw.tensors import TensorLayout, storage_bits
 from rowmesh.sw.workload import Layer
 
-__all__ = ["Objective", "UnmappableError", "candidates", "find_mapping"]
+__all__ = ["Objective", "UnmappableError", "candidates", "find_mapping", "flattened"]
 
 Objective = Literal["cycles", "energy", "edp"]
 Factors = dict[str, Any]
@@ -198,7 +198,7 @@ class _Space:
         return int(tiles * (x.r // (f["r_s"] * f["r0"])) * inner)
 
 
-def _flattened(config: ArchConfig, layer: Layer) -> list[Layer]:
+def flattened(config: ArchConfig, layer: Layer) -> list[Layer]:
     """Return the layer with its plane as a single row, where that is the same: pixels in memory follow one another."""
     if (layer.r, layer.s, layer.stride, layer.padding) != (1, 1, (1, 1), (0, 0, 0, 0)) or layer.h == 1:
         return []
@@ -224,7 +224,7 @@ def candidates(
         Counts how many candidates broke each rule.
     """
     space: list[tuple[int, int, str, int, Factors]] = []
-    shapes = [layer, *_flattened(config, layer)]
+    shapes = [layer, *flattened(config, layer)]
     for flow, (shape, one) in itertools.product(flows, enumerate(shapes)):
         found = _Space(config, one, flow)
         space += [
