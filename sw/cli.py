@@ -11,15 +11,14 @@ import importlib.metadata
 import json
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from rowmesh.sw import dataflow as dataflows
-from rowmesh.sw import files, report, spec, tools
+from rowmesh.sw import files, report, resultcommands, spec, tools
 from rowmesh.sw import workload as workloads
 from rowmesh.sw.files import InputError
 from rowmesh.sw.options import (
@@ -34,11 +33,10 @@ from rowmesh.sw.options import (
     WorkloadName,
     select_layers,
 )
+from rowmesh.sw.progress import StageBars
 from rowmesh.sw.writing import new_files, new_text
 
 __all__ = ["app", "main"]
-
-Stage = Callable[[str, float | None], None]
 
 app = typer.Typer(
     name="rowmesh",
@@ -173,7 +171,7 @@ def run(
     search = {"mapping": str(mapping)} if mapping else {"dataflow": dataflow, "objective": objective.value}
     results = []
     with new_text(json_file) as write:
-        with _Progress() as progress:
+        with StageBars() as progress:
             # all are mapped first: what cannot run is refused before anything long begins
             for index, chosen in enumerate(layers if given is None else ()):
                 progress.layer(chosen.name, index, len(layers))("map", None)
@@ -223,6 +221,9 @@ def list_() -> int:
     return 0
 
 
+resultcommands.register(app)
+
+
 def _only_without_file(ctx: typer.Context, mapping: Path | None) -> None:
     """Refuse options of the search where the mapping is given."""
     for name in ("dataflow", "objective"):
@@ -235,57 +236,6 @@ def _warn_of_wraps(config: Any, layers: Sequence[workloads.Layer]) -> None:
     warning = report.wrap_warning(config, layers)
     if warning:
         report.console(sys.stderr).print(warning, style="yellow", soft_wrap=True)
-
-
-class _Progress:
-    """Progress on standard error: bars on a terminal, a line a stage elsewhere."""
-
-    def __init__(self) -> None:
-        screen = report.console(sys.stderr)
-        self._bars = (
-            Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TimeElapsedColumn(),
-                console=screen,
-                transient=True,
-            )
-            if screen.is_terminal
-            else None
-        )
-        self._task = self._bars.add_task("", total=None) if self._bars else None
-        self._said: str | None = None
-        self._started = False
-
-    def __enter__(self) -> "_Progress":
-        if self._bars:
-            self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bars:
-            self._bars.stop()
-
-    def start(self) -> None:
-        """Say from now on, off a terminal too, what is going on: the input has been accepted."""
-        self._started = True
-
-    def layer(self, name: str, index: int, count: int) -> Stage:
-        """Return the callback that shows one layer's stages."""
-        prefix = f"[{index + 1}/{count}] {name}"
-
-        def stage(title: str, fraction: float | None) -> None:
-            text = files.one_line(f"{prefix}: {title}")
-            if self._bars and self._task is not None:
-                total, done = (None, 0.0) if fraction is None else (1.0, min(max(fraction, 0.0), 1.0))
-                if text != self._said:
-                    self._bars.reset(self._task)
-                self._bars.update(self._task, description=text, total=total, completed=done)
-            elif text != self._said and self._started:
-                print(text, file=sys.stderr, flush=True)
-            self._said = text
-
-        return stage
 
 
 _SURROUNDINGS = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMFILE)

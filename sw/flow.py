@@ -245,7 +245,11 @@ def run_mapping(
     return LayerResult(
         layer=layer.name,
         dataflow=mapping.dataflow,
-        mapping={**mapping.to_json(), "loop_nest": mapping.loop_nest()},
+        mapping={
+            **mapping.to_json(),
+            **({"plane": "row"} if origin not in (None, layer) else {}),
+            "loop_nest": mapping.loop_nest(),
+        },
         predicted=predicted,
         rtl=measured,
         outputs=Outputs(checked=int(ofmap.size), mismatches=int((ofmap != data.expected).sum())),

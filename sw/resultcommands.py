@@ -1,0 +1,87 @@
+"""The commands that look at what a run found: ``explain``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+
+from rowmesh.sw import report, runfile
+from rowmesh.sw.explain import Change
+from rowmesh.sw.options import LayerNames
+from rowmesh.sw.progress import StageBars
+
+__all__ = ["register"]
+
+RunFile = Annotated[
+    Path,
+    typer.Argument(metavar="RUN.json", help="Results, as `rowmesh run --json` writes them.", show_default=False),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to the command line."""
+    app.command()(explain)
+
+
+def explain(
+    run: RunFile,
+    layer: LayerNames = None,
+    search: Annotated[
+        bool,
+        typer.Option(
+            "--search/--no-search", help="Look for the parameter that would help most: one search for each of them."
+        ),
+    ] = True,
+) -> int:
+    """Say where a run's cycles went, and what would help.
+
+    For each layer: the RTL's cycles by cause, what bounds it, and what the model predicts, after the same search, for
+    architectures with one parameter doubled.
+    """
+    runs = runfile.select_results(runfile.read_run(run), layer)
+    for one in runs:  # what cannot be explained is refused before anything long begins
+        _ = one.mapping
+    from rowmesh.sw import explain as explained
+
+    screen = report.console()
+    for index, one in enumerate(runs):
+        result = one.result
+        title = f"{one.name} on {one.config.name}: {result.rtl.cycles:,} cycles in RTL, "
+        title += f"{result.predicted.cycles:,} predicted, {result.utilization:.3f} MACs per PE and cycle"
+        screen.print("\n" * bool(index) + title, style="bold", soft_wrap=True)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for name in ("cycles", "share"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("cause", no_wrap=True)
+        table.add_column("")
+        for loss in explained.losses(result, one.mapping):
+            table.add_row(f"{loss.cycles:,}", f"{loss.cycles / result.rtl.cycles:.2%}", loss.name, loss.words)
+        screen.print(table)
+        screen.print(explained.bound(result, one.mapping), soft_wrap=True)
+        if search:
+            with StageBars() as progress:
+                progress.start()
+                before, changes = explained.what_helps(one, progress.layer(one.name, index, len(runs)))
+            screen.print(_changes(before, changes, one))
+            screen.print(explained.verdict(before, changes, result), soft_wrap=True)
+    return 0
+
+
+def _changes(before: int, changes: list[Change], one: runfile.RunLayer) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("parameter", no_wrap=True)
+    for name in ("from", "to", "predicted", "saves", "MACs/PE/cycle"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("")
+    for change in changes:
+        numbers = ("-", "-", "-")
+        if change.cycles is not None:
+            numbers = (
+                f"{change.cycles:,}",
+                f"{change.gain:+.2%}",
+                f"{one.result.macs / (change.cycles * change.pes):.3f}",
+            )
+        table.add_row(change.parameter, f"{change.old:,}", f"{change.new:,}", *numbers, change.reason)
+    return table
