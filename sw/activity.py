@@ -37,7 +37,7 @@ def active_shares(m: Mapping) -> npt.NDArray[np.float64]:
     Returns
     -------
     ndarray
-        From 0 to 1, shape (rows, cols); row 0 is where the psum chains end. Its sum times :func:`steps` is
+        From 0 to 1, shape (rows, cols); psums move from row 0 upwards. Its sum times :func:`steps` is
         the layer's multiply-accumulates.
     """
     shares = np.zeros((m.config.rows, m.config.cols))

@@ -20,6 +20,7 @@ import typer
 from rowmesh.sw import dataflow as dataflows
 from rowmesh.sw import files, report, resultcommands, spec, tools
 from rowmesh.sw import workload as workloads
+from rowmesh.sw.energy import load_energy
 from rowmesh.sw.files import InputError
 from rowmesh.sw.options import (
     Arch,
@@ -211,13 +212,14 @@ def run(
 
 @app.command("list")
 def list_() -> int:
-    """List the shipped architectures, workloads and dataflows."""
+    """List the shipped architectures, workloads, dataflows and energy tables."""
     screen = report.console()
     names = files.shipped_names("arch")
     screen.print(report.arch_table((spec.load_arch(name), spec.describe_arch(name)) for name in names))
     names = files.shipped_names("workloads")
     screen.print(report.workload_table(workloads.load_workload(name) for name in names))
-    screen.print(report.dataflow_table(dataflows.load_dataflows(dataflows.ANY)))
+    screen.print(report.name_table("dataflow", dataflows.load_dataflows(dataflows.ANY)))
+    screen.print(report.name_table("energy table", map(load_energy, files.shipped_names("energy"))))
     return 0
 
 

@@ -10,10 +10,11 @@ from typing import Any, Literal
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw.counts import access_counts
 from rowmesh.sw.dataflow import Dataflow, load_dataflow
+from rowmesh.sw.energy import energy
 from rowmesh.sw.estimate import estimate
 from rowmesh.sw.files import InputError
 from rowmesh.sw.mapping import IllegalMappingError, Mapping, ceil_div
-from rowmesh.sw.model import COARSE, energy, predict_parts, work
+from rowmesh.sw.model import COARSE, predict_parts, work
 from rowmesh.sw.tensors import TensorLayout, storage_bits
 from rowmesh.sw.workload import Layer
 

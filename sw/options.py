@@ -16,6 +16,7 @@ __all__ = [
     "Arch",
     "Batch",
     "DataflowName",
+    "EnergyName",
     "LayerNames",
     "MappingFile",
     "Memory",
@@ -80,6 +81,15 @@ DataflowName = Annotated[
 Objectives = Annotated[
     Objective,
     typer.Option(help="What the mapping minimises: predicted cycles, energy, or energy times cycles."),
+]
+EnergyName = Annotated[
+    str,
+    typer.Option(
+        "--energy",
+        metavar="NAME",
+        help=f"Costs of accesses: a shipped table ({', '.join(files.shipped_names('energy'))}) or the path of a "
+        "YAML file.",
+    ),
 ]
 MappingFile = Annotated[
     Path | None,

@@ -1,4 +1,4 @@
-"""The commands that look at what a run found: ``explain``."""
+"""The commands that look at what a run found: ``explain`` and ``report``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,12 +8,18 @@ from rich import box
 from rich.table import Table
 
 from rowmesh.sw import report, runfile
+from rowmesh.sw.energy import DEFAULT, load_energy
 from rowmesh.sw.explain import Change
-from rowmesh.sw.options import LayerNames
+from rowmesh.sw.options import EnergyName, LayerNames
 from rowmesh.sw.progress import StageBars
+from rowmesh.sw.writing import new_text
 
 __all__ = ["register"]
 
+RunFiles = Annotated[
+    list[Path],
+    typer.Argument(metavar="RUN.json...", help="Results, as `rowmesh run --json` writes them.", show_default=False),
+]
 RunFile = Annotated[
     Path,
     typer.Argument(metavar="RUN.json", help="Results, as `rowmesh run --json` writes them.", show_default=False),
@@ -23,6 +29,7 @@ RunFile = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to the command line."""
     app.command()(explain)
+    app.command("report")(report_)
 
 
 def explain(
@@ -66,6 +73,29 @@ def explain(
                 before, changes = explained.what_helps(one, progress.layer(one.name, index, len(runs)))
             screen.print(_changes(before, changes, one))
             screen.print(explained.verdict(before, changes, result), soft_wrap=True)
+    return 0
+
+
+def report_(
+    run: RunFiles,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.html", help="The page.")],
+    layer: LayerNames = None,
+    energy: EnergyName = DEFAULT,
+) -> int:
+    """Write an HTML page with tables and plots of one or more runs.
+
+    Predicted against RTL cycles, the parts of the cycles, a roofline, energy by level and type of data, and for each
+    layer its mapping and the work of each PE. The page loads nothing from elsewhere.
+    """
+    table = load_energy(energy)
+    runs = runfile.select_results([one for path in run for one in runfile.read_run(path)], layer)
+    for one in runs:
+        _ = one.mapping
+    from rowmesh.sw import htmlreport
+
+    with new_text(out) as write:
+        write(htmlreport.report_page(runs, table))
+    print(out)
     return 0
 
 
