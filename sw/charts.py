@@ -15,7 +15,16 @@ from matplotlib.figure import Figure
 
 from rowmesh.sw.results import PARTS, tolerance
 
-__all__ = ["PART_COLOURS", "array_map", "energy_bars", "error_scatter", "part_bars", "roofline", "step_bars"]
+__all__ = [
+    "_PART_COLOURS",
+    "array_map",
+    "energy_bars",
+    "error_scatter",
+    "link_rooflines",
+    "part_bars",
+    "roofline",
+    "step_bars",
+]
 
 # Okabe and Ito's palette, which the colour-blind tell apart
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _SKY, _YELLOW, _GREY = (
@@ -28,7 +37,7 @@ _BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _SKY, _YELLOW, _GREY = (
     "#f0e442",
     "#999999",
 )
-PART_COLOURS = dict(zip(PARTS, (_GREY, _YELLOW, _BLUE, _ORANGE, _RED, _PURPLE, _GREEN), strict=True))
+_PART_COLOURS = dict(zip(PARTS, (_GREY, _YELLOW, _BLUE, _ORANGE, _RED, _PURPLE, _GREEN), strict=True))
 _LEVEL_COLOURS = {"dram": _RED, "glb": _ORANGE, "noc": _YELLOW, "spad": _SKY, "pe": _BLUE}
 _LEVEL_NAMES = {"dram": "DRAM", "glb": "GLB", "noc": "NoC", "spad": "spad", "pe": "MAC"}
 _MOST_LABELS = 24
@@ -172,7 +181,7 @@ def part_bars(names: Sequence[str], predicted: Sequence[dict[str, int]], rtl: Se
                             share,
                             0.34,
                             left=start,
-                            color=PART_COLOURS[part],
+                            color=_PART_COLOURS[part],
                             alpha=0.6 if what == "predicted" else 1.0,
                         )
                         plot.title(bar, f"{name}, {what}: {part} {side[part]:,} cycles ({share:.2f} %)")
@@ -181,7 +190,7 @@ def part_bars(names: Sequence[str], predicted: Sequence[dict[str, int]], rtl: Se
             axes.grid(axis="y", visible=False)
         panels[0].set_yticks(range(len(names)), _plain(names))
         panels[0].set_ylim(len(names) - 0.4, -0.6)
-        handles = [matplotlib.patches.Patch(color=colour, label=part) for part, colour in PART_COLOURS.items()]
+        handles = [matplotlib.patches.Patch(color=colour, label=part) for part, colour in _PART_COLOURS.items()]
         plot.figure.legend(handles=handles, loc="outside upper center", ncols=len(PARTS), frameon=False)
     return plot.svg
 
@@ -293,6 +302,39 @@ def array_map(shares: npt.NDArray[np.float64]) -> str:
     return plot.svg
 
 
+def link_rooflines(names: Sequence[str], intensity: Sequence[float], bounds: Sequence[float], plateau: float) -> str:
+    """Plot a roofline for each link, with the level of a number of active PEs.
+
+    Parameters
+    ----------
+    names : sequence of str
+    intensity : sequence of float
+        MACs a word of the link.
+    bounds : sequence of float
+        MACs a cycle at that intensity, if the link were all that limits.
+    plateau : float
+        MACs a cycle.
+    """
+    colours = (_RED, _ORANGE, _SKY, _BLUE, _PURPLE, _GREEN)
+    with _plot(6.5, 3.6) as plot:
+        axes = plot.figure.subplots()
+        turns = [plateau * at / bound for at, bound in zip(intensity, bounds, strict=True)]
+        low, high = min(*intensity, *turns) / 5, max(*intensity, *turns) * 3
+        axes.axhline(plateau, color=_GREY, linewidth=1.2)
+        for name, at, bound, turn, colour in zip(names, intensity, bounds, turns, colours, strict=True):
+            axes.plot([low, turn], [bound / at * low, plateau], color=colour, linewidth=1.2, label=name)
+            (mark,) = axes.plot([at], [min(bound, plateau)], "o", color=colour, markersize=6)
+            plot.title(mark, f"{name}: {at:,.2f} MACs a word, at most {bound:,.2f} MACs a cycle")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlim(low, high)
+        axes.set_ylim(plateau / 50, plateau * 2)
+        axes.set_xlabel("MACs a word of the link")
+        axes.set_ylabel("MACs a cycle")
+        axes.legend(loc="lower right", frameon=False)
+    return plot.svg
+
+
 def step_bars(names: Sequence[str], bounds: Sequence[float], pes: int) -> str:
     """Plot bounds that get tighter from step to step, on a logarithmic scale.
 
@@ -309,11 +351,11 @@ def step_bars(names: Sequence[str], bounds: Sequence[float], pes: int) -> str:
         low = min(*bounds, pes) / 4
         for row, (name, bound) in enumerate(zip(names, bounds, strict=True)):
             (bar,) = axes.barh(row, bound - low, 0.7, left=low, color=_BLUE if row < 6 else _GREEN)
-            plot.title(bar, f"{name}: {bound:,.4g} MACs a cycle")
-            axes.annotate(f"{bound:,.4g}", (bound, row), xytext=(4, -3), textcoords="offset points", fontsize=8)
+            plot.title(bar, f"{name}: {bound:,.2f} MACs a cycle")
+            axes.annotate(f"{bound:,.2f}", (bound, row), xytext=(4, -3), textcoords="offset points", fontsize=8)
         axes.axvline(pes, color=_RED, linewidth=1, linestyle="--")
         axes.set_xscale("log")
-        axes.set_xlim(low, max(bounds) * 8)
+        axes.set_xlim(low, max(bounds) * 50)
         axes.set_yticks(range(len(names)), _plain(names))
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set_xlabel(f"MACs a cycle (dashed: {pes} PEs)")

@@ -1,6 +1,7 @@
-"""The page of ``rowmesh report``: tables and plots of one or more runs, in one file that loads nothing."""
+"""The pages of ``rowmesh report`` and ``rowmesh eyexam``: tables and plots in one file that loads nothing."""
 
 import importlib.metadata
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,17 +15,18 @@ from rowmesh.sw import charts
 from rowmesh.sw.activity import active_shares, steps
 from rowmesh.sw.energy import EnergyTable, by_level, energy
 from rowmesh.sw.explain import bound, losses
+from rowmesh.sw.eyexam import Exam
 from rowmesh.sw.report import short
 from rowmesh.sw.results import LayerResult
 from rowmesh.sw.runfile import RunLayer
 from rowmesh.sw.tensors import storage_bits
 
-__all__ = ["dram_bytes", "render", "report_page"]
+__all__ = ["dram_bytes", "exam_page", "exam_rows", "report_page"]
 
 _LEVELS = (("dram", "DRAM"), ("glb", "GLB"), ("noc", "NoC"), ("spad", "spad"))
 
 
-def render(template: str, **values: object) -> str:
+def _render(template: str, **values: object) -> str:
     """Fill in a template of :mod:`rowmesh.sw.pages`; plots have to be marked as such."""
     pages = jinja2.Environment(
         loader=jinja2.PackageLoader("rowmesh.sw", "pages"),
@@ -172,7 +174,7 @@ def report_page(runs: Sequence[RunLayer], table: EnergyTable) -> str:
     groups: dict[ArchConfig, list[RunLayer]] = {}
     for one in runs:
         groups.setdefault(one.config, []).append(one)
-    return render(
+    return _render(
         "report.html",
         title="rowmesh: " + ", ".join(dict.fromkeys(Path(one.source).stem for one in runs)),
         groups=[_group(config, ones, table) for config, ones in groups.items()],
@@ -181,3 +183,64 @@ def report_page(runs: Sequence[RunLayer], table: EnergyTable) -> str:
         table=table.name,
         description=table.description,
     )
+
+
+def exam_rows(exam: Exam, pes: int) -> list[dict[str, str]]:
+    """Return the steps of an Eyexam as texts; ``pes`` are those of the array."""
+    bounds = [step.bound for step in exam.steps]
+    kept = ["", *(f"{now / before:.2%}" for before, now in itertools.pairwise(bounds))]
+    return [
+        {
+            "number": str(step.number),
+            "constraint": step.constraint,
+            "bound": f"{step.bound:,.2f}",
+            "share": f"{step.bound / pes:.2%}" if step.bound <= 100 * pes else "",
+            "kept": share,
+            "what": step.what,
+        }
+        for step, share in zip(exam.steps, kept, strict=True)
+    ]
+
+
+def exam_page(config: ArchConfig, exams: Sequence[Exam]) -> str:
+    """Return the page of some layers' Eyexams.
+
+    Parameters
+    ----------
+    config : ArchConfig
+    exams : sequence of Exam
+    """
+    shown = []
+    for exam in exams:
+        bounds = [step.bound for step in exam.steps]
+        links = exam.links
+        shown.append(
+            {
+                "name": exam.layer.name,
+                "shape": exam.layer.describe(),
+                "bars": Markup(
+                    charts.step_bars([f"{step.number} {step.constraint}" for step in exam.steps], bounds, config.pes)
+                ),
+                "rows": exam_rows(exam, config.pes),
+                "roofline": Markup(
+                    charts.link_rooflines(
+                        [link.name for link in links],
+                        [link.intensity for link in links],
+                        [link.bound for link in links],
+                        bounds[4],
+                    )
+                ),
+                "links": [
+                    {
+                        "name": link.name,
+                        "words": f"{link.words:,}",
+                        "cycles": f"{link.cycles:,}",
+                        "intensity": f"{link.intensity:,.2f}",
+                        "bound": f"{link.bound:,.2f}",
+                    }
+                    for link in links
+                ],
+                "nest": exam.mapping.loop_nest(),
+            }
+        )
+    return _render("eyexam.html", title=f"rowmesh: Eyexam on {config.name}", exams=shown)

@@ -1,4 +1,4 @@
-"""The commands that look at what a run found: ``explain`` and ``report``."""
+"""The commands that look at what a run found: ``explain``, ``report`` and ``eyexam``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,10 +7,11 @@ import typer
 from rich import box
 from rich.table import Table
 
-from rowmesh.sw import report, runfile
+from rowmesh.sw import dataflow as dataflows
+from rowmesh.sw import report, runfile, spec
 from rowmesh.sw.energy import DEFAULT, load_energy
 from rowmesh.sw.explain import Change
-from rowmesh.sw.options import EnergyName, LayerNames
+from rowmesh.sw.options import Arch, Batch, DataflowName, EnergyName, LayerNames, WorkloadName, select_layers
 from rowmesh.sw.progress import StageBars
 from rowmesh.sw.writing import new_text
 
@@ -30,6 +31,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this module to the command line."""
     app.command()(explain)
     app.command("report")(report_)
+    app.command()(eyexam)
 
 
 def explain(
@@ -96,6 +98,60 @@ def report_(
     with new_text(out) as write:
         write(htmlreport.report_page(runs, table))
     print(out)
+    return 0
+
+
+def eyexam(
+    arch: Arch,
+    workload: WorkloadName,
+    layer: LayerNames = None,
+    batch: Batch = None,
+    dataflow: DataflowName = "rs",
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run",
+            metavar="RUN.json",
+            help="Take mappings and RTL cycles from these results; without it both are the model's.",
+            show_default=False,
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE.html", help="Write a page with plots.", show_default=False),
+    ] = None,
+) -> int:
+    """Bound a layer's performance in the seven steps of Eyexam.
+
+    From the parallelism of the layer to the cycles of the RTL, each with one more constraint: dataflow, number of PEs,
+    dimensions of the array, storage, average bandwidth, access patterns. In MACs a cycle; docs/eyexam.md.
+    """
+    config = spec.load_arch(arch)
+    layers = select_layers(workload, layer, batch)
+    flows = dataflows.load_dataflows(dataflow)
+    measured = {one.name: one for one in runfile.read_run(run)} if run else {}
+    if run:
+        for chosen in layers:
+            runfile.check_same(run, measured.get(chosen.name), config, chosen, [flow.name for flow in flows])
+    from rowmesh.sw import htmlreport
+    from rowmesh.sw.eyexam import examine
+
+    screen, exams = report.console(), []
+    with new_text(html) as write:
+        for index, chosen in enumerate(layers):
+            exams.append(examine(config, chosen, flows, measured.get(chosen.name)))
+            screen.print("\n" * bool(index) + chosen.describe(), style="bold", soft_wrap=True)
+            table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+            table.add_column("")
+            table.add_column("constraint", no_wrap=True)
+            for name in ("MACs/cycle", "of array", "of step before"):
+                table.add_column(name, justify="right", no_wrap=True)
+            table.add_column("")
+            for row in htmlreport.exam_rows(exams[-1], config.pes):
+                table.add_row(*row.values())
+            screen.print(table)
+        if html:
+            write(htmlreport.exam_page(config, exams))
     return 0
 
 

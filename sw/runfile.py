@@ -15,7 +15,7 @@ from rowmesh.sw.mapping import IllegalMappingError, Mapping
 from rowmesh.sw.results import LayerResult, Measurement, Outputs, Prediction
 from rowmesh.sw.workload import Layer
 
-__all__ = ["MADE_BY", "RunLayer", "read_run", "select_results"]
+__all__ = ["MADE_BY", "RunLayer", "check_same", "read_run", "select_results"]
 
 MADE_BY = "rowmesh run ... --json FILE"
 
@@ -210,3 +210,26 @@ def select_results(runs: Sequence[RunLayer], patterns: Sequence[str] | None) -> 
                 + f"Its layers are {', '.join(names)}"
             )
     return [run for run in runs if not patterns or any(fnmatchcase(run.name, pattern) for pattern in patterns)]
+
+
+def check_same(
+    source: str | os.PathLike[str], run: RunLayer | None, config: ArchConfig, layer: Layer, flows: Sequence[str]
+) -> None:
+    """Check that results are of a layer on an architecture, under one of some dataflows.
+
+    Raises
+    ------
+    InputError
+        If they are not, or there are none (``run`` is None).
+    """
+    name = os.fspath(source)
+    if run is None:
+        raise InputError(f"{name}: holds no layer {layer.name}; choose layers with --layer")
+    if run.config != config:
+        raise InputError(f"{name}: layer {layer.name} was run on {run.config.name}, not on this {config.name}")
+    if run.layer != layer:
+        raise InputError(f"{name}: layer {layer.name} was run as {run.layer.describe()}, not as {layer.describe()}")
+    if run.result.dataflow not in flows:
+        raise InputError(
+            f"{name}: layer {layer.name} was run with dataflow {run.result.dataflow}, not with {', '.join(flows)}"
+        )
