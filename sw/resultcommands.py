@@ -1,4 +1,4 @@
-"""The commands that look at what a run found: ``explain``, ``report`` and ``eyexam``."""
+"""The commands that look at what a run found: ``explain``, ``report``, ``eyexam`` and ``scorecard``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +13,7 @@ from rowmesh.sw.energy import DEFAULT, load_energy
 from rowmesh.sw.explain import Change
 from rowmesh.sw.options import Arch, Batch, DataflowName, EnergyName, LayerNames, WorkloadName, select_layers
 from rowmesh.sw.progress import StageBars
+from rowmesh.sw.scorecard import Score
 from rowmesh.sw.writing import new_text
 
 __all__ = ["register"]
@@ -32,6 +33,7 @@ def register(app: typer.Typer) -> None:
     app.command()(explain)
     app.command("report")(report_)
     app.command()(eyexam)
+    app.command("scorecard")(scorecard_)
 
 
 def explain(
@@ -153,6 +155,76 @@ def eyexam(
         if html:
             write(htmlreport.exam_page(config, exams))
     return 0
+
+
+def scorecard_(run: RunFiles) -> int:
+    """Put the Eyeriss chip's AlexNet table beside runs of alexnet.
+
+    Cycles, active PEs, and megabytes of global buffer and memory for each CONV layer. Runs of the chip's batch of four
+    (--batch 4) are compared as they are; those of other batches are scaled in a table of their own.
+    """
+    runs = [one for path in run for one in runfile.read_run(path)]
+    from rowmesh.sw import scorecard
+
+    found, screen = scorecard.scores(runs), report.console()
+    whole = scorecard.CHIP_BATCH
+    same = [score for score in found if score.batch == whole]
+    others = [score for score in found if score.batch != whole]
+    parts = []
+    if same:
+        parts.append((f"measured in RTL, batch {whole} as the chip", same))
+    for batch in sorted({score.batch for score in others}):
+        scaled = [scorecard.extrapolated(score) for score in others if score.batch == batch]
+        words = f"EXTRAPOLATED to batch {whole} from RTL runs of batch {batch}, {whole / batch:g} times each number"
+        parts.append((words, scaled))
+    for title, part in parts:
+        screen.print(title, style="bold", soft_wrap=True)
+        screen.print(_score_table(part if len(part) == 1 else [*part, scorecard.total(part)]))
+        for line in scorecard.criteria(part):
+            screen.print(line, soft_wrap=True)
+        screen.print()
+    screen.print(
+        "A word counts as 16 bits, as the chip's; psums and raw outputs have 32 here. The chip's DRAM words are "
+        "compressed.\nPEs: those that have work, and in brackets those active in a step, on average. "
+        "Fewest: of any mapping.",
+        style="dim",
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _score_table(found: list[Score]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("layer", no_wrap=True)
+    for name in (
+        "RTL\ncycles",
+        "chip\nprocessing",
+        "chip with\nloads",
+        "PEs",
+        "chip\nPEs",
+        "GLB\nMB",
+        "chip\nMB",
+        "DRAM\nMB",
+        "fewest\nMB",
+        "chip\nMB",
+    ):
+        table.add_column(name, justify="right", no_wrap=True)
+    for score in found:
+        chip = score.chip
+        table.add_row(
+            score.name,
+            f"{score.cycles:,}",
+            f"{chip.processing:,}",
+            f"{chip.with_loads:,}",
+            f"{score.used_pes} ({score.active_pes:.0f})",
+            f"{chip.active_pes}",
+            f"{score.glb:.1f}",
+            f"{chip.glb:.1f}",
+            f"{score.dram:.2f}",
+            f"{score.fewest:.2f}",
+            f"{chip.dram:.1f}",
+        )
+    return table
 
 
 def _changes(before: int, changes: list[Change], one: runfile.RunLayer) -> Table:
