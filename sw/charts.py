@@ -285,13 +285,18 @@ def array_map(shares: npt.NDArray[np.float64]) -> str:
         axes.grid(visible=False)
         colours = matplotlib.colormaps["viridis"]
         for row in range(rows):
-            for col in range(cols):
-                share = float(shares[row, col])
+            ends = [*(np.flatnonzero(np.diff(shares[row])) + 1), cols]
+            for first, end in zip([0, *ends], ends, strict=False):  # neighbours that are alike are one mark
+                share = float(shares[row, first])
                 patch = matplotlib.patches.Rectangle(
-                    (col - 0.5, row - 0.5), 1, 1, facecolor=colours(share), edgecolor="white", linewidth=0.5
+                    (first - 0.5, row - 0.5), end - first, 1, facecolor=colours(share), edgecolor="none"
                 )
                 axes.add_patch(patch)
-                plot.title(patch, f"row {row}, column {col}: {share:.1%}")
+                which = f"column {first}" if end == first + 1 else f"columns {first} to {end - 1}"
+                plot.title(patch, f"row {row}, {which}: {share:.1%}")
+        for lines, count in ((axes.axvline, cols), (axes.axhline, rows)):
+            for at in range(1, count):
+                lines(at - 0.5, color="white", linewidth=0.5)
         axes.set_xlim(-0.5, cols - 0.5)
         axes.set_ylim(-0.5, rows - 0.5)
         axes.set_aspect("equal")

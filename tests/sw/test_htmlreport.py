@@ -2,9 +2,11 @@
 
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from rowmesh.sw import cli
+from rowmesh.sw.charts import array_map
 from rowmesh.sw.energy import load_energy
 from rowmesh.sw.htmlreport import dram_bytes, report_page
 from rowmesh.sw.runfile import read_run
@@ -121,8 +123,9 @@ def test_the_command(run_file, tmp_path, capsys):
 
 @pytest.mark.parametrize("rows", [1, 64])
 def test_arrays_of_any_size_can_be_drawn(rows):
-    import numpy as np
-
-    from rowmesh.sw.charts import array_map
-
-    assert array_map(np.full((rows, 3), 0.5)).count("<title>") == 3 * rows
+    shares = np.full((rows, 3), 0.5)
+    assert array_map(shares).count("columns 0 to 2: 50.0%") == rows
+    shares[0] = (0.25, 0.25, 1)
+    drawn = array_map(shares)
+    assert "row 0, columns 0 to 1: 25.0%" in drawn
+    assert "row 0, column 2: 100.0%" in drawn
