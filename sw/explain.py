@@ -123,6 +123,7 @@ def bound(result: LayerResult, mapping: Mapping) -> str:
     worst = max((loss for loss in found[1:] if loss.name in _CURES), key=lambda loss: loss.cycles)
     if share >= _AT_LIMIT:
         text = f"Bound by its number of PEs: {share:.1%} of the cycles are the limit of the array."
+        text += f" The largest loss is {worst.name}, {worst.cycles / total:.1%}."
     else:
         text = f"The array is at {share:.1%} of its limit; most is lost to {worst.name}, {worst.cycles / total:.1%}."
         text += f" Usual cures: {_CURES[worst.name]}."
