@@ -215,7 +215,8 @@ def what_helps(
         try:
             after = _cycles(run, config)
         except InputError as error:
-            reason = f"no mapping: {error}"
+            what = "not with the run's mapping" if "mapping" in run.result.search else "no mapping"
+            reason = f"{what}: {str(error).rpartition(': ')[2]}"
             found.append(Change(change.parameter, change.old, change.new, reason=reason))
         else:
             gain = 1 - after / before
@@ -237,6 +238,8 @@ def verdict(before: int, found: list[Change], result: LayerResult) -> str:
     helping = [change for change in found if change.gain >= WORTH]
     if not helping:
         text = f"None of these saves {WORTH:.1%} of the predicted {before:,} cycles."
+        if "mapping" in result.search:
+            text += " The run's mapping came from a file and was not searched anew."
     else:
         best = helping[0]
         text = (
