@@ -5,32 +5,39 @@ Exit codes: 0 if everything asked for holds, 1 if an output differs or a predict
 interrupted.
 """
 
-import contextlib
 import dataclasses
 import errno
 import importlib.metadata
 import json
-import os
 import sys
-import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from enum import StrEnum
-from fnmatch import fnmatchcase
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from rowmesh.sw import dataflow as dataflows
-from rowmesh.sw import files, report, spec, tools
+from rowmesh.sw import files, report, resultcommands, spec, tools
 from rowmesh.sw import workload as workloads
+from rowmesh.sw.energy import load_energy
 from rowmesh.sw.files import InputError
+from rowmesh.sw.options import (
+    Arch,
+    Batch,
+    DataflowName,
+    LayerNames,
+    MappingFile,
+    Memory,
+    Objective,
+    Objectives,
+    WorkloadName,
+    select_layers,
+)
+from rowmesh.sw.progress import StageBars
+from rowmesh.sw.writing import new_files, new_text
 
 __all__ = ["app", "main"]
-
-Stage = Callable[[str, float | None], None]
 
 app = typer.Typer(
     name="rowmesh",
@@ -44,63 +51,6 @@ app = typer.Typer(
     epilog="ARCH and WORKLOAD are names (see `rowmesh list`) or paths of your own YAML files. "
     "Exit code: 0 everything holds, 1 a mismatch or a prediction out of tolerance, 2 bad input.",
 )
-
-
-class Memory(StrEnum):
-    """Memory models of the simulation."""
-
-    FAST = "fast"
-    AXI_RANDOM = "axi-random"
-
-
-class Objective(StrEnum):
-    """What the mapper minimises."""
-
-    CYCLES = "cycles"
-    ENERGY = "energy"
-    EDP = "edp"
-
-
-Arch = Annotated[
-    str,
-    typer.Argument(metavar="ARCH", help="Shipped architecture or path of a YAML file.", show_default=False),
-]
-WorkloadName = Annotated[
-    str,
-    typer.Argument(metavar="WORKLOAD", help="Shipped workload or path of a YAML file.", show_default=False),
-]
-LayerNames = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--layer",
-        metavar="NAME",
-        help="Only this layer; may be repeated and hold wildcards ('CONV*').",
-        show_default=False,
-    ),
-]
-Batch = Annotated[
-    int | None,
-    typer.Option(
-        "--batch",
-        metavar="N",
-        min=1,
-        max=workloads.LARGEST,
-        help="Images a layer, instead of the workload's N.",
-    ),
-]
-DataflowName = Annotated[
-    str,
-    typer.Option(
-        "--dataflow",
-        metavar="NAME",
-        help=f"Constraints of the mapping: a shipped dataflow ({', '.join(files.shipped_names('dataflows'))}), "
-        "the path of a YAML file, or any: the best of all shipped ones for each layer.",
-    ),
-]
-Objectives = Annotated[
-    Objective,
-    typer.Option(help="What the mapping minimises: predicted cycles, energy, or energy times cycles."),
-]
 
 
 def _version(value: bool) -> None:
@@ -131,7 +81,7 @@ def generate(
 ) -> int:
     """Write an accelerator's Verilog, JSON description and C header."""
     config = spec.load_arch(arch)
-    with _new_files(out) as folder:
+    with new_files(out) as folder:
         from rowmesh.sw import flow
 
         written = [path.relative_to(folder) for path in flow.generate(config, folder)]
@@ -142,35 +92,53 @@ def generate(
 
 @app.command("map")
 def map_(
+    ctx: typer.Context,
     arch: Arch,
     workload: WorkloadName,
     layer: LayerNames = None,
     batch: Batch = None,
     dataflow: DataflowName = "rs",
     objective: Objectives = Objective.CYCLES,
+    mapping: MappingFile = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Write the mappings to this YAML file.", show_default=False),
+    ] = None,
 ) -> int:
     """Find a mapping; print its loop nest and its prediction.
 
-    The prediction is cycles by part, MACs per PE and cycle, and words moved at each level.
+    The prediction is cycles by part, MACs per PE and cycle, and words moved at each level. With --mapping the
+    mapping is that of a file, checked and predicted.
     """
     config = spec.load_arch(arch)
-    layers = _select(workload, layer, batch)
+    layers = select_layers(workload, layer, batch)
+    _only_without_file(ctx, mapping)
     flows = dataflows.load_dataflows(dataflow)
-    from rowmesh.sw import flow
+    from rowmesh.sw import flow, mappingfile
 
+    given = mappingfile.read_mappings(mapping, config, layers) if mapping else None
     screen = report.console()
-    for index, chosen in enumerate(layers):
-        mapped = flow.map_layer(config, chosen, flows, objective.value)
-        nest = mapped.mapping.loop_nest().rstrip("\n").split("\n")
-        lines = [*nest, *report.prediction_lines(chosen, config, mapped.predicted)]
-        screen.print("\n" * bool(index) + chosen.describe(), style="bold", soft_wrap=True)
-        screen.print("\n".join(f"  {line}" for line in lines), soft_wrap=True)
+    found = []
+    with new_text(out) as write:
+        for index, chosen in enumerate(layers):
+            if given:
+                mapped = flow.predict_mapping(given[index])
+            else:
+                mapped = flow.map_layer(config, chosen, flows, objective.value)
+            nest = mapped.mapping.loop_nest().rstrip("\n").split("\n")
+            lines = [*nest, *report.prediction_lines(chosen, config, mapped.predicted)]
+            screen.print("\n" * bool(index) + chosen.describe(), style="bold", soft_wrap=True)
+            screen.print("\n".join(f"  {line}" for line in lines), soft_wrap=True)
+            found.append((chosen, mapped.mapping))
+        if out:
+            write(mappingfile.write_mappings(found, f"{workload} on {config.name}; docs/mapping.md has the format"))
     _warn_of_wraps(config, layers)
     return 0
 
 
 @app.command()
 def run(
+    ctx: typer.Context,
     arch: Arch,
     workload: WorkloadName,
     layer: LayerNames = None,
@@ -186,6 +154,7 @@ def run(
     ] = None,
     dataflow: DataflowName = "rs",
     objective: Objectives = Objective.CYCLES,
+    mapping: MappingFile = None,
 ) -> int:
     """Map, simulate the Verilog, compare outputs, cycles and words.
 
@@ -193,31 +162,33 @@ def run(
     counts with the model's.
     """
     config = spec.load_arch(arch)
-    layers = _select(workload, layer, batch)
+    layers = select_layers(workload, layer, batch)
+    _only_without_file(ctx, mapping)
     flows = dataflows.load_dataflows(dataflow)
     tools.require_tools()
-    from rowmesh.sw import flow
+    from rowmesh.sw import flow, mappingfile
 
+    given = mappingfile.read_mappings(mapping, config, layers) if mapping else None
+    search = {"mapping": str(mapping)} if mapping else {"dataflow": dataflow, "objective": objective.value}
     results = []
-    with _new_text(json_file) as write:
-        with _Progress() as progress:
+    with new_text(json_file) as write:
+        with StageBars() as progress:
             # all are mapped first: what cannot run is refused before anything long begins
-            for index, chosen in enumerate(layers):
+            for index, chosen in enumerate(layers if given is None else ()):
                 progress.layer(chosen.name, index, len(layers))("map", None)
                 flow.map_layer(config, chosen, flows, objective.value)
             progress.start()
             for index, chosen in enumerate(layers):
-                stage = progress.layer(chosen.name, index, len(layers))
-                result = flow.run_layer(
-                    config,
-                    chosen,
-                    flows,
-                    objective.value,
-                    seed=seed,
-                    memory=memory.value,
-                    progress=stage,
-                )
-                results.append(dataclasses.replace(result, memory=memory.value))
+                options: Any = {
+                    "seed": seed,
+                    "memory": memory.value,
+                    "progress": progress.layer(chosen.name, index, len(layers)),
+                }
+                if given:
+                    result = flow.run_mapping(given[index], origin=chosen, **options)
+                else:
+                    result = flow.run_layer(config, chosen, flows, objective.value, **options)
+                results.append(dataclasses.replace(result, memory=memory.value, search=search))
         write(json.dumps([result.to_json() for result in results], indent=2) + "\n")
 
     screen = report.console()
@@ -241,145 +212,32 @@ def run(
 
 @app.command("list")
 def list_() -> int:
-    """List the shipped architectures, workloads and dataflows."""
+    """List the shipped architectures, workloads, dataflows and energy tables."""
     screen = report.console()
     names = files.shipped_names("arch")
     screen.print(report.arch_table((spec.load_arch(name), spec.describe_arch(name)) for name in names))
     names = files.shipped_names("workloads")
     screen.print(report.workload_table(workloads.load_workload(name) for name in names))
-    screen.print(report.dataflow_table(dataflows.load_dataflows(dataflows.ANY)))
+    screen.print(report.name_table("dataflow", dataflows.load_dataflows(dataflows.ANY)))
+    screen.print(report.name_table("energy table", map(load_energy, files.shipped_names("energy"))))
     return 0
+
+
+resultcommands.register(app)
+
+
+def _only_without_file(ctx: typer.Context, mapping: Path | None) -> None:
+    """Refuse options of the search where the mapping is given."""
+    for name in ("dataflow", "objective"):
+        source = ctx.get_parameter_source(name)
+        if mapping and source is not None and source.name == "COMMANDLINE":
+            raise InputError(f"--{name}: steers the search, and with --mapping there is none: leave one of them out")
 
 
 def _warn_of_wraps(config: Any, layers: Sequence[workloads.Layer]) -> None:
     warning = report.wrap_warning(config, layers)
     if warning:
         report.console(sys.stderr).print(warning, style="yellow", soft_wrap=True)
-
-
-def _select(name_or_path: str, patterns: Sequence[str] | None, batch: int | None) -> list[workloads.Layer]:
-    """Return the layers that are asked for, in the workload's order."""
-    layers = workloads.load_workload(name_or_path).layers
-    names = [layer.name for layer in layers]
-    for pattern in patterns or ():
-        if not any(fnmatchcase(name, pattern) for name in names):
-            near = files.suggest(pattern, names)
-            raise InputError(
-                f"--layer: no layer of {name_or_path} is named {files.show_value(pattern)}, "
-                + (f"did you mean {near}? " if near else "")
-                + f"Its layers are {', '.join(names)}"
-            )
-    chosen = [
-        layer for layer in layers if not patterns or any(fnmatchcase(layer.name, pattern) for pattern in patterns)
-    ]
-    return [layer.with_batch(batch) for layer in chosen] if batch is not None else chosen
-
-
-class _Progress:
-    """Progress on standard error: bars on a terminal, a line a stage elsewhere."""
-
-    def __init__(self) -> None:
-        screen = report.console(sys.stderr)
-        self._bars = (
-            Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TimeElapsedColumn(),
-                console=screen,
-                transient=True,
-            )
-            if screen.is_terminal
-            else None
-        )
-        self._task = self._bars.add_task("", total=None) if self._bars else None
-        self._said: str | None = None
-        self._started = False
-
-    def __enter__(self) -> "_Progress":
-        if self._bars:
-            self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bars:
-            self._bars.stop()
-
-    def start(self) -> None:
-        """Say from now on, off a terminal too, what is going on: the input has been accepted."""
-        self._started = True
-
-    def layer(self, name: str, index: int, count: int) -> Stage:
-        """Return the callback that shows one layer's stages."""
-        prefix = f"[{index + 1}/{count}] {name}"
-
-        def stage(title: str, fraction: float | None) -> None:
-            text = files.one_line(f"{prefix}: {title}")
-            if self._bars and self._task is not None:
-                total, done = (None, 0.0) if fraction is None else (1.0, min(max(fraction, 0.0), 1.0))
-                if text != self._said:
-                    self._bars.reset(self._task)
-                self._bars.update(self._task, description=text, total=total, completed=done)
-            elif text != self._said and self._started:
-                print(text, file=sys.stderr, flush=True)
-            self._said = text
-
-        return stage
-
-
-@contextlib.contextmanager
-def _new_text(path: Path | None) -> Iterator[Callable[[str], None]]:
-    """Yield a function that writes a file whole or not at all; that it can be written is checked first."""
-    if path is None:
-        yield lambda text: None
-        return
-    with _writing(path):
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "is a directory")
-        if path.exists() and not os.access(path, os.W_OK):
-            raise PermissionError(errno.EACCES, "is not writable")
-        device = path.exists() and not path.is_file()  # /dev/null, a pipe: cannot be replaced
-        target = path if device else path.resolve()
-        part = target if device else target.with_name(f".{target.name[:200]}.{os.getpid()}.part")
-        part.open("w" if device else "x").close()
-
-    def write(text: str) -> None:
-        with _writing(path):
-            part.write_text(text, encoding="utf-8")
-            if not device:
-                part.replace(target)
-
-    try:
-        yield write
-    finally:
-        if not device:
-            part.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _new_files(out: Path) -> Iterator[Path]:
-    """Yield an empty folder whose files are moved to ``out`` if all goes well."""
-    with _writing(out):
-        if out.exists() and not out.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "is not a folder")
-        there = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
-        folder = tempfile.TemporaryDirectory(prefix=".rowmesh-", dir=there)
-    with folder:
-        root = Path(folder.name)
-        yield root
-        with _writing(out):
-            for path in sorted(path for path in root.rglob("*") if path.is_file()):
-                target = out / path.relative_to(root)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                path.replace(target)
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{files.show_value(str(path))}: cannot be written: {reason}") from None
 
 
 _SURROUNDINGS = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMFILE)

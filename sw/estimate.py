@@ -13,7 +13,7 @@ from rowmesh.sw.counts import dram_beats, first_slice_beats, weight_beats
 from rowmesh.sw.mapping import Mapping, ceil_div
 from rowmesh.sw.memory import MEMORY_LATENCY
 
-__all__ = ["drain_cycles", "estimate"]
+__all__ = ["drain_cycles", "estimate", "iact_cycles"]
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,21 @@ def _sent(m: Mapping, q_tile: int) -> tuple[int, int]:
     return columns, ceil_div(m.x_offset + columns, m.lanes) if m.planar else columns
 
 
-def _iact_cycles(m: Mapping, q_tile: int, p: int) -> int:
-    """Cycles of a pass's iacts: flits along the trunk, or words along the busiest row."""
+def iact_cycles(m: Mapping, q_tile: int, p: int, blocks: int | None = None) -> int:
+    """Return the cycles of a row step's iacts in a pass: flits along the trunk, or words along the busiest row.
+
+    Parameters
+    ----------
+    m : Mapping
+    q_tile, p : int
+        Output columns of the tile, output rows of the row step.
+    blocks : int, optional
+        Channel blocks of the pass; those of a full channel tile by default.
+    """
     columns, flits = _sent(m, q_tile)
     rows = (p - 1) * m.layer.stride[0] + m.height if m.diagonal else m.row_span(p) * m.r_s
     of_row = m.r0 if m.p_y > 1 else m.row_span(p) if m.r0 > 1 else p
-    trunk = rows * m.blocks
+    trunk = rows * (blocks or m.blocks)
     if m.p_y > 1:
         # a row's flits follow one another; its tap holds two, the others stop the trunk until their words have left
         words = min(m.pe_words, m.lanes)
@@ -79,7 +88,7 @@ def _tile_cycles(m: Mapping, q: int, q_tile: int, p: int, rows: int, round_trip:
     together = q * m.pe_filters if m.patched else m.pe_filters  # psums of a PE that are worked on at once
     sets = rows * (m.m1 if m.patched else q)
     steps = sets * together * taps
-    iact = _iact_cycles(m, q_tile, p) * rows
+    iact = iact_cycles(m, q_tile, p) * rows
     flits = _weight_flits(m)
     of_row = ceil_div(m.m, m.mt * m.m0 * m.m_y)  # sets of weights that pass along a row
     weight = max(flits, of_row * m.weights)

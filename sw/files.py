@@ -23,6 +23,7 @@ __all__ = [
     "Place",
     "find",
     "one_line",
+    "own_text",
     "parse",
     "read",
     "shipped_names",
@@ -31,7 +32,7 @@ __all__ = [
     "suggest",
 ]
 
-Kind = Literal["arch", "workloads", "dataflows"]
+Kind = Literal["arch", "workloads", "dataflows", "energy"]
 #: Where in a document: keys and indices from the top.
 Place = tuple[str | int, ...]
 
@@ -39,6 +40,7 @@ _TITLES: Mapping[Kind, str] = {
     "arch": "architecture",
     "workloads": "workload",
     "dataflows": "dataflow",
+    "energy": "energy table",
 }
 _SUFFIXES = (".yaml", ".yml")
 _TYPE_NAMES = {list: "list", dict: "mapping"}
@@ -275,7 +277,7 @@ def find(kind: Kind, name_or_path: str | os.PathLike[str]) -> tuple[str, str]:
 
     Parameters
     ----------
-    kind : {"arch", "workloads", "dataflows"}
+    kind : {"arch", "workloads", "dataflows", "energy"}
         What is looked for.
     name_or_path : str or path
         ``eyeriss``, or ``my/arch.yaml``.
@@ -298,19 +300,9 @@ def find(kind: Kind, name_or_path: str | os.PathLike[str]) -> tuple[str, str]:
         data = resources.files("rowmesh.configs").joinpath(kind, f"{given}.yaml").read_bytes()
         return given, data.decode()
     path = Path(given)
-    try:
-        # a device or a pipe would block or never end
-        if path.is_file():
-            if path.stat().st_size > _LARGEST_FILE:
-                raise InputError(f"{given}: is larger than {_LARGEST_FILE >> 20} MB, too large for a {title}")
-            return path.stem, path.read_bytes().decode("utf-8-sig")
-        if path.exists() and given:
-            raise InputError(f"{given}: is not a file, {_article(title)} is a YAML file or one of {', '.join(names)}")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{given}: is not UTF-8 text (byte {error.start})") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{show_value(given)}: cannot be read: {reason}") from None
+    text = _own_text(given, title, f"{_article(title)} is a YAML file or one of {', '.join(names)}")
+    if text is not None:
+        return path.stem, text
     if path.suffix in _SUFFIXES or path.name != given:
         raise InputError(f"{show_value(given)}: no such file; shipped {title}s are {', '.join(names)}")
     near = suggest(given, names)
@@ -319,6 +311,48 @@ def find(kind: Kind, name_or_path: str | os.PathLike[str]) -> tuple[str, str]:
         + (f", did you mean {near}?" if near else "")
         + f" Shipped are {', '.join(names)}; or give the path of a YAML file"
     )
+
+
+def _own_text(given: str, title: str, rule: str, largest: int = _LARGEST_FILE) -> str | None:
+    """Return the text of the user's file, or None if there is none of that name; ``rule`` says what it must be."""
+    path = Path(given)
+    try:
+        # a device or a pipe would block or never end
+        if path.is_file():
+            if path.stat().st_size > largest:
+                raise InputError(f"{given}: is larger than {largest >> 20} MB, too large for {_article(title)}")
+            return path.read_bytes().decode("utf-8-sig")
+        if path.exists() and given:
+            raise InputError(f"{given}: is not a file, {rule}")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{given}: is not UTF-8 text (byte {error.start})") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{show_value(given)}: cannot be read: {reason}") from None
+    return None
+
+
+def own_text(path: str | os.PathLike[str], title: str, made_by: str, largest: int = _LARGEST_FILE) -> str:
+    """Return the text of a kind of file of which none is shipped.
+
+    Parameters
+    ----------
+    path : str or path
+    title, made_by : str
+        What the file is, and the command that writes it, for messages.
+    largest : int
+        Bytes.
+
+    Raises
+    ------
+    InputError
+        If there is no such file or it cannot be read.
+    """
+    given = os.fspath(path)
+    text = _own_text(given, title, f"{_article(title)} is what `{made_by}` writes", largest)
+    if text is None:
+        raise InputError(f"{show_value(given)}: no such file; {_article(title)} is what `{made_by}` writes")
+    return text
 
 
 def _article(title: str) -> str:

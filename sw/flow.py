@@ -32,6 +32,7 @@ __all__ = [
     "make_data",
     "make_job",
     "map_layer",
+    "predict_mapping",
     "run_layer",
     "run_mapping",
 ]
@@ -98,7 +99,11 @@ def map_layer(
     UnmappableError
         If the layer cannot run on this architecture; with the reason.
     """
-    mapping = find_mapping(config, layer, flows, objective)
+    return predict_mapping(find_mapping(config, layer, flows, objective))
+
+
+def predict_mapping(mapping: Mapping) -> MappedLayer:
+    """Predict a mapping that was given."""
     return MappedLayer(mapping, predict(mapping))
 
 
@@ -192,11 +197,23 @@ def make_job(mapping: Mapping, data: LayerData, *, seed: int, memory: str, max_c
 def run_mapping(
     mapping: Mapping,
     *,
+    origin: Layer | None = None,
     seed: int = 0,
     memory: str = "fast",
     progress: Progress = lambda stage, fraction: None,
 ) -> LayerResult:
     """Run a mapping on the generated hardware and compare outputs, cycles and counts.
+
+    Parameters
+    ----------
+    mapping : Mapping
+    origin : Layer, optional
+        The layer as the workload has it, where the mapping is of its plane as a row.
+    seed : int
+        Of weights and random inputs.
+    memory : {"fast", "axi-random"}
+    progress : callable
+        Takes a stage, and the share of it that is done or None.
 
     Raises
     ------
@@ -228,7 +245,11 @@ def run_mapping(
     return LayerResult(
         layer=layer.name,
         dataflow=mapping.dataflow,
-        mapping={**mapping.to_json(), "loop_nest": mapping.loop_nest()},
+        mapping={
+            **mapping.to_json(),
+            **({"plane": "row"} if origin not in (None, layer) else {}),
+            "loop_nest": mapping.loop_nest(),
+        },
         predicted=predicted,
         rtl=measured,
         outputs=Outputs(checked=int(ofmap.size), mismatches=int((ofmap != data.expected).sum())),
@@ -238,6 +259,8 @@ def run_mapping(
         pes=config.pes,
         cycles_per_second=result.cycles_per_second,
         memory=memory,
+        arch=asdict(config),
+        shape=(origin or layer).model_dump(by_alias=True),
     )
 
 
@@ -262,4 +285,4 @@ def run_layer(
     """
     progress("map", None)
     mapping = find_mapping(config, layer, flows, objective)
-    return run_mapping(mapping, seed=seed, memory=memory, progress=progress)
+    return run_mapping(mapping, origin=layer, seed=seed, memory=memory, progress=progress)

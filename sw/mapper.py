@@ -10,14 +10,15 @@ from typing import Any, Literal
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw.counts import access_counts
 from rowmesh.sw.dataflow import Dataflow, load_dataflow
+from rowmesh.sw.energy import energy
 from rowmesh.sw.estimate import estimate
 from rowmesh.sw.files import InputError
 from rowmesh.sw.mapping import IllegalMappingError, Mapping, ceil_div
-from rowmesh.sw.model import COARSE, energy, predict_parts, work
+from rowmesh.sw.model import COARSE, predict_parts, work
 from rowmesh.sw.tensors import TensorLayout, storage_bits
 from rowmesh.sw.workload import Layer
 
-__all__ = ["Objective", "UnmappableError", "candidates", "find_mapping"]
+__all__ = ["Objective", "UnmappableError", "candidates", "find_mapping", "flattened"]
 
 Objective = Literal["cycles", "energy", "edp"]
 Factors = dict[str, Any]
@@ -199,7 +200,7 @@ class _Space:
         return int(tiles * (x.r // (f["r_s"] * f["r0"])) * inner)
 
 
-def _flattened(config: ArchConfig, layer: Layer) -> list[Layer]:
+def flattened(config: ArchConfig, layer: Layer) -> list[Layer]:
     """Return the layer with its plane as a single row, where that is the same: pixels in memory follow one another."""
     if (layer.r, layer.s, layer.stride, layer.padding) != (1, 1, (1, 1), (0, 0, 0, 0)) or layer.h == 1:
         return []
@@ -225,7 +226,7 @@ def candidates(
         Counts how many candidates broke each rule.
     """
     space: list[tuple[int, int, str, int, Factors]] = []
-    shapes = [layer, *_flattened(config, layer)]
+    shapes = [layer, *flattened(config, layer)]
     for flow, (shape, one) in itertools.product(flows, enumerate(shapes)):
         found = _Space(config, one, flow)
         space += [

@@ -24,7 +24,7 @@ R S P Q, U stride, D dilation, G groups; M and C are per group here.
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw.tensors import TensorLayout, storage_bits
@@ -101,7 +101,37 @@ class Mapping:
     stationary: Stationary = "weight"
 
     def __post_init__(self) -> None:
-        self._check()
+        def rule(holds: bool, text: str) -> None:
+            if not holds:
+                raise IllegalMappingError(text)
+
+        self._check(rule)
+
+    @classmethod
+    def broken_rules(cls, config: ArchConfig, layer: Layer, **factors: Any) -> list[str]:
+        """Return every rule that some factors break, not only the first; nothing if they are a legal mapping.
+
+        Parameters
+        ----------
+        config : ArchConfig
+        layer : Layer
+        **factors
+            The other parameters, all of them.
+        """
+        bare, broken = object.__new__(cls), []
+        for name, value in {"config": config, "layer": layer, **factors}.items():
+            object.__setattr__(bare, name, value)
+
+        def rule(holds: bool, text: str) -> None:
+            if not holds:
+                broken.append(text)
+
+        try:
+            bare._check(rule)
+        except (ArithmeticError, ValueError):  # a rule whose terms mean nothing once an earlier one is broken
+            if not broken:
+                raise
+        return broken
 
     # sizes of the layer, per group
 
@@ -411,13 +441,8 @@ class Mapping:
             need = max(need, min(arrived, self.tile_columns) - q * ux)
         return need
 
-    def _check(self) -> None:
+    def _check(self, rule: Callable[[bool, str], None]) -> None:
         x, a = self.layer, self.config
-
-        def rule(holds: bool, text: str) -> None:
-            if not holds:
-                raise IllegalMappingError(text)
-
         rule(
             self.q_x == 1 or (self.q0 <= x.q and self.q0 % self.q_x == 0),
             f"the tile's output columns ({self.q0}) must be whole parts of {self.q_x} and no more than Q ({x.q})",

@@ -8,7 +8,6 @@ fitted, and no result of the RTL is looked at.
 
 import functools
 import math
-from collections.abc import Mapping as Dict
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,7 +28,7 @@ from rowmesh.sw.results import PARTS, Prediction
 from rowmesh.sw.timing.run import run
 from rowmesh.sw.timing.streams import streams
 
-__all__ = ["COARSE", "FINE", "STEPS_AHEAD", "Effort", "energy", "predict", "predict_parts", "work"]
+__all__ = ["COARSE", "FINE", "STEPS_AHEAD", "Effort", "predict", "predict_parts", "work"]
 
 
 @dataclass(frozen=True)
@@ -72,15 +71,6 @@ _EVEN = 0.005
 
 _AT_END = Core.idle_latency + 3
 """Cycles from an idle store engine to the interrupt: WAIT and END of the program, and the register of the latter."""
-
-ENERGY = {"dram": 200, "glb": 6, "noc": 2, "spad": 1, "pe": 1}
-"""Energy of an access by level, relative to a MAC (Eyeriss, table IV)."""
-
-
-def energy(accesses: Dict[str, int]) -> int:
-    """Energy of a layer relative to a MAC: counts times the table."""
-    return sum(count * ENERGY[name.partition(".")[0]] for name, count in accesses.items() if "injected" not in name)
-
 
 _Counts = dict[str, int]  # iterations of the outer loops
 

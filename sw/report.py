@@ -12,6 +12,7 @@ from rich.text import Text
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw.dataflow import Dataflow
+from rowmesh.sw.energy import EnergyTable
 from rowmesh.sw.results import ACCESSES, PARTS, LayerResult, Prediction
 from rowmesh.sw.workload import Layer, Workload
 
@@ -19,6 +20,7 @@ __all__ = [
     "arch_table",
     "console",
     "missing_outputs",
+    "name_table",
     "prediction_lines",
     "result_table",
     "short",
@@ -211,13 +213,13 @@ def arch_table(entries: Iterable[tuple[ArchConfig, str]]) -> Table:
     return table
 
 
-def dataflow_table(flows: Iterable[Dataflow]) -> Table:
-    """Return the shipped dataflows, one a row."""
+def name_table(title: str, entries: Iterable[Dataflow | EnergyTable]) -> Table:
+    """Return what is shipped of a kind, name and description, one a row."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("dataflow", no_wrap=True)
+    table.add_column(title, no_wrap=True)
     table.add_column("")
-    for flow in flows:
-        table.add_row(flow.name, flow.description)
+    for entry in entries:
+        table.add_row(entry.name, entry.description)
     return table
 
 

@@ -4,7 +4,7 @@ The JSON of ``rowmesh run`` is a list of :meth:`LayerResult.to_json`; its names 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = [
@@ -90,13 +90,13 @@ class _Performance:
     accesses: Mapping[str, int]
 
     def __post_init__(self) -> None:
-        for field, names in (("parts", PARTS), ("accesses", ACCESSES)):
-            given = getattr(self, field)
+        for kind, names in (("parts", PARTS), ("accesses", ACCESSES)):
+            given = getattr(self, kind)
             if set(given) != set(names):
                 wrong = ", ".join(sorted(set(given) ^ set(names)))
-                raise ValueError(f"{type(self).__name__}.{field} must have exactly its named keys; wrong: {wrong}")
+                raise ValueError(f"{type(self).__name__}.{kind} must have exactly its named keys; wrong: {wrong}")
             # one order everywhere, and no alias of the caller's dictionary
-            object.__setattr__(self, field, {name: int(given[name]) for name in names})
+            object.__setattr__(self, kind, {name: int(given[name]) for name in names})
 
     def words(self, level: str) -> int:
         """Return the words of all counters of a level (``dram``, ``glb``, ``noc``, ``spad``, ``pe``)."""
@@ -161,6 +161,10 @@ class LayerResult:
     memory : str
         Memory of the simulation. Cycles are predicted for ``fast`` only; with another one they are reported
         and not judged.
+    arch, shape : Mapping
+        Parameters of the architecture; the layer's fields, as of a workload file.
+    search : Mapping
+        How the mapping was found: ``dataflow`` and ``objective``, or the file ``mapping``.
     """
 
     layer: str
@@ -175,6 +179,9 @@ class LayerResult:
     zero_macs: int = 0
     gated_macs: int = 0
     memory: str = "fast"
+    arch: Mapping[str, Any] = field(default_factory=dict)
+    shape: Mapping[str, Any] = field(default_factory=dict)
+    search: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def utilization(self) -> float:
@@ -235,4 +242,7 @@ class LayerResult:
             "utilization": self.utilization,
             "cycles_per_second": self.cycles_per_second,
             "memory": self.memory,
+            "arch": dict(self.arch),
+            "shape": dict(self.shape),
+            "search": dict(self.search),
         }

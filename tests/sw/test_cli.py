@@ -355,7 +355,7 @@ word = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(
-    command=st.sampled_from(["generate", "map", "run", "list"]),
+    command=st.sampled_from(["generate", "map", "run", "list", "explain", "report", "eyexam", "scorecard"]),
     argv=st.lists(
         word | st.sampled_from(["eyeriss", "demo", "--layer", "--batch", "--seed", "--memory", "0", "-1"]),
         max_size=6,

@@ -1,0 +1,1 @@
+"""Shipped energy tables: one YAML file each."""

@@ -1,0 +1,105 @@
+"""Which PEs a mapping keeps at work, and what its links carry on average. Everything follows from the mapping."""
+
+import numpy as np
+import numpy.typing as npt
+
+from rowmesh.sw.counts import access_counts, dram_beats, weight_beats
+from rowmesh.sw.estimate import drain_cycles, iact_cycles
+from rowmesh.sw.mapping import Mapping, ceil_div
+
+__all__ = ["active_shares", "edges", "link_cycles", "steps", "used_pes"]
+
+
+def steps(m: Mapping) -> int:
+    """Return the steps of the layer: cycles of a PE that works in all of them."""
+    columns = (m.qt - 1) * m.q_pe + m.q_pe_rest
+    outside = m.layer.n * m.g_t * m.mt * m.ct * m.r_t * m.m1
+    return outside * m.row_steps * columns * m.layer.s * m.r0 * m.c0 * m.pe_filters
+
+
+def used_pes(m: Mapping) -> int:
+    """Return how many PEs work in at least one step."""
+    return m.chains * m.chain * m.columns
+
+
+def _by_edge(length: int, tiles: int, rest: int) -> npt.NDArray[np.float64]:
+    """Return the share of tiles in which each place of an axis has work: all, but for the last one."""
+    return np.where(np.arange(length) < rest, 1.0, 1 - 1 / tiles)
+
+
+def active_shares(m: Mapping) -> npt.NDArray[np.float64]:
+    """Return the share of the steps in which each PE works.
+
+    Parameters
+    ----------
+    m : Mapping
+
+    Returns
+    -------
+    ndarray
+        From 0 to 1, shape (rows, cols); psums move from row 0 upwards. Its sum times :func:`steps` is
+        the layer's multiply-accumulates.
+    """
+    shares = np.zeros((m.config.rows, m.config.cols))
+    filters = _by_edge(m.m_x, m.mt, m.m_x_rest)
+    channels = _by_edge(m.c_s, m.ct, m.c_s_rest)
+    outputs = _by_edge(m.p_n, m.row_steps, m.p_rest)
+    parts = _by_edge(m.q_x, m.qt, m.q_x_rest)
+    for row in range(m.chains * m.chain):
+        k, place = divmod(row, m.chain)
+        for col in range(m.columns):
+            mi, xi = divmod(col, m.inner)
+            p = k if m.p_y > 1 else xi if m.p_x > 1 else 0
+            q = xi if m.q_x > 1 else 0
+            shares[row, col] = filters[mi] * channels[place // m.r_s] * outputs[p] * parts[q]
+    return shares
+
+
+def edges(m: Mapping) -> list[tuple[str, int, int, int]]:
+    """Return the dimensions whose last tile leaves PEs idle.
+
+    Returns
+    -------
+    list of (str, int, int, int)
+        What is spread over the array, places of a full tile, places that the last tile uses, number of tiles.
+    """
+    axes = [
+        ("filters across the columns", m.m_x, m.m_x_rest, m.mt),
+        ("channel groups along the chain", m.c_s, m.c_s_rest, m.ct),
+        ("output rows across the array", m.p_n, m.p_rest, m.row_steps),
+        ("output columns across the array", m.q_x, m.q_x_rest, m.qt),
+    ]
+    return [axis for axis in axes if axis[1] != axis[2]]
+
+
+def link_cycles(m: Mapping) -> dict[str, int]:
+    """Return for how many cycles each link is busy over the layer, wherever it is the busiest of its kind.
+
+    Rates are those of docs/architecture.md: a beat or a flit a cycle, a word a cycle along a row's bus, one psum
+    a cycle into a bank.
+
+    Returns
+    -------
+    dict
+        Cycles of ``dram read``, ``dram write``, ``iact noc``, ``weight noc``, ``psum noc`` and ``drain``.
+    """
+    x = m.layer
+    counts, tiles = access_counts(m), x.n * m.g_t * m.mt
+    iact, drain = 0, 0
+    for q_tile, q_pe, q_count in ((min(m.q0, x.q), m.q_pe, m.qt - 1), (m.q_rest, m.q_pe_rest, 1)):
+        for p, count in ((m.p_n, m.row_steps - 1), (m.p_rest, 1)):
+            if q_count and count:
+                passes = (m.ct - 1) * iact_cycles(m, q_tile, p) + iact_cycles(m, q_tile, p, m.blocks_rest)
+                iact += tiles * m.r_t * q_count * count * passes
+        for rows, count in ((min(m.p0, m.row_steps), m.pt - 1), (m.p0_rest, 1)):
+            if q_count and count:
+                drain += tiles * q_count * count * drain_cycles(m, q_pe, rows)
+    of_row = m.ct * m.r_t * (m.m // (m.m0 * m.m_y)) * m.weights  # weights that pass along the busiest row
+    return {
+        "dram read": sum(dram_beats(m).values()),
+        "dram write": ceil_div(x.outputs, m.out_lanes),
+        "iact noc": iact,
+        "weight noc": x.n * m.g_t * m.pt * m.qt * max(weight_beats(m), of_row),
+        "psum noc": ceil_div(counts["noc.psum.delivered"], m.columns),
+        "drain": drain,
+    }

@@ -1,0 +1,337 @@
+"""Mapping files: mappings written out, edited and read back.
+
+A file is one mapping ``mapping:`` with a list of layers; each has its name, a label of the dataflow, and its nest, a
+directive a level, outermost first::
+
+    mapping:
+      layers:
+      - layer: CONV3
+        dataflow: rs
+        nest:
+        - {target: DRAM, type: temporal, permutation: NGPQM, factors: {N: 1, G: 1, P: 1, Q: 1, M: 14}}
+        - {target: GLB, type: temporal, permutation: CRP, factors: {C: 32, R: 1, P: 13}, keep: [psum]}
+        - {target: columns, type: spatial, permutation: MPQ, factors: {M: 14, P: 1, Q: 1}}
+        - {target: rows, type: spatial, permutation: GPMCR, factors: {G: 1, P: 1, M: 1, C: 4, R: 3}}
+        - {target: pe, type: temporal, permutation: M, factors: {M: 1}}
+        - {target: spad, type: temporal, permutation: QSRCGM, factors: {Q: 13, S: 3, R: 1, C: 2, G: 1, M: 2},
+           keep: [weight]}
+
+docs/mapping.md explains it. Source of the style: Timeloop's mappings (Parashar et al. 2019, sections V.A and V.B).
+"""
+
+import io
+import os
+from collections.abc import Mapping as Dict
+from collections.abc import Sequence
+from typing import Any, NoReturn, get_args
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
+from rowmesh.hw.config import ArchConfig
+from rowmesh.sw import files
+from rowmesh.sw.mapper import flattened
+from rowmesh.sw.mapping import Mapping, Stationary
+from rowmesh.sw.workload import LARGEST, Layer
+
+__all__ = ["read_mappings", "write_mappings"]
+
+_TOP = "mapping"
+_TITLE = "mapping"
+_MADE_BY = "rowmesh map ... --out FILE"
+_LAYER_KEYS = ("layer", "dataflow", "plane", "nest")
+_TARGETS = ("DRAM", "GLB", "columns", "rows", "pe", "spad")
+_SPATIAL = ("columns", "rows")
+_KEEPS: Dict[str, tuple[str, ...]] = {"GLB": ("iact", "psum"), "spad": get_args(Stationary)}
+_PERMUTATIONS = {"DRAM": "NGPQM", "GLB": "CRP", "columns": "MPQ", "rows": "GPMCR", "pe": "M"}
+_SPAD_PERMUTATIONS: Dict[Stationary, str] = {"weight": "QSRCGM", "psum": "SRCQGM", "iact": "SRCQGM"}
+
+# Factors that are a mapping's own; all others are what remains of the layer.
+_OWN = {
+    ("GLB", "P"): "p0",
+    ("columns", "M"): "m_x",
+    ("columns", "P"): "p_x",
+    ("columns", "Q"): "q_x",
+    ("rows", "G"): "g_y",
+    ("rows", "P"): "p_y",
+    ("rows", "M"): "m_y",
+    ("rows", "C"): "c_s",
+    ("rows", "R"): "r_s",
+    ("pe", "M"): "m1",
+    ("spad", "R"): "r0",
+    ("spad", "C"): "c0",
+    ("spad", "G"): "g0",
+    ("spad", "M"): "m0",
+}
+
+
+def _remaining(m: Mapping) -> dict[tuple[str, str], int]:
+    """Return the factors that follow from the others."""
+    return {
+        ("DRAM", "N"): m.layer.n,
+        ("DRAM", "G"): m.g_t,
+        ("DRAM", "P"): m.pt,
+        ("DRAM", "Q"): m.qt,
+        ("DRAM", "M"): m.mt,
+        ("GLB", "C"): m.ct,
+        ("GLB", "R"): m.r_t,
+        ("spad", "S"): m.layer.s,
+    }
+
+
+def _permutation(target: str, stationary: Stationary) -> str:
+    return _SPAD_PERMUTATIONS[stationary] if target == "spad" else _PERMUTATIONS[target]
+
+
+def _kept(m: Mapping) -> dict[str, list[str]]:
+    glb = [*(["iact"] if m.resident else []), *([] if m.held else ["psum"])]
+    return {"GLB": glb, "spad": [m.stationary]}
+
+
+def _flow(value: Any) -> Any:
+    """Return a value that is written on one line."""
+    if isinstance(value, dict):
+        entry = CommentedMap({key: _flow(item) for key, item in value.items()})
+        entry.fa.set_flow_style()
+        return entry
+    if isinstance(value, list):
+        listed = CommentedSeq(value)
+        listed.fa.set_flow_style()
+        return listed
+    return value
+
+
+def _nest(m: Mapping) -> list[Any]:
+    """Return a mapping's directives."""
+    factors = {place: getattr(m, name) for place, name in _OWN.items()} | _remaining(m)
+    factors["spad", "Q"] = m.q0 // m.q_x
+    kept, directives = _kept(m), []
+    for target in _TARGETS:
+        order = _permutation(target, m.stationary)
+        directive = {
+            "target": target,
+            "type": "spatial" if target in _SPATIAL else "temporal",
+            "permutation": order,
+            "factors": {dimension: factors[target, dimension] for dimension in order},
+        }
+        directives.append(_flow(directive | ({"keep": kept[target]} if target in kept else {})))
+    return directives
+
+
+def write_mappings(mappings: Sequence[tuple[Layer, Mapping]], comment: str = "") -> str:
+    """Return the text of a mapping file.
+
+    Parameters
+    ----------
+    mappings : sequence of (Layer, Mapping)
+        Layers as the workload has them; the mapping may be of the same layer with its plane as a row.
+    comment : str
+        Its first line.
+    """
+    layers = [
+        {
+            "layer": layer.name,
+            "dataflow": mapping.dataflow,
+            **({"plane": "row"} if mapping.layer != layer else {}),
+            "nest": _nest(mapping),
+        }
+        for layer, mapping in mappings
+    ]
+    writer, out = YAML(), io.StringIO()
+    writer.width = 200
+    writer.dump({_TOP: {"layers": layers}}, out)
+    return (f"# {files.one_line(comment)}\n" if comment else "") + out.getvalue()
+
+
+def read_mappings(path: str | os.PathLike[str], config: ArchConfig, layers: Sequence[Layer]) -> list[Mapping]:
+    """Read the mappings of some layers.
+
+    Parameters
+    ----------
+    path : str or path
+        A mapping file; what it says of other layers is not looked at.
+    config : ArchConfig
+    layers : sequence of Layer
+
+    Returns
+    -------
+    list of Mapping
+        One a layer, in their order.
+
+    Raises
+    ------
+    InputError
+        As ``file:line: field: message``; for a mapping that the hardware cannot run, every rule that it breaks.
+    """
+    document = files.parse(files.own_text(path, _TITLE, _MADE_BY), os.fspath(path))
+    top = document.section(_TOP)
+    document.known_keys((_TOP,), top, ["layers"])
+    entries = top.get("layers")
+    if not isinstance(entries, list) or not entries:
+        raise document.error((_TOP, "layers"), f"must be a list of layers, not {files.show_value(entries)}")
+    numbers: dict[str, int] = {}
+    for number, raw in enumerate(entries):
+        place: files.Place = (_TOP, "layers", number)
+        entry = document.mapping(place, raw)
+        document.known_keys(place, entry, _LAYER_KEYS)
+        name = entry.get("layer")
+        if not isinstance(name, str):
+            raise document.error((*place, "layer"), f"must be the name of a layer, not {files.show_value(name)}")
+        if name in numbers:
+            raise document.error((*place, "layer"), f"must be unique, {name} has a mapping above")
+        numbers[name] = number
+    found = []
+    for layer in layers:
+        if layer.name not in numbers:
+            near = files.suggest(layer.name, numbers)
+            raise document.error(
+                (_TOP, "layers"),
+                f"must have a mapping of layer {layer.name}"
+                + (f", did you mean it by {near}?" if near else "")
+                + f" It has {', '.join(numbers)}; choose layers with --layer",
+            )
+        number = numbers[layer.name]
+        found.append(_Reader(document, (_TOP, "layers", number), config, layer).mapping(entries[number]))
+    return found
+
+
+class _Reader:
+    """Reads one layer's mapping."""
+
+    def __init__(self, document: files.Document, place: files.Place, config: ArchConfig, layer: Layer) -> None:
+        self.document, self.place, self.config, self.layer = document, place, config, layer
+
+    def mapping(self, entry: dict[str, Any]) -> Mapping:
+        layer = self._shape(entry)
+        dataflow = entry.get("dataflow", "own")
+        if not isinstance(dataflow, str) or not dataflow.isprintable() or not 0 < len(dataflow) <= 64:
+            self._refuse(("dataflow",), "a label of 1 to 64 printable characters", dataflow, "own")
+        given, places, kept, orders = self._directives(entry)
+        stationary = kept["spad"][0]
+        factors: dict[str, Any] = {name: given.get(place) or 1 for place, name in _OWN.items()}
+        columns = given.get(("spad", "Q"), 0) or max(1, layer.q // factors["q_x"])
+        factors |= {
+            "q0": columns * factors["q_x"],
+            "resident": "iact" in kept["GLB"],
+            "stationary": stationary,
+            "dataflow": dataflow,
+        }
+        broken = Mapping.broken_rules(self.config, layer, **factors)
+        if broken:
+            reasons = "; ".join(f"({number}) {text}" for number, text in enumerate(broken, 1))
+            rules = "a rule" if len(broken) == 1 else f"{len(broken)} rules"
+            raise self.document.error(self.place, f"mapping of {layer.name} breaks {rules}: {reasons}")
+        found = Mapping(config=self.config, layer=layer, **factors)
+        for (target, dimension), value in _remaining(found).items():
+            if given.get((target, dimension), 0) not in (0, value):
+                self._refuse(
+                    (*places[target], "factors", dimension),
+                    "what the other factors leave of the layer, or 0 for that",
+                    given[target, dimension],
+                    value,
+                )
+        for target, place in places.items():
+            self._check_order(target, place, orders[target], found)
+        return found
+
+    def _shape(self, entry: dict[str, Any]) -> Layer:
+        plane = entry.get("plane")
+        if plane is None:
+            return self.layer
+        if plane != "row":
+            self._refuse(("plane",), "row or left out", plane, "row")
+        rows = flattened(self.config, self.layer)
+        if not rows:
+            rule = "must be left out: only a 1 x 1 layer of stride 1 without padding, in blocked form, can be a row"
+            raise self.document.error((*self.place, "plane"), rule)
+        return rows[0]
+
+    def _directives(
+        self, entry: dict[str, Any]
+    ) -> tuple[dict[tuple[str, str], int], dict[str, files.Place], dict[str, list[Any]], dict[str, Any]]:
+        """Return factors, each target's place, what is kept where, and each target's permutation or None."""
+        nest = entry.get("nest")
+        if not isinstance(nest, list):
+            raise self.document.error((*self.place, "nest"), f"must be a list, not {files.show_value(nest)}")
+        given: dict[tuple[str, str], int] = {}
+        places: dict[str, files.Place] = {}
+        kept: dict[str, list[Any]] = {"GLB": ["psum"]}
+        orders: dict[str, Any] = {}
+        for number, raw in enumerate(nest):
+            place: files.Place = ("nest", number)
+            directive = self.document.mapping((*self.place, *place), raw)
+            target = directive.get("target")
+            if not isinstance(target, str) or target not in _TARGETS:
+                near = files.suggest(target, _TARGETS) or "DRAM"
+                self._refuse((*place, "target"), f"one of {', '.join(_TARGETS)}", target, near)
+            if target in places:
+                raise self.document.error(
+                    (*self.place, *place, "target"), f"must be given once, not twice ({target}); merge the two"
+                )
+            keys = ("target", "type", "permutation", "factors", *(["keep"] if target in _KEEPS else []))
+            self.document.known_keys((*self.place, *place), directive, keys)
+            kind = "spatial" if target in _SPATIAL else "temporal"
+            if directive.get("type", kind) != kind:
+                self._refuse((*place, "type"), f"{kind} at {target}", directive["type"], kind)
+            places[target], orders[target] = place, directive.get("permutation")
+            factors = self.document.mapping((*self.place, *place, "factors"), directive.get("factors", {}))
+            given |= {(target, key): value for key, value in self._factors(target, place, factors).items()}
+            if "keep" in directive:
+                kept[target] = self._keep(target, (*place, "keep"), directive["keep"])
+        if "spad" not in kept:
+            raise self.document.error(
+                (*self.place, "nest"), "must have target spad with keep: [weight], [psum] or [iact]"
+            )
+        if ("psum" in kept["GLB"]) == (kept["spad"] == ["psum"]):
+            where = (*places.get("GLB", places["spad"]), "keep")
+            wanted = [name for name in kept["GLB"] if name != "psum"] + (["psum"] if kept["spad"] != ["psum"] else [])
+            self._refuse(where, f"with psum unless the spad keeps psums ({kept['spad'][0]}s)", kept["GLB"], wanted)
+        return given, places, kept, orders
+
+    def _factors(self, target: str, place: files.Place, factors: dict[str, Any]) -> dict[str, int]:
+        legal = _PERMUTATIONS.get(target, "QSRCGM")
+        for dimension, value in factors.items():
+            where = (*place, "factors", dimension)
+            if dimension not in legal:
+                raise self.document.error(
+                    (*self.place, *where), f"{target} has no factor of that name, it has {', '.join(legal)}"
+                )
+            low = 1 if (target, dimension) in _OWN else 0
+            if type(value) is not int or not low <= value <= LARGEST:
+                rule = f"an integer from {low} to {LARGEST}" + ("" if low else " (0: what remains)")
+                near = min(max(low, value), LARGEST) if type(value) is int else low
+                self._refuse(where, rule, value, near)
+        return factors
+
+    def _keep(self, target: str, where: files.Place, value: object) -> list[Any]:
+        legal = _KEEPS[target]
+        names = value if isinstance(value, list) else [value]
+        for name in names:
+            if name not in legal:
+                near = files.suggest(name, legal) or legal[0]
+                self._refuse(where, f"of {', '.join(legal)}", value, f"[{near}]")
+        if target == "spad" and len(names) != 1:
+            self._refuse(where, f"one of {', '.join(legal)}: what stays there longest", value, "[weight]")
+        return names
+
+    def _check_order(self, target: str, place: files.Place, order: Any, m: Mapping) -> None:
+        """Check a permutation; loops of a single iteration may stand anywhere, or nowhere."""
+        legal = _permutation(target, m.stationary)
+        order = legal if order is None else order
+        factors = {place: getattr(m, name) for place, name in _OWN.items()} | _remaining(m)
+        factors["spad", "Q"] = m.q_pe
+        listed = list(order) if isinstance(order, str | list) else None
+        if listed is not None and all(isinstance(name, str) and name in legal for name in listed):
+            loops = [name for name in legal if factors[target, name] > 1]
+            if [name for name in listed if name in loops] == loops and len(set(listed)) == len(listed):
+                return
+        rule = "the order of this hardware's nest, outermost first (loops of 1 may be left out)"
+        if target == "spad":
+            rule += f", where {m.stationary}s are kept"
+        self._refuse((*place, "permutation"), rule, order, legal)
+
+    def _refuse(self, where: files.Place, rule: str, value: object, nearest: object) -> NoReturn:
+        near = nearest if isinstance(nearest, str) else files.show_value(nearest)
+        raise self.document.error(
+            (*self.place, *where), f"must be {rule}, not {files.show_value(value)} (nearest legal value: {near})"
+        )

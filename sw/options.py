@@ -1,0 +1,135 @@
+"""Arguments and options that several commands share."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rowmesh.sw import files
+from rowmesh.sw import workload as workloads
+from rowmesh.sw.files import InputError
+
+__all__ = [
+    "Arch",
+    "Batch",
+    "DataflowName",
+    "EnergyName",
+    "LayerNames",
+    "MappingFile",
+    "Memory",
+    "Objective",
+    "Objectives",
+    "WorkloadName",
+    "select_layers",
+]
+
+
+class Memory(StrEnum):
+    """Memory models of the simulation."""
+
+    FAST = "fast"
+    AXI_RANDOM = "axi-random"
+
+
+class Objective(StrEnum):
+    """What the mapper minimises."""
+
+    CYCLES = "cycles"
+    ENERGY = "energy"
+    EDP = "edp"
+
+
+Arch = Annotated[
+    str,
+    typer.Argument(metavar="ARCH", help="Shipped architecture or path of a YAML file.", show_default=False),
+]
+WorkloadName = Annotated[
+    str,
+    typer.Argument(metavar="WORKLOAD", help="Shipped workload or path of a YAML file.", show_default=False),
+]
+LayerNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layer",
+        metavar="NAME",
+        help="Only this layer; may be repeated and hold wildcards ('CONV*').",
+        show_default=False,
+    ),
+]
+Batch = Annotated[
+    int | None,
+    typer.Option(
+        "--batch",
+        metavar="N",
+        min=1,
+        max=workloads.LARGEST,
+        help="Images a layer, instead of the workload's N.",
+    ),
+]
+DataflowName = Annotated[
+    str,
+    typer.Option(
+        "--dataflow",
+        metavar="NAME",
+        help=f"Constraints of the mapping: a shipped dataflow ({', '.join(files.shipped_names('dataflows'))}), "
+        "the path of a YAML file, or any: the best of all shipped ones for each layer.",
+    ),
+]
+Objectives = Annotated[
+    Objective,
+    typer.Option(help="What the mapping minimises: predicted cycles, energy, or energy times cycles."),
+]
+EnergyName = Annotated[
+    str,
+    typer.Option(
+        "--energy",
+        metavar="NAME",
+        help=f"Costs of accesses: a shipped table ({', '.join(files.shipped_names('energy'))}) or the path of a "
+        "YAML file.",
+    ),
+]
+MappingFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--mapping",
+        metavar="FILE",
+        help="Take the mappings from this file, as `rowmesh map --out` writes it, instead of searching.",
+        show_default=False,
+    ),
+]
+
+
+def select_layers(name_or_path: str, patterns: Sequence[str] | None, batch: int | None) -> list[workloads.Layer]:
+    """Return the layers that are asked for, in the workload's order.
+
+    Parameters
+    ----------
+    name_or_path : str
+        Workload.
+    patterns : sequence of str, optional
+        Names, which may hold wildcards; all layers by default.
+    batch : int, optional
+        Images, instead of the workload's N.
+
+    Raises
+    ------
+    InputError
+        If a pattern matches no layer, or the workload is wrong.
+    """
+    layers = workloads.load_workload(name_or_path).layers
+    names = [layer.name for layer in layers]
+    for pattern in patterns or ():
+        if not any(fnmatchcase(name, pattern) for name in names):
+            near = files.suggest(pattern, names)
+            raise InputError(
+                f"--layer: no layer of {name_or_path} is named {files.show_value(pattern)}, "
+                + (f"did you mean {near}? " if near else "")
+                + f"Its layers are {', '.join(names)}"
+            )
+    chosen = [
+        layer for layer in layers if not patterns or any(fnmatchcase(layer.name, pattern) for pattern in patterns)
+    ]
+    return [layer.with_batch(batch) for layer in chosen] if batch is not None else chosen

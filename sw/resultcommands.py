@@ -1,0 +1,245 @@
+"""The commands that look at what a run found: ``explain``, ``report``, ``eyexam`` and ``scorecard``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+
+from rowmesh.sw import dataflow as dataflows
+from rowmesh.sw import report, runfile, spec
+from rowmesh.sw.energy import DEFAULT, load_energy
+from rowmesh.sw.explain import Change
+from rowmesh.sw.options import Arch, Batch, DataflowName, EnergyName, LayerNames, WorkloadName, select_layers
+from rowmesh.sw.progress import StageBars
+from rowmesh.sw.scorecard import Score
+from rowmesh.sw.writing import new_text
+
+__all__ = ["register"]
+
+RunFiles = Annotated[
+    list[Path],
+    typer.Argument(metavar="RUN.json...", help="Results, as `rowmesh run --json` writes them.", show_default=False),
+]
+RunFile = Annotated[
+    Path,
+    typer.Argument(metavar="RUN.json", help="Results, as `rowmesh run --json` writes them.", show_default=False),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to the command line."""
+    app.command()(explain)
+    app.command("report")(report_)
+    app.command()(eyexam)
+    app.command("scorecard")(scorecard_)
+
+
+def explain(
+    run: RunFile,
+    layer: LayerNames = None,
+    search: Annotated[
+        bool,
+        typer.Option(
+            "--search/--no-search", help="Look for the parameter that would help most: one search for each of them."
+        ),
+    ] = True,
+) -> int:
+    """Say where a run's cycles went, and what would help.
+
+    For each layer: the RTL's cycles by cause, what bounds it, and what the model predicts, after the same search, for
+    architectures with one parameter doubled.
+    """
+    runs = runfile.select_results(runfile.read_run(run), layer)
+    for one in runs:  # what cannot be explained is refused before anything long begins
+        _ = one.mapping
+    from rowmesh.sw import explain as explained
+
+    screen = report.console()
+    for index, one in enumerate(runs):
+        result = one.result
+        title = f"{one.name} on {one.config.name}: {result.rtl.cycles:,} cycles in RTL, "
+        title += f"{result.predicted.cycles:,} predicted, {result.utilization:.3f} MACs per PE and cycle"
+        screen.print("\n" * bool(index) + title, style="bold", soft_wrap=True)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for name in ("cycles", "share"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("cause", no_wrap=True)
+        table.add_column("")
+        for loss in explained.losses(result, one.mapping):
+            table.add_row(f"{loss.cycles:,}", f"{loss.cycles / result.rtl.cycles:.2%}", loss.name, loss.words)
+        screen.print(table)
+        screen.print(explained.bound(result, one.mapping), soft_wrap=True)
+        if search:
+            with StageBars() as progress:
+                progress.start()
+                before, changes = explained.what_helps(one, progress.layer(one.name, index, len(runs)))
+            screen.print(_changes(before, changes, one))
+            screen.print(explained.verdict(before, changes, result), soft_wrap=True)
+    return 0
+
+
+def report_(
+    run: RunFiles,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.html", help="The page.")],
+    layer: LayerNames = None,
+    energy: EnergyName = DEFAULT,
+) -> int:
+    """Write an HTML page with tables and plots of one or more runs.
+
+    Predicted against RTL cycles, the parts of the cycles, a roofline, energy by level and type of data, and for each
+    layer its mapping and the work of each PE. The page loads nothing from elsewhere.
+    """
+    table = load_energy(energy)
+    runs = runfile.select_results([one for path in run for one in runfile.read_run(path)], layer)
+    for one in runs:
+        _ = one.mapping
+    from rowmesh.sw import htmlreport
+
+    with new_text(out) as write:
+        write(htmlreport.report_page(runs, table))
+    print(out)
+    return 0
+
+
+def eyexam(
+    arch: Arch,
+    workload: WorkloadName,
+    layer: LayerNames = None,
+    batch: Batch = None,
+    dataflow: DataflowName = "rs",
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run",
+            metavar="RUN.json",
+            help="Take mappings and RTL cycles from these results; without it both are the model's.",
+            show_default=False,
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE.html", help="Write a page with plots.", show_default=False),
+    ] = None,
+) -> int:
+    """Bound a layer's performance in the seven steps of Eyexam.
+
+    From the parallelism of the layer to the cycles of the RTL, each with one more constraint: dataflow, number of PEs,
+    dimensions of the array, storage, average bandwidth, access patterns. In MACs a cycle; docs/eyexam.md.
+    """
+    config = spec.load_arch(arch)
+    layers = select_layers(workload, layer, batch)
+    flows = dataflows.load_dataflows(dataflow)
+    measured = {one.name: one for one in runfile.read_run(run)} if run else {}
+    if run:
+        for chosen in layers:
+            runfile.check_same(run, measured.get(chosen.name), config, chosen, [flow.name for flow in flows])
+    from rowmesh.sw import htmlreport
+    from rowmesh.sw.eyexam import examine
+
+    screen, exams = report.console(), []
+    with new_text(html) as write:
+        for index, chosen in enumerate(layers):
+            exams.append(examine(config, chosen, flows, measured.get(chosen.name)))
+            screen.print("\n" * bool(index) + chosen.describe(), style="bold", soft_wrap=True)
+            table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+            table.add_column("")
+            table.add_column("constraint", no_wrap=True)
+            for name in ("MACs/cycle", "of array", "of step before"):
+                table.add_column(name, justify="right", no_wrap=True)
+            table.add_column("")
+            for row in htmlreport.exam_rows(exams[-1], config.pes):
+                table.add_row(*row.values())
+            screen.print(table)
+        if html:
+            write(htmlreport.exam_page(config, exams))
+    return 0
+
+
+def scorecard_(run: RunFiles) -> int:
+    """Put the Eyeriss chip's AlexNet table beside runs of alexnet.
+
+    Cycles, active PEs, and megabytes of global buffer and memory for each CONV layer. Runs of the chip's batch of four
+    (--batch 4) are compared as they are; those of other batches are scaled in a table of their own.
+    """
+    runs = [one for path in run for one in runfile.read_run(path)]
+    from rowmesh.sw import scorecard
+
+    found, screen = scorecard.scores(runs), report.console()
+    whole = scorecard.CHIP_BATCH
+    same = [score for score in found if score.batch == whole]
+    others = [score for score in found if score.batch != whole]
+    parts = []
+    if same:
+        parts.append((f"measured in RTL, batch {whole} as the chip", same))
+    for batch in sorted({score.batch for score in others}):
+        scaled = [scorecard.extrapolated(score) for score in others if score.batch == batch]
+        words = f"EXTRAPOLATED to batch {whole} from RTL runs of batch {batch}, {whole / batch:g} times each number"
+        parts.append((words, scaled))
+    for title, part in parts:
+        screen.print(title, style="bold", soft_wrap=True)
+        screen.print(_score_table(part if len(part) == 1 else [*part, scorecard.total(part)]))
+        for line in scorecard.criteria(part):
+            screen.print(line, soft_wrap=True)
+        screen.print()
+    screen.print(
+        "A word counts as 16 bits, as the chip's; psums and raw outputs have 32 here. The chip's DRAM words are "
+        "compressed.\nPEs: those that have work, and in brackets those active in a step, on average. "
+        "Fewest: of any mapping.",
+        style="dim",
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _score_table(found: list[Score]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("layer", no_wrap=True)
+    for name in (
+        "RTL\ncycles",
+        "chip\nprocessing",
+        "chip with\nloads",
+        "PEs",
+        "chip\nPEs",
+        "GLB\nMB",
+        "chip\nMB",
+        "DRAM\nMB",
+        "fewest\nMB",
+        "chip\nMB",
+    ):
+        table.add_column(name, justify="right", no_wrap=True)
+    for score in found:
+        chip = score.chip
+        table.add_row(
+            score.name,
+            f"{score.cycles:,}",
+            f"{chip.processing:,}",
+            f"{chip.with_loads:,}",
+            f"{score.used_pes} ({score.active_pes:.0f})",
+            f"{chip.active_pes}",
+            f"{score.glb:.1f}",
+            f"{chip.glb:.1f}",
+            f"{score.dram:.2f}",
+            f"{score.fewest:.2f}",
+            f"{chip.dram:.1f}",
+        )
+    return table
+
+
+def _changes(before: int, changes: list[Change], one: runfile.RunLayer) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("parameter", no_wrap=True)
+    for name in ("from", "to", "predicted", "saves", "MACs/PE/cycle"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("")
+    for change in changes:
+        numbers = ("-", "-", "-")
+        if change.cycles is not None:
+            numbers = (
+                f"{change.cycles:,}",
+                f"{change.gain:+.2%}",
+                f"{one.result.macs / (change.cycles * change.pes):.3f}",
+            )
+        table.add_row(change.parameter, f"{change.old:,}", f"{change.new:,}", *numbers, change.reason)
+    return table

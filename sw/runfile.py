@@ -1,0 +1,235 @@
+"""Files of results: what ``rowmesh run --json`` writes, read back."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from rowmesh.hw.config import ArchConfig
+from rowmesh.sw import files
+from rowmesh.sw.files import InputError
+from rowmesh.sw.mapping import IllegalMappingError, Mapping
+from rowmesh.sw.results import LayerResult, Measurement, Outputs, Prediction
+from rowmesh.sw.workload import Layer
+
+__all__ = ["MADE_BY", "RunLayer", "check_same", "read_run", "select_results"]
+
+MADE_BY = "rowmesh run ... --json FILE"
+
+_LARGEST_FILE = 1 << 28
+_Count = Annotated[int, Field(ge=0)]
+
+
+class _Performance(BaseModel):
+    cycles: _Count
+    parts: dict[str, _Count]
+    accesses: dict[str, _Count]
+
+
+class _Outputs(BaseModel):
+    checked: _Count
+    mismatches: _Count
+
+
+class _Gated(BaseModel):
+    zero: _Count = 0
+    counted: _Count = 0
+
+
+class _Entry(BaseModel):
+    """One element of the list; fields that are not known are left for later versions."""
+
+    layer: str
+    dataflow: str
+    mapping: dict[str, Any]
+    predicted: _Performance
+    rtl: _Performance
+    outputs: _Outputs
+    macs: Annotated[int, Field(ge=1)]
+    pes: Annotated[int, Field(ge=1)]
+    cycles_per_second: float
+    gated: _Gated = _Gated()
+    memory: str = "fast"
+    arch: dict[str, Any] = {}
+    shape: dict[str, Any] = {}
+    search: dict[str, str] = {}
+
+
+_ENTRIES = TypeAdapter(list[_Entry])
+
+
+@dataclass(frozen=True)
+class RunLayer:
+    """One layer's results, and what they are results of.
+
+    Parameters
+    ----------
+    source : str
+        The file's name for messages.
+    result : LayerResult
+    """
+
+    source: str
+    result: LayerResult
+
+    @property
+    def name(self) -> str:
+        """Name of the layer."""
+        return self.result.layer
+
+    @cached_property
+    def config(self) -> ArchConfig:
+        """Architecture of the run.
+
+        Raises
+        ------
+        InputError
+            If the file does not say, or what it says is not legal.
+        """
+        try:
+            return ArchConfig(**self._given("arch"))
+        except (TypeError, ValueError) as error:
+            raise self._error("arch", str(error)) from None
+
+    @cached_property
+    def layer(self) -> Layer:
+        """The layer, as the workload had it; for errors see :attr:`config`."""
+        try:
+            return Layer.model_validate(self._given("shape"))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise self._error(files.show_path(("shape", *first["loc"])), first["msg"]) from None
+
+    @cached_property
+    def mapping(self) -> Mapping:
+        """The mapping that was run; for errors see :attr:`config`."""
+        return self.mapping_on(self.config)
+
+    def mapping_on(self, config: ArchConfig) -> Mapping:
+        """Return the same mapping on another architecture.
+
+        Raises
+        ------
+        InputError
+            If the file does not hold it, or that architecture cannot run it.
+        """
+        given = self.result.mapping
+        names = [field.name for field in fields(Mapping) if field.name not in ("config", "layer", "dataflow")]
+        missing = [name for name in names if name not in given]
+        if missing:
+            raise self._error(f"mapping.{missing[0]}", "is required")
+        layer = self.layer.as_row() if given.get("plane") == "row" else self.layer
+        try:
+            return Mapping(
+                config=config, layer=layer, dataflow=self.result.dataflow, **{name: given[name] for name in names}
+            )
+        except IllegalMappingError as error:
+            raise self._error("mapping", str(error)) from None
+        except (TypeError, ArithmeticError):
+            raise self._error("mapping", "must hold the factors of a mapping") from None
+
+    def _given(self, name: str) -> dict[str, Any]:
+        value = dict(getattr(self.result, name))
+        if not value:
+            raise self._error(name, "is required; the file is of an earlier version, run the layer again")
+        return value
+
+    def _error(self, field: str, message: str) -> InputError:
+        return InputError(f"{self.source}: layer {self.name}: {field}: {message}")
+
+
+def read_run(path: str | os.PathLike[str]) -> list[RunLayer]:
+    """Read a file of results.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Raises
+    ------
+    InputError
+        As ``file: field: message``.
+    """
+    source = os.fspath(path)
+    text = files.own_text(path, "file of results", MADE_BY, _LARGEST_FILE)
+    try:
+        entries = _ENTRIES.validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        if first["type"] == "json_invalid":
+            raise InputError(f"{source}: not valid JSON: {first['ctx']['error']}") from None
+        place = files.show_path(first["loc"])
+        value = "" if first["type"] == "missing" else f", not {files.show_value(first['input'])}"
+        rule = "is required" if first["type"] == "missing" else first["msg"].lower()
+        raise InputError(f"{source}: {place}: {rule}{value}" if place else f"{source}: {rule}{value}") from None
+    if not entries:
+        raise InputError(f"{source}: holds no layer")
+    return [RunLayer(source, _result(source, number, entry)) for number, entry in enumerate(entries)]
+
+
+def _result(source: str, number: int, entry: _Entry) -> LayerResult:
+    try:
+        return LayerResult(
+            predicted=Prediction(**entry.predicted.model_dump()),
+            rtl=Measurement(**entry.rtl.model_dump()),
+            outputs=Outputs(**entry.outputs.model_dump()),
+            zero_macs=entry.gated.zero,
+            gated_macs=entry.gated.counted,
+            **entry.model_dump(exclude={"predicted", "rtl", "outputs", "gated"}),
+        )
+    except ValueError as error:
+        raise InputError(f"{source}: [{number}]: {error}") from None
+
+
+def select_results(runs: Sequence[RunLayer], patterns: Sequence[str] | None) -> list[RunLayer]:
+    """Return the layers that are asked for.
+
+    Parameters
+    ----------
+    runs : sequence of RunLayer
+    patterns : sequence of str, optional
+        Names, which may hold wildcards; all layers by default.
+
+    Raises
+    ------
+    InputError
+        If a pattern matches no layer.
+    """
+    from fnmatch import fnmatchcase
+
+    names = [run.name for run in runs]
+    for pattern in patterns or ():
+        if not any(fnmatchcase(name, pattern) for name in names):
+            near = files.suggest(pattern, names)
+            raise InputError(
+                f"--layer: no layer of {runs[0].source} is named {files.show_value(pattern)}, "
+                + (f"did you mean {near}? " if near else "")
+                + f"Its layers are {', '.join(names)}"
+            )
+    return [run for run in runs if not patterns or any(fnmatchcase(run.name, pattern) for pattern in patterns)]
+
+
+def check_same(
+    source: str | os.PathLike[str], run: RunLayer | None, config: ArchConfig, layer: Layer, flows: Sequence[str]
+) -> None:
+    """Check that results are of a layer on an architecture, under one of some dataflows.
+
+    Raises
+    ------
+    InputError
+        If they are not, or there are none (``run`` is None).
+    """
+    name = os.fspath(source)
+    if run is None:
+        raise InputError(f"{name}: holds no layer {layer.name}; choose layers with --layer")
+    if run.config != config:
+        raise InputError(f"{name}: layer {layer.name} was run on {run.config.name}, not on this {config.name}")
+    if run.layer != layer:
+        raise InputError(f"{name}: layer {layer.name} was run as {run.layer.describe()}, not as {layer.describe()}")
+    if run.result.dataflow not in flows:
+        raise InputError(
+            f"{name}: layer {layer.name} was run with dataflow {run.result.dataflow}, not with {', '.join(flows)}"
+        )

@@ -1,0 +1,229 @@
+"""The Eyeriss chip's AlexNet table beside runs of this project's hardware.
+
+The chip's numbers are measured on silicon, for a batch of four images at 200 MHz: Chen et al., Eyeriss, JSSC 2017,
+table V (also EcoFlow, table 2). Its memory traffic is run-length compressed; this hardware's is not.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from rowmesh.hw.config import ArchConfig
+from rowmesh.sw.activity import steps, used_pes
+from rowmesh.sw.counts import dram_beats
+from rowmesh.sw.dataflow import ANY, load_dataflows
+from rowmesh.sw.files import InputError
+from rowmesh.sw.mapper import candidates
+from rowmesh.sw.runfile import RunLayer
+from rowmesh.sw.workload import Layer, load_workload
+
+__all__ = [
+    "CHIP",
+    "CHIP_BATCH",
+    "ChipLayer",
+    "Score",
+    "criteria",
+    "extrapolated",
+    "fewest_dram_words",
+    "scores",
+    "total",
+]
+
+CHIP_BATCH = 4
+
+_CHIP_CLOCK = 200_000  # cycles a millisecond
+_WORD_BYTES = 2  # of the chip
+
+
+@dataclass(frozen=True)
+class ChipLayer:
+    """What the chip measured for a layer and a batch of four.
+
+    Parameters
+    ----------
+    processing, with_loads : int
+        Cycles; the second with the loads that do not overlap.
+    active_pes : int
+    glb, dram : float
+        Megabytes moved; those of DRAM are compressed.
+    """
+
+    processing: int
+    with_loads: int
+    active_pes: int
+    glb: float
+    dram: float
+
+
+def _chip(processing: float, with_loads: float, active_pes: int, glb: float, dram: float) -> ChipLayer:
+    return ChipLayer(round(processing * _CHIP_CLOCK), round(with_loads * _CHIP_CLOCK), active_pes, glb, dram)
+
+
+CHIP = {
+    "CONV1": _chip(16.5, 20.9, 154, 18.5, 5.0),
+    "CONV2": _chip(39.2, 41.9, 135, 77.6, 4.0),
+    "CONV3": _chip(21.8, 23.6, 156, 50.2, 3.0),
+    "CONV4": _chip(16.0, 18.4, 156, 37.4, 2.1),
+    "CONV5": _chip(10.0, 10.5, 156, 24.9, 1.3),
+}
+"""By layer; times are given in milliseconds. CONV5's is the lower of the two that are published."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A layer's numbers beside the chip's.
+
+    Parameters
+    ----------
+    name : str
+    batch : int
+        Images that the numbers are of.
+    cycles : int
+        Of the RTL.
+    used_pes : int
+        PEs that have work; 0 for a sum.
+    active_pes : float
+        MACs / steps: those that work in a step, on average.
+    glb, dram, fewest : float
+        Megabytes of words of 16 bits: counted accesses of the global buffer, counted words of DRAM, and the fewest of
+        any mapping.
+    chip : ChipLayer
+        For a batch of four.
+    """
+
+    name: str
+    batch: int
+    cycles: int
+    used_pes: int
+    active_pes: float
+    glb: float
+    dram: float
+    fewest: float
+    chip: ChipLayer
+
+
+def fewest_dram_words(config: ArchConfig, layer: Layer) -> int:
+    """Return the fewest words of memory traffic of all mappings that the mapper enumerates, of all shipped dataflows.
+
+    Parameters
+    ----------
+    config : ArchConfig
+    layer : Layer
+    """
+    return min(
+        sum(dram_beats(mapping).values()) * mapping.lanes + layer.outputs
+        for _, mapping in candidates(config, layer, load_dataflows(ANY))
+    )
+
+
+def _megabytes(words: int) -> float:
+    return words * _WORD_BYTES / 1e6
+
+
+def scores(runs: Sequence[RunLayer]) -> list[Score]:
+    """Return the scores of the AlexNet CONV layers among some results.
+
+    Parameters
+    ----------
+    runs : sequence of RunLayer
+
+    Returns
+    -------
+    list of Score
+        Of the batch that was run; other layers are left out.
+
+    Raises
+    ------
+    InputError
+        If there is none, or an image of a layer is not AlexNet's, or one is there twice for a batch.
+    """
+    known = {layer.name: layer for layer in load_workload("alexnet").layers if layer.name in CHIP}
+    found: list[Score] = []
+    for run in runs:
+        if run.name not in CHIP:
+            continue
+        if run.layer.with_batch(1) != known[run.name].with_batch(1):
+            raise InputError(f"{run.source}: layer {run.name} is {run.layer.describe()}, not that of alexnet")
+        if not run.result.judges_cycles:
+            raise InputError(f"{run.source}: layer {run.name} was run with memory {run.result.memory}, not fast")
+        if any((score.name, score.batch) == (run.name, run.layer.n) for score in found):
+            raise InputError(f"{run.source}: layer {run.name} of batch {run.layer.n} is there twice")
+        rtl = run.result.rtl
+        found.append(
+            Score(
+                name=run.name,
+                batch=run.layer.n,
+                cycles=rtl.cycles,
+                used_pes=used_pes(run.mapping),
+                active_pes=run.result.macs / steps(run.mapping),
+                glb=_megabytes(rtl.words("glb")),
+                dram=_megabytes(rtl.words("dram")),
+                fewest=_megabytes(fewest_dram_words(run.config, run.layer)),
+                chip=CHIP[run.name],
+            )
+        )
+    if not found:
+        raise InputError(f"{runs[0].source}: holds none of the layers {', '.join(CHIP)} of alexnet")
+    return found
+
+
+def extrapolated(score: Score) -> Score:
+    """Return a score as if each image of the chip's batch took what one took: nothing is shared between images."""
+    factor = CHIP_BATCH / score.batch
+    return replace(
+        score,
+        batch=CHIP_BATCH,
+        cycles=round(score.cycles * factor),
+        glb=score.glb * factor,
+        dram=score.dram * factor,
+        fewest=score.fewest * factor,
+    )
+
+
+def total(found: Sequence[Score]) -> Score:
+    """Return the sum of some layers; active PEs are the mean over cycles."""
+    cycles = sum(score.cycles for score in found)
+    chips = [score.chip for score in found]
+    chip = ChipLayer(
+        processing=sum(one.processing for one in chips),
+        with_loads=sum(one.with_loads for one in chips),
+        active_pes=round(sum(one.active_pes * one.processing for one in chips) / sum(one.processing for one in chips)),
+        glb=sum(one.glb for one in chips),
+        dram=sum(one.dram for one in chips),
+    )
+    return Score(
+        name="total",
+        batch=found[0].batch,
+        cycles=cycles,
+        used_pes=round(sum(score.used_pes * score.cycles for score in found) / cycles),
+        active_pes=sum(score.active_pes * score.cycles for score in found) / cycles,
+        glb=sum(score.glb for score in found),
+        dram=sum(score.dram for score in found),
+        fewest=sum(score.fewest for score in found),
+        chip=chip,
+    )
+
+
+def criteria(found: Sequence[Score]) -> list[str]:
+    """Say what holds of scores at the chip's batch, a line each.
+
+    Parameters
+    ----------
+    found : sequence of Score
+        Measured or extrapolated to a batch of four.
+    """
+    rules = (
+        ("cycles below the chip's processing", [score.cycles / score.chip.processing for score in found], 1.0),
+        ("GLB words at most 1.2 times the chip's", [score.glb / score.chip.glb for score in found], 1.2),
+        ("DRAM words at most 1.1 times the fewest of any mapping", [s.dram / s.fewest for s in found], 1.1),
+    )
+    lines = []
+    for rule, ratios, limit in rules:
+        beyond = [
+            f"{score.name} {ratio:.2f}"
+            for score, ratio in zip(found, ratios, strict=True)
+            if ratio > limit or (ratio == limit == 1)
+        ]
+        worst = max(range(len(found)), key=lambda index: ratios[index])
+        holds = f"holds; largest ratio {found[worst].name} {ratios[worst]:.2f}"
+        lines.append(f"{rule}: " + (f"not for {', '.join(beyond)}" if beyond else holds))
+    return lines

@@ -1,0 +1,161 @@
+"""Mapping files: what is written is read back, and what is wrong is one line."""
+
+import itertools
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from rowmesh.hw.config import ArchConfig
+from rowmesh.sw import cli
+from rowmesh.sw.dataflow import ANY, load_dataflows
+from rowmesh.sw.files import InputError
+from rowmesh.sw.mapper import candidates, find_mapping
+from rowmesh.sw.mapping import IllegalMappingError, Mapping
+from rowmesh.sw.mappingfile import read_mappings, write_mappings
+from rowmesh.sw.workload import Layer
+
+FLOWS = load_dataflows(ANY)
+SMALL = ArchConfig(rows=4, cols=5, data_width=16, glb_iact_flits=512, glb_weight_flits=64, psum_bank_words=96)
+LAYER = Layer(name="small", M=8, C=8, H=7, W=9, R=3, S=3, padding=1)
+
+
+@st.composite
+def layers(draw):
+    kind = draw(st.sampled_from(["conv", "conv", "conv", "depthwise", "fc", "maxpool"]))
+    channels = draw(st.sampled_from([1, 3, 4, 8, 12]))
+    r = draw(st.integers(1, 3))
+    size = {"H": draw(st.integers(r, 9)), "W": draw(st.integers(r, 9))}
+    fields = {"name": "random", "kind": kind, "N": draw(st.integers(1, 2)), "C": channels}
+    if kind in ("conv", "fc"):
+        fields["M"] = draw(st.sampled_from([2, 3, 4, 8]))
+    if kind != "fc":
+        fields |= size | {"R": r, "S": r, "stride": draw(st.integers(1, 3))}
+    return Layer(**fields)
+
+
+@settings(deadline=None, max_examples=60)
+@given(layer=layers(), pick=st.integers(0, 10**6))
+def test_round_trip(layer, pick, tmp_path_factory):
+    found = [mapping for _, mapping in itertools.islice(candidates(SMALL, layer, FLOWS), 300)]
+    assume(found)
+    mapping = found[pick % len(found)]
+    path = tmp_path_factory.mktemp("mapping") / "m.yaml"
+    path.write_text(write_mappings([(layer, mapping)], "a comment"))
+    assert read_mappings(path, SMALL, [layer]) == [mapping]
+
+
+def test_a_plane_as_a_row_is_kept(tmp_path):
+    layer = Layer(name="point", M=8, C=8, H=6, W=5, R=1, S=1)
+    flat = [m for _, m in candidates(SMALL, layer, FLOWS) if m.layer.h == 1]
+    path = tmp_path / "m.yaml"
+    path.write_text(write_mappings([(layer, flat[0])]))
+    assert "plane: row" in path.read_text()
+    assert read_mappings(path, SMALL, [layer]) == flat[:1]
+
+
+@pytest.fixture
+def edited(tmp_path):
+    """Write the mapping of LAYER, replace text in it, and read it."""
+
+    def read(*changes):
+        text = write_mappings([(LAYER, find_mapping(SMALL, LAYER))])
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new, 1)
+        path = tmp_path / "m.yaml"
+        path.write_text(text)
+        return read_mappings(path, SMALL, [LAYER])[0]
+
+    return read
+
+
+def spad(m):
+    return f"{{Q: {m.q0}, S: 3, R: 1, C: {m.c0}, G: 1, M: {m.m0}}}"
+
+
+def test_what_remains_may_be_left_out(edited):
+    m = find_mapping(SMALL, LAYER)
+    whole = f"factors: {{N: 1, G: 1, P: {m.pt}, Q: {m.qt}, M: {m.mt}}}"
+    assert edited((whole, "factors: {}")) == m
+    assert edited((whole, "factors: {N: 0, M: 0}")) == m
+    assert edited((f", permutation: NGPQM, {whole}", "")) == m
+    changed = edited((whole, "factors: {}"), (spad(m), spad(m).replace(f"Q: {m.q0}", "Q: 2")))
+    assert (changed.q0, changed.qt) == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("target: DRAM", "target: DRAN", "nest[0].target: must be one of DRAM, GLB, .* not 'DRAN' .*: DRAM"),
+        ("target: GLB", "target: DRAM", "nest[1].target: must be given once, not twice"),
+        ("type: spatial", "type: temporal", "nest[2].type: must be spatial at columns"),
+        ("{N: 1,", "{N: 2,", "nest[0].factors.N: must be what the other factors leave .* not 2 .*: 1"),
+        ("{N: 1,", "{N: -2,", "nest[0].factors.N: must be an integer from 0 to 65536 .* not -2 .*: 0"),
+        ("{G: 1, P: 1, M: 1, C", "{G: 1, P: yes, M: 1, C", "nest[3].factors.P: must be an integer from 1"),
+        ("{N: 1,", "{K: 1,", "nest[0].factors.K: DRAM has no factor of that name, it has N, G, P, Q, M"),
+        ("QSRCGM", "MSRCGQ", "nest[5].permutation: must be the order .* not 'MSRCGQ' .*: QSRCGM"),
+        ("keep: [weight]", "keep: [ofmap]", "nest[5].keep: must be of weight, psum, iact"),
+        ("keep: [weight]", "keep: [weight, iact]", "nest[5].keep: must be one of"),
+        ("keep: [weight]", "keep: [psum]", "nest[1].keep: must be with psum unless the spad keeps psums"),
+        (", keep: [weight]", "", "nest: must have target spad with keep"),
+        ("factors: {N", "factor: {N", "nest[0].factor: unknown key, did you mean factors?"),
+        ("layer: small", "layer: smell", "must have a mapping of layer small, did you mean it by smell?"),
+        ("dataflow: rs", "dataflow: [1]", "dataflow: must be a label"),
+        ("dataflow: rs", "plane: row", "plane: must be left out"),
+        ("dataflow: rs", "plane: column", "plane: must be row or left out"),
+    ],
+)
+def test_bad_files(edited, old, new, message):
+    import re
+
+    with pytest.raises(
+        InputError, match=r"^[^\n]*m\.yaml:\d+: mapping\.layers.*" + message.replace("[", r"\[")
+    ) as error:
+        edited((old, new))
+    assert re.search(r"[^.]$", str(error.value))
+
+
+def test_every_broken_rule_is_named(edited):
+    m = find_mapping(SMALL, LAYER)
+    wide = (f"{{M: {m.m_x}, P: {m.p_x}, Q: 1}}", "{M: 1, P: 6, Q: 1}")
+    rules = r"breaks 5 rules: \(1\) 6 columns exceed the array's 5; \(2\) 24 iacts .*; \(3\) 576 weights .*"
+    with pytest.raises(InputError, match=rules):
+        edited(wide, (spad(m), "{Q: 1, S: 3, R: 1, C: 8, G: 1, M: 24}"))
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    factors=st.fixed_dictionaries(
+        {
+            name: st.integers(1, 12)
+            for name in (
+                ["r_s", "r0", "c_s", "c0", "p_x", "m_x", "q_x", "p_y", "m_y", "g_y", "g0", "m1", "p0", "q0", "m0"]
+            )
+        }
+    ),
+    stationary=st.sampled_from(["weight", "psum", "iact"]),
+    resident=st.booleans(),
+)
+def test_broken_rules_and_the_constructor_agree(factors, stationary, resident):
+    everything = {**factors, "stationary": stationary, "resident": resident, "dataflow": "own"}
+    broken = Mapping.broken_rules(SMALL, LAYER, **everything)
+    try:
+        Mapping(config=SMALL, layer=LAYER, **everything)
+    except IllegalMappingError as error:
+        assert broken[0] == str(error)
+    else:
+        assert broken == []
+
+
+def test_map_writes_and_reads(tmp_path, capsys):
+    path = tmp_path / "m.yaml"
+    assert cli.main(["map", "tiny", "demo", "--out", str(path)]) == 0
+    searched = capsys.readouterr().out
+    assert cli.main(["map", "tiny", "demo", "--mapping", str(path)]) == 0
+    assert capsys.readouterr().out == searched
+    for argv in (["--dataflow", "rs"], ["--objective", "cycles"]):
+        assert cli.main(["map", "tiny", "demo", "--mapping", str(path), *argv]) == 2
+        assert "with --mapping there is none" in capsys.readouterr().err
+    assert cli.main(["map", "tiny", "demo", "--mapping", "none.yaml"]) == 2
+    assert "'none.yaml': no such file; a mapping is what `rowmesh map ... --out FILE` writes" in capsys.readouterr().err

@@ -1,0 +1,111 @@
+"""The chip's table beside runs; extrapolations stay apart."""
+
+import dataclasses
+import json
+
+import pytest
+
+from rowmesh.hw.config import ArchConfig
+from rowmesh.sw import cli, scorecard
+from rowmesh.sw.activity import steps
+from rowmesh.sw.counts import dram_beats
+from rowmesh.sw.dataflow import load_dataflow
+from rowmesh.sw.mapper import candidates
+from rowmesh.sw.runfile import read_run
+from rowmesh.sw.workload import Layer, load_workload
+
+CONV5 = load_workload("alexnet").layers[4]
+
+
+@pytest.fixture
+def five(run_file, results, monkeypatch, tmp_path):
+    """Write results of CONV5 for some batches; the search for the fewest words is left out."""
+    monkeypatch.setattr(scorecard, "fewest_dram_words", lambda config, layer: 1_000_000 * layer.n)
+    config = ArchConfig(
+        name="eyeriss", rows=12, cols=14, data_width=16, glb_iact_flits=4096, glb_weight_flits=768, psum_bank_words=1280
+    )
+    _, mapping = next(candidates(config, CONV5, [load_dataflow("rs")]))
+
+    def write(*batches, edit=lambda entry: None):
+        entries = []
+        for batch in batches:
+            layer = CONV5.with_batch(batch)
+            entry = results[0].to_json() | {
+                "layer": layer.name,
+                "macs": layer.macs,
+                "pes": 168,
+                "mapping": mapping.to_json(),
+                "arch": dataclasses.asdict(config),
+                "shape": layer.model_dump(by_alias=True),
+            }
+            edit(entry)
+            entries.append(entry)
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.json"
+        path.write_text(json.dumps(entries))
+        return path
+
+    return write
+
+
+def test_scores(five):
+    path = five(4)
+    (score,) = scorecard.scores(read_run(path))
+    (run,) = read_run(path)
+    rtl = run.result.rtl
+    assert (score.name, score.batch, score.cycles) == ("CONV5", 4, rtl.cycles)
+    assert score.active_pes == pytest.approx(CONV5.with_batch(4).macs / steps(run.mapping))
+    assert score.glb == pytest.approx(2e-6 * rtl.words("glb"))
+    assert score.dram == pytest.approx(2e-6 * rtl.words("dram"))
+    assert score.chip.processing == 2_000_000
+
+
+def test_extrapolation_scales_everything(five):
+    (score,) = scorecard.scores(read_run(five(1)))
+    four = scorecard.extrapolated(score)
+    assert (four.batch, four.cycles, four.dram, four.glb) == (4, 4 * score.cycles, 4 * score.dram, 4 * score.glb)
+    assert four.active_pes == score.active_pes
+
+
+def test_the_chips_sums():
+    found = [scorecard.Score(name, 4, 1, 168, 160.0, 1.0, 1.0, 1.0, chip) for name, chip in scorecard.CHIP.items()]
+    whole = scorecard.total(found)
+    assert (whole.chip.processing, whole.chip.active_pes) == (20_700_000, 148)
+    assert (whole.chip.glb, whole.chip.dram) == (pytest.approx(208.6), pytest.approx(15.4))
+
+
+def test_criteria():
+    chip = scorecard.CHIP["CONV1"]
+    good = scorecard.Score("CONV1", 4, chip.processing - 1, 168, 160.0, chip.glb, 7.0, 7.0, chip)
+    assert all("holds" in line for line in scorecard.criteria([good]))
+    bad = dataclasses.replace(good, cycles=chip.processing, glb=2 * chip.glb, dram=8.0)
+    lines = scorecard.criteria([good, bad])
+    assert [line.rsplit("not for ", 1)[1] for line in lines] == ["CONV1 1.00", "CONV1 2.00", "CONV1 1.14"]
+
+
+def test_the_fewest_words():
+    config = ArchConfig(rows=4, cols=5, data_width=16, glb_iact_flits=512, glb_weight_flits=64, psum_bank_words=96)
+    layer = Layer(name="x", M=8, C=8, H=5, W=5, R=3, S=3)
+    fewest = scorecard.fewest_dram_words(config, layer)
+    for _, mapping in candidates(config, layer, [load_dataflow("rs")]):
+        assert fewest <= sum(dram_beats(mapping).values()) * 4 + layer.outputs
+    assert fewest >= layer.m * layer.c * 9 + layer.c * 25 + layer.outputs
+
+
+def test_the_command(five, run_file, capsys):
+    assert cli.main(["scorecard", str(five(4))]) == 0
+    out = capsys.readouterr().out
+    assert "measured in RTL, batch 4 as the chip" in out
+    assert "EXTRAPOLATED" not in out
+    assert cli.main(["scorecard", str(five(1, 4))]) == 0
+    out = capsys.readouterr().out
+    assert out.index("measured in RTL") < out.index("EXTRAPOLATED to batch 4 from RTL runs of batch 1, 4 times each")
+    assert "total" not in out
+    for path, message in (
+        (run_file(), "holds none of the layers CONV1, "),
+        (five(4, 4), "layer CONV5 of batch 4 is there twice"),
+        (five(4, edit=lambda entry: entry["shape"].update(padding=0)), "not that of alexnet"),
+        (five(4, edit=lambda entry: entry.update(memory="axi-random")), "with memory axi-random, not fast"),
+    ):
+        assert cli.main(["scorecard", str(path)]) == 2
+        out, err = capsys.readouterr()
+        assert (message in err, err.count("\n")) == (True, 1)
