@@ -338,7 +338,7 @@ def _cycles(mappings: Sequence[Mapping]) -> list[int]:
         return list(pool.map(lambda mapping: sum(predict_parts(mapping, COARSE).values()), mappings))
 
 
-def _energy(mapping: Mapping) -> int:
+def _energy(mapping: Mapping) -> float:
     return energy(access_counts(mapping))
 
 
