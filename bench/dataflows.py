@@ -119,16 +119,8 @@ def run_networks(console: Console) -> list[dict[str, Any]]:
 SYSTOLIC = {
     "alexnet": ("CONV2", "CONV3", "CONV4", "CONV5"),
     "resnet50": (
-        "RES2a_1",
-        "RES2a_3",
-        "RES2b_1",
-        "RES3a_1",
-        "RES3a_3",
-        "RES4a_1",
-        "RES4b_1",
-        "RES4b_3",
-        "RES5b_1",
-        "RES5b_3",
+        *("RES2a_1", "RES2a_3", "RES2b_1", "RES3a_1", "RES3a_3"),
+        *("RES4a_1", "RES4b_1", "RES4b_3", "RES5b_1", "RES5b_3"),
     ),
     "mobilenet": ("PW2", "PW3", "PW4", "PW5", "PW6", "PW7", "PW8", "PW13", "PW14"),
 }
