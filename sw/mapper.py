@@ -249,10 +249,10 @@ _PROMISING = 1.15
 _WORK = 200_000
 """Steps that the predictions of a search may run."""
 
-_MOST, _LEAST = 24, 3
+_MOST, _LEAST = 16, 3
 """Mappings that are predicted."""
 
-_SPREAD, _COMPARED, _LEAST_ENERGY = 0.01, 2000, 8
+_SPREAD, _COMPARED, _LEAST_ENERGY = 0.01, 2000, 6
 """Of mappings whose estimates are within 1 % of the best ones', and no more than so many, those of the least energy are
 predicted as well."""
 

@@ -327,7 +327,7 @@ def test_affine_control(check: str, old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("levels", "segment", "queued", "depth"),
     [
-        pytest.param(2, 4, True, 34, id="2-queued"),
+        pytest.param(2, 4, True, 34, id="2-queued", marks=pytest.mark.slow),
         pytest.param(3, 1, True, 36, id="3-queued-links"),
         pytest.param(2, 4, False, 26, id="2-overlapped"),
         pytest.param(2, 1, False, 28, id="2-overlapped-links", marks=pytest.mark.slow),

@@ -34,11 +34,11 @@ def test_demo_layers_pass_on_tiny(layer):
     assert result.outputs.checked == layer.outputs
 
 
-@pytest.mark.parametrize("layer", load_workload("demo").layers, ids=lambda layer: layer.name)
-def test_the_main_job_passes(layer):
-    result = flow.run_layer(load_arch("eyeriss"), layer)  # as `make run`
-    assert result.failures() == []
-    assert result.outputs.checked == layer.outputs
+def test_the_main_job_passes():
+    for layer in load_workload("demo").layers:
+        result = flow.run_layer(load_arch("eyeriss"), layer)  # as `make run`
+        assert result.failures() == []
+        assert result.outputs.checked == layer.outputs
 
 
 def test_random_stalls_change_no_word_and_no_count():
