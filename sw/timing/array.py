@@ -47,6 +47,7 @@ def records(*names: str, **arrays: int) -> np.dtype[np.void]:
 
 
 STEP = records(
+    "index",
     "iact",
     "weight",
     "iact_release",
@@ -58,7 +59,8 @@ STEP = records(
     "psum_flags",
     "psum_edge",
 )
-"""A step of the array; the last two are entries of the psums, in their own order."""
+"""A step of the array. Its index is 0, which all PEs take; the last two fields are entries of the psums, in their own
+order."""
 
 LinkState = records("count", items=LINK)
 """A link with a registered ready."""
@@ -67,20 +69,12 @@ ROW = records("tapped", "words", "left", "inside", tap=LINK)
 """A row's part of a trunk: its tap, the item whose words are sent along the row (-1: none) and how many are left, the
 items at the row's PEs and links."""
 
-HOP = records("item", "match", "low", "high", "active")
-"""A PE's tap of a bus: the item there (-1: none), whether the PE takes it, and the indices it subscribes to."""
+HOP = records("item", "match", "fill", "held", "stored", "low", "high", "skip", "active")
+"""A PE's tap of a bus, and the buffet (or the FIFO of steps) behind it: the item at the tap (-1: none), whether the PE
+takes it, whether one comes in; words from the buffet's head and from its origin. The rest is the subscription."""
 
 PE = records(
-    # words of the two spads from their origin and from their head; one comes in
-    "iact_stored",
-    "iact_held",
-    "iact_fill",
-    "weight_stored",
-    "weight_held",
-    "weight_fill",
-    # the FIFO of steps and its read register, the next step, and how many are done
-    "step_fill",
-    "queued",
+    # the FIFO's read register, the next step, and how many are done
     "fetched",
     "ready",
     "done",
@@ -95,7 +89,7 @@ PE = records(
     "skip",
     "active",
 )
-"""A PE."""
+"""A PE behind its taps."""
 
 CHAIN = records("slot", "passing", "slot_flags", "ahead", "turn", "out", "out_flags", "passes", "begins", "active")
 """A PE's hop of its column's chain: what it sends next, what goes past before its own psum, what it offers."""
@@ -120,47 +114,17 @@ BANK = records(
 
 
 @numba.njit(cache=True, nogil=True)
-def move_steps(rows: Records, hops: Records, links: Records, pes: Records, fifo: int, segment: int) -> bool:
-    """Move steps along trunk and rows; return whether the first tap had room."""
-    height, width = hops.shape
+def move_steps(rows: Records, hops: Records, links: Records, steps: Records, depth: int, segment: int) -> bool:
+    """Move steps along trunk and rows to the PEs' FIFOs; return whether the first tap had room."""
+    height = len(hops)
     next_room = True
     for r in range(height - 1, -1, -1):
         row = rows[r]
         room = row.tapped < LINK
-        free = True
-        if row.inside:
-            for c in range(width - 1, -1, -1):
-                hop, pe = hops[r, c], pes[r, c]
-                if hop.item >= 0 and free and (not pe.active or pe.queued < fifo):
-                    pe.step_fill = pe.active
-                    if c + 1 == width:
-                        row.inside -= 1
-                    elif (c + 1) % segment == 0:
-                        link = links[r, (c + 1) // segment - 1]
-                        link.items[link.count] = hop.item
-                        link.count += 1
-                    else:
-                        hops[r, c + 1].item = hop.item
-                    hop.item = -1
-                free = hop.item < 0
-                if c and c % segment == 0:
-                    link = links[r, c // segment - 1]
-                    count = link.count
-                    if count and free:
-                        hop.item = link.items[0]
-                        link.items[0] = link.items[1]
-                        link.count -= 1
-                    free = count < LINK
+        free = _along(row, hops[r], links[r], steps, depth, segment)
         if row.tapped and free and next_room:
-            item = row.tap[0]
-            row.tap[0] = row.tap[1]
-            row.tapped -= 1
-            hops[r, 0].item = item
+            _enter(hops[r, 0], steps, _leave(rows, r))
             row.inside += 1
-            if r + 1 < height:
-                above = rows[r + 1]
-                above.tap[above.tapped] = item
-                above.tapped += 1
         next_room = room
     return next_room
 
@@ -170,88 +134,98 @@ def move_words(
     rows: Records,
     hops: Records,
     links: Records,
-    pes: Records,
     flits: Records,
     taken: npt.NDArray[np.int32],
-    weights: bool,
     depth: int,
     segment: int,
 ) -> bool:
-    """Move flits along the trunk and words along the rows; return whether the first tap had room.
+    """Move flits along the trunk and words along the rows to the PEs' spads; return whether the first tap had room.
 
-    ``taken`` are the words that each row takes of each flit; ``weights`` tells which of the spads, of ``depth`` words,
-    they go to.
+    ``taken`` are the words that each row takes of each flit.
     """
-    height, width = hops.shape
+    height = len(hops)
     next_room = True
     for r in range(height - 1, -1, -1):
         row = rows[r]
         room = row.tapped < LINK
-        free = True
-        if row.inside:
-            for c in range(width - 1, -1, -1):
-                hop = hops[r, c]
-                if hop.item >= 0 and free:
-                    pe = pes[r, c]
-                    if not hop.match or (pe.weight_held if weights else pe.iact_held) < depth:
-                        if weights:
-                            pe.weight_fill = hop.match
-                        else:
-                            pe.iact_fill = hop.match
-                        if c + 1 == width:
-                            row.inside -= 1
-                        elif (c + 1) % segment == 0:
-                            link = links[r, (c + 1) // segment - 1]
-                            link.items[link.count] = hop.item
-                            link.count += 1
-                        else:
-                            _enter(hops[r, c + 1], flits[hop.item], pes[r, c + 1], hop.item)
-                        hop.item = -1
-                free = hop.item < 0
-                if c and c % segment == 0:
-                    link = links[r, c // segment - 1]
-                    count = link.count
-                    if count and free:
-                        _enter(hop, flits[link.items[0]], pes[r, c], link.items[0])
-                        link.items[0] = link.items[1]
-                        link.count -= 1
-                    free = count < LINK
+        free = _along(row, hops[r], links[r], flits, depth, segment)
         serves = True
         if row.words >= 0:
             serves = free and row.left == 1
             if free:
-                _enter(hops[r, 0], flits[row.words], pes[r, 0], row.words)
+                _enter(hops[r, 0], flits, row.words)
                 row.inside += 1
                 row.left -= 1
                 if serves:
                     row.words = -1
-        if row.tapped and next_room:
-            item = row.tap[0]
-            if serves or not taken[r, item]:
-                row.tap[0] = row.tap[1]
-                row.tapped -= 1
-                if taken[r, item]:
-                    row.words, row.left = item, taken[r, item]
-                if r + 1 < height:
-                    above = rows[r + 1]
-                    above.tap[above.tapped] = item
-                    above.tapped += 1
+        if row.tapped and next_room and (serves or not taken[r, row.tap[0]]):
+            item = _leave(rows, r)
+            if taken[r, item]:
+                row.words, row.left = item, taken[r, item]
         next_room = room
     return next_room
 
 
 @numba.njit(cache=True, nogil=True)
-def _enter(hop: Any, flit: Any, pe: Any, item: int) -> None:
-    """Put a word at a PE."""
-    hop.item = item
-    hop.match = hop.active and hop.low <= flit.index <= hop.high and not flit.edge & pe.skip
+def _leave(rows: Records, r: int) -> int:
+    """Take the oldest item of a row's tap, and hand it to the next row's; return it."""
+    row = rows[r]
+    item = row.tap[0]
+    row.tap[0] = row.tap[1]
+    row.tapped -= 1
+    if r + 1 < len(rows):
+        above = rows[r + 1]
+        above.tap[above.tapped] = item
+        above.tapped += 1
+    return item
 
 
 @numba.njit(cache=True, nogil=True)
-def work(pes: Records, steps: Records, chain_fifo: int, stages: int) -> tuple[int, bool]:
+def _along(row: Any, hops: Records, links: Records, items: Records, depth: int, segment: int) -> bool:
+    """Move what is on a row's bus, into buffets of ``depth``; return whether the first PE's tap is free."""
+    if not row.inside:
+        return True
+    width, free = len(hops), True
+    for c in range(width - 1, -1, -1):
+        hop = hops[c]
+        if hop.item >= 0 and free and (not hop.match or hop.held < depth):
+            hop.fill = hop.match
+            if c + 1 == width:
+                row.inside -= 1
+            elif (c + 1) % segment == 0:
+                link = links[(c + 1) // segment - 1]
+                link.items[link.count] = hop.item
+                link.count += 1
+            else:
+                _enter(hops[c + 1], items, hop.item)
+            hop.item = -1
+        free = hop.item < 0
+        if c and c % segment == 0:
+            link = links[c // segment - 1]
+            count = link.count
+            if count and free:
+                _enter(hop, items, link.items[0])
+                link.items[0] = link.items[1]
+                link.count -= 1
+            free = count < LINK
+    return free
+
+
+@numba.njit(cache=True, nogil=True)
+def _enter(hop: Any, items: Records, item: int) -> None:
+    """Put an item at a PE."""
+    hop.item = item
+    hop.match = hop.active and hop.low <= items[item].index <= hop.high and not items[item].edge & hop.skip
+
+
+@numba.njit(cache=True, nogil=True)
+def work(
+    pes: Records, queues: Records, iacts: Records, weights: Records, steps: Records, chain_fifo: int, stages: int
+) -> tuple[int, bool]:
     """Let every PE work; return what some PE waits for (bits: iact, weight, psum room) and whether one multiplies.
 
-    A sum takes as many ``stages`` to the FIFO of psums.
+    ``queues``, ``iacts`` and ``weights`` are the PEs' taps of the three buses with what is behind them. A sum takes as
+    many ``stages`` to the FIFO of psums.
     """
     waits, multiplies = 0, False
     height, width = pes.shape
@@ -260,32 +234,26 @@ def work(pes: Records, steps: Records, chain_fifo: int, stages: int) -> tuple[in
             pe = pes[r, c]
             if not pe.active:
                 continue
+            queue, iact, weight = queues[r, c], iacts[r, c], weights[r, c]
             go, emits, uses = False, False, False
             step = steps[min(pe.done, len(steps) - 1)]
             if pe.ready:
                 uses = not step.edge & pe.skip
                 go = True
-                if uses and step.iact >= pe.iact_stored:
+                if uses and step.iact >= iact.stored:
                     go, waits = False, waits | 1
-                if uses and step.weight >= pe.weight_stored:
+                if uses and step.weight >= weight.stored:
                     go, waits = False, waits | 2
                 emits = step.emit > 0
                 if emits and pe.reserved == chain_fifo:
                     go, waits = False, waits | 4
             # operands
-            pe.iact_held += pe.iact_fill
-            pe.iact_stored += pe.iact_fill
-            pe.weight_held += pe.weight_fill
-            pe.weight_stored += pe.weight_fill
-            pe.iact_fill = pe.weight_fill = 0
+            _fill(iact)
+            _fill(weight)
             if uses and go:
                 multiplies = True
-                pe.iact_held -= step.iact_release
-                pe.weight_held -= step.weight_release
-                if step.iact_sync:
-                    pe.iact_stored = pe.iact_held
-                if step.weight_sync:
-                    pe.weight_stored = pe.weight_held
+                _release(iact, step.iact_release, step.iact_sync)
+                _release(weight, step.weight_release, step.weight_sync)
             # psums: a pipeline, and a FIFO whose oldest entry is in its read register
             sends = go and emits
             if sends or pe.reserved:
@@ -302,12 +270,28 @@ def work(pes: Records, steps: Records, chain_fifo: int, stages: int) -> tuple[in
             accepts = go or not pe.ready
             if accepts:
                 pe.ready = pe.fetched
-            popped = pe.queued > 0 and (not pe.fetched or accepts)
+            popped = queue.held > 0 and (not pe.fetched or accepts)
             if not pe.fetched or accepts:
                 pe.fetched = popped
-            pe.queued += pe.step_fill - popped
-            pe.step_fill = 0
+            _fill(queue)
+            queue.held -= popped
     return waits, multiplies
+
+
+@numba.njit(cache=True, nogil=True)
+def _fill(buffet: Any) -> None:
+    """Take in the word that comes."""
+    buffet.held += buffet.fill
+    buffet.stored += buffet.fill
+    buffet.fill = 0
+
+
+@numba.njit(cache=True, nogil=True)
+def _release(buffet: Any, count: int, sync: int) -> None:
+    """Free words; with ``sync`` the origin moves up to the head."""
+    buffet.held -= count
+    if sync:
+        buffet.stored = buffet.held
 
 
 @numba.njit(cache=True, nogil=True)

@@ -102,14 +102,10 @@ def _loop(
         running, drained = now >= sizes.nest, d.done
         drain(d, s.words, banks, lanes, loaders[_PARAM], running, s.columns)
         move_psums(s.chains, chain_links, banks, s.pes, s.steps, sizes.bank, sizes.segment)
-        room0 = move_steps(rows[0], s.hops[0], links[0], s.pes, sizes.uop_fifo, sizes.segment)
-        room1 = move_words(
-            rows[1], s.hops[1], links[1], s.pes, s.iacts, s.iact_words, False, sizes.iact_spad, sizes.segment
-        )
-        room2 = move_words(
-            rows[2], s.hops[2], links[2], s.pes, s.weights, s.weight_words, True, sizes.weight_spad, sizes.segment
-        )
-        waits, mac = work(s.pes, s.steps, sizes.chain_fifo, sizes.stages)
+        room0 = move_steps(rows[0], s.hops[0], links[0], s.steps, sizes.uop_fifo, sizes.segment)
+        room1 = move_words(rows[1], s.hops[1], links[1], s.iacts, s.iact_words, sizes.iact_spad, sizes.segment)
+        room2 = move_words(rows[2], s.hops[2], links[2], s.weights, s.weight_words, sizes.weight_spad, sizes.segment)
+        waits, mac = work(s.pes, s.hops[0], s.hops[1], s.hops[2], s.steps, sizes.chain_fifo, sizes.stages)
         # the banks' readers and the step nest
         flit1, starved = read(readers[0], s.iacts, loaders[_IACT], running, room1, sizes.queue)
         flit2, starves = read(readers[1], s.weights, loaders[_WEIGHT], running, room2, sizes.queue)

@@ -104,12 +104,13 @@ def _array(
     height, width = (1 + int(np.nonzero(active)[axis].max()) for axis in range(2))
     used = (slice(height), slice(width))
     pes = _filled(PE, (height, width), active=active[used], skip=of("skip")[used])
+    skip, everything = of("skip"), np.zeros_like(active)  # a step reaches absent PEs too
     hops = [
-        _filled(HOP, (height, width), item=-1, active=active[used], low=low[used], high=high[used])
-        for low, high in (
-            (active, active),
-            (of("iact_low"), of("iact_high")),
-            (of("weight_low"), of("weight_high")),
+        _filled(HOP, (height, width), item=-1, active=active[used], low=low[used], high=high[used], skip=skips[used])
+        for low, high, skips in (
+            (everything, everything, everything),
+            (of("iact_low"), of("iact_high"), skip),
+            (of("weight_low"), of("weight_high"), skip),
         )
     ]
     passes = of("passes")
