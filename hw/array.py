@@ -1,6 +1,6 @@
 """The PE array of a cluster: rows of PEs on row buses, columns of psum chains."""
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
@@ -15,9 +15,13 @@ from rowmesh.hw.nest import ConfigBus
 from rowmesh.hw.pe import PE_EVENTS, PE_FIELDS, PE_WAITS, ProcessingElement
 from rowmesh.hw.reset import with_own_reset
 
-__all__ = ["Array", "Row", "pe_words", "row_words"]
+__all__ = ["OPERANDS", "Array", "Row", "pe_words", "port_words", "row_words"]
+
+OPERANDS = ("iact", "weight")
+"""What comes along trunks of flits."""
 
 _ROW_SHIFT, _COL_SHIFT, _TAP_BIT = 9, 1, 8
+_PORT_WORD = 2 * len(OPERANDS)  # behind the words of a row's taps
 
 
 def _pack(fields: tuple[tuple[str, int, int], ...], values: dict[str, int]) -> list[int]:
@@ -35,8 +39,23 @@ def pe_words(row: int, col: int, values: dict[str, int]) -> dict[int, int]:
 
 def row_words(row: int, operand: str, values: dict[str, int]) -> dict[int, int]:
     """Configuration words of a row's tap for ``iact`` or ``weight``, by address (fields: ROW_FIELDS)."""
-    at = Engine.ARRAY.base | row << _ROW_SHIFT | 1 << _TAP_BIT | ("iact", "weight").index(operand) << 1
+    at = Engine.ARRAY.base | row << _ROW_SHIFT | 1 << _TAP_BIT | OPERANDS.index(operand) << 1
     return {at + k: word for k, word in enumerate(_pack(ROW_FIELDS, values))}
+
+
+def port_words(config: ArchConfig, used: dict[str, int]) -> dict[int, int]:
+    """Configuration words that open the ports of ``used``, a number for each of OPERANDS, by address.
+
+    The first port is always open; where a port is closed, its rows take what comes from the rows below.
+    """
+    return {
+        _port_address(config, port): sum((port < used[operand]) << k for k, operand in enumerate(OPERANDS))
+        for port in range(1, config.ports)
+    }
+
+
+def _port_address(config: ArchConfig, port: int) -> int:
+    return Engine.ARRAY.base | port * config.port_rows << _ROW_SHIFT | 1 << _TAP_BIT | _PORT_WORD
 
 
 class Row(Block):
@@ -110,9 +129,11 @@ class Row(Block):
             wiring.connect(m, pe.psum_o, wiring.flipped(self.psum_o[col]))
 
         buses = {}
-        for number, name in enumerate(("iact", "weight")):
+        for number, name in enumerate(OPERANDS):
             m.submodules[f"{name}_tap"] = tap = RowTap(config)
             chosen = mine & address[_TAP_BIT] & (address[1] == number)
+            if config.ports > 1:
+                chosen &= ~address[2]
             m.d.comb += [
                 tap.write.eq(Cat(chosen & ~address[0], chosen & address[0])),
                 tap.write_data.eq(self.config_o.data),
@@ -158,6 +179,10 @@ class Array(Block):
     -------
     config : In(ConfigBus())
     iact, weight : In(stream.Signature(flit_layout(config)))
+    iact_more, weight_more : In(arrays of stream.Signature(flit_layout(config)))
+        Of the ports behind the first.
+    iact_open, weight_open : Out(arrays of 1 bit)
+        Which of these feed their rows.
     step : In(stream.Signature(step_layout(config)))
     psum : Out(array of streams of psum_layout(config))
     events : Out
@@ -173,6 +198,10 @@ class Array(Block):
                 "config": In(ConfigBus()),
                 "iact": In(stream.Signature(flit_layout(config))),
                 "weight": In(stream.Signature(flit_layout(config))),
+                "iact_more": In(stream.Signature(flit_layout(config))).array(config.iact_ports - 1),
+                "weight_more": In(stream.Signature(flit_layout(config))).array(config.weight_ports - 1),
+                "iact_open": Out(1).array(config.iact_ports - 1),
+                "weight_open": Out(1).array(config.weight_ports - 1),
                 "step": In(stream.Signature(step_layout(config))),
                 "psum": Out(stream.Signature(psum_layout(config))).array(config.cols),
                 "events": Out(self._sum_width * len(PE_EVENTS)),
@@ -200,7 +229,10 @@ class Array(Block):
             below = rows[number - 1]
             wiring.connect(m, below.config_o, row.config_i)
             for name in ("iact", "weight", "step"):
-                wiring.connect(m, getattr(below, f"{name}_o"), getattr(row, f"{name}_i"))
+                upstream = getattr(below, f"{name}_o")
+                if number % config.port_rows == 0 and name in OPERANDS and len(getattr(self, f"{name}_more")):
+                    upstream = self._port(m, name, number // config.port_rows, upstream)
+                wiring.connect(m, upstream, getattr(row, f"{name}_i"))
             for col in range(config.cols):
                 upstream = below.psum_o[col]
                 if number % config.link_segment == 0:
@@ -208,6 +240,7 @@ class Array(Block):
                     wiring.connect(m, upstream, link.i)
                     upstream = link.o
                 wiring.connect(m, upstream, row.psum_i[col])
+        self._open_ports(m)
         top = rows[-1]
         m.d.comb += [top.iact_o.ready.eq(1), top.weight_o.ready.eq(1), top.step_o.ready.eq(1)]
         for col in range(config.cols):
@@ -221,3 +254,27 @@ class Array(Block):
         for number in range(len(PE_WAITS)):
             m.d.sync += self.waits[number].eq(Cat(row.waits[number] for row in rows).any())
         return m
+
+    def _open_ports(self, m: Module) -> None:
+        """Keep which ports are open."""
+        for port in range(1, self._config.ports):
+            for number, operand in enumerate(OPERANDS):
+                opened = getattr(self, f"{operand}_open")
+                if len(opened):
+                    with m.If(self.config.valid & (self.config.address == _port_address(self._config, port))):
+                        m.d.sync += opened[port - 1].eq(self.config.data[number])
+
+    def _port(self, m: Module, operand: str, port: int, below: stream.Interface) -> stream.Interface:
+        """Return what the rows of a port take: its own flits if it is open, or those that come from ``below``.
+
+        What comes from below ends there if the port is open.
+        """
+        own, opened = getattr(self, f"{operand}_more")[port - 1], getattr(self, f"{operand}_open")[port - 1]
+        chosen = stream.Signature(flit_layout(self._config)).create(path=(f"{operand}_{port}",))
+        m.d.comb += [
+            chosen.valid.eq(Mux(opened, own.valid, below.valid)),
+            chosen.payload.eq(Mux(opened, own.payload, below.payload)),
+            own.ready.eq(opened & chosen.ready),
+            below.ready.eq(opened | chosen.ready),
+        ]
+        return wiring.flipped(chosen)

@@ -7,7 +7,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["ArchConfig", "ConfigError"]
+__all__ = ["MOST_PORTS", "ArchConfig", "ConfigError"]
+
+MOST_PORTS = 4
+"""Ports of an operand."""
 
 
 class ConfigError(ValueError):
@@ -37,8 +40,11 @@ class ArchConfig:
         Bits of a psum; arithmetic wraps at this width.
     iact_spad, weight_spad, psum_spad : int
         Words of a PE's three local buffers.
+    iact_ports, weight_ports : int
+        Ports of each operand into the array, of a load engine, a global buffer bank and a reader each. A port feeds as
+        many rows, or the first one all of them, as the layer's program says.
     glb_iact_flits, glb_weight_flits : int
-        Flits of the two global buffer banks that feed the array.
+        Flits of the global buffer bank of each port.
     psum_bank_words : int
         Psums of each column's accumulating bank (part of the global buffer).
     param_words : int
@@ -79,6 +85,8 @@ class ArchConfig:
     iact_spad: int = 16
     weight_spad: int = 224
     psum_spad: int = 24
+    iact_ports: int = 1
+    weight_ports: int = 1
     glb_iact_flits: int = 1024
     glb_weight_flits: int = 256
     psum_bank_words: int = 512
@@ -111,6 +119,8 @@ class ArchConfig:
             ("iact_spad", 2, 1024),
             ("weight_spad", 2, 4096),
             ("psum_spad", 1, 1024),
+            ("iact_ports", 1, MOST_PORTS),
+            ("weight_ports", 1, MOST_PORTS),
             ("glb_iact_flits", 16, 1 << 16),
             ("glb_weight_flits", 16, 1 << 16),
             ("psum_bank_words", 16, 1 << 16),
@@ -130,6 +140,15 @@ class ArchConfig:
                 raise ConfigError(
                     f"ArchConfig.{name} must be from {low} to {high}, not {value} "
                     f"(nearest legal value: {_nearest(value, low, high)})"
+                )
+        for name in ("iact_ports", "weight_ports"):
+            value = getattr(self, name)
+            if self.rows % value or value not in (1, self.ports):
+                rule = "must divide the rows" if self.rows % value else "must be 1 or as many as the other operand's"
+                near = max(d for d in range(1, value) if self.rows % d == 0 and d in (1, self.ports))
+                raise ConfigError(
+                    f"ArchConfig.{name} {rule} ({self.rows if self.rows % value else self.ports}), not {value} "
+                    f"(nearest legal value: {near})"
                 )
         if self.burst_beats & (self.burst_beats - 1):
             near = 1 << (self.burst_beats.bit_length() - 1)
@@ -158,6 +177,16 @@ class ArchConfig:
         return self.rows * self.cols
 
     @property
+    def ports(self) -> int:
+        """Groups of rows that ports of their own can feed."""
+        return max(self.iact_ports, self.weight_ports)
+
+    @property
+    def port_rows(self) -> int:
+        """Rows of each of these groups."""
+        return self.rows // self.ports
+
+    @property
     def flit_words(self) -> int:
         """Data words of a flit (one AXI beat)."""
         return self.axi_data_width // self.data_width
@@ -180,7 +209,7 @@ class ArchConfig:
     @property
     def glb_bytes(self) -> int:
         """Bytes of the whole global buffer: iact and weight banks and the psum banks."""
-        flits = self.glb_iact_flits + self.glb_weight_flits
+        flits = self.iact_ports * self.glb_iact_flits + self.weight_ports * self.glb_weight_flits
         return flits * self.beat_bytes + self.cols * self.psum_bank_words * self.acc_width // 8
 
     def replace(self, **changes: Any) -> "ArchConfig":

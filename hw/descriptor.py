@@ -14,13 +14,16 @@ from amaranth.hdl import Module, Mux, Signal, ValueLike
 
 from rowmesh.hw.nest import ConfigBus, LoopNest, NestProgram
 
-__all__ = ["CONFIG_LATENCY", "ENGINE_STRIDE", "Descriptor", "Engine", "Field"]
+__all__ = ["CONFIG_LATENCY", "ENGINE_STRIDE", "PORT_STRIDE", "Descriptor", "Engine", "Field"]
 
 _STRIDE_BITS = 10
 ENGINE_STRIDE = 1 << _STRIDE_BITS
 """Word addresses reserved for each engine."""
 
 _FIELD_BASE = ENGINE_STRIDE // 2  # of an engine's addresses, those of the fields
+
+PORT_STRIDE = 8
+"""From an engine's number to that of the next port."""
 
 CONFIG_LATENCY = 2
 """Cycles from a write on the configuration bus until the word is in its place: a register in the engine, the store."""
@@ -37,6 +40,11 @@ class Engine(enum.IntEnum):
     STEP = 6
     DRAIN = 7
     STORE = 8
+    LOAD_IACT_1, LOAD_IACT_2, LOAD_IACT_3 = 9, 17, 25
+    LOAD_WEIGHT_1, LOAD_WEIGHT_2, LOAD_WEIGHT_3 = 10, 18, 26
+    READ_IACT_1, READ_IACT_2, READ_IACT_3 = 12, 20, 28
+    READ_WEIGHT_1, READ_WEIGHT_2, READ_WEIGHT_3 = 13, 21, 29
+    """Engines of further ports: each has a descriptor of its own, and starts with that of the first port."""
     ARRAY = 32
     """Subscriptions of the array (upper half of the address space): no nest, no start."""
 
@@ -44,6 +52,26 @@ class Engine(enum.IntEnum):
     def base(self) -> int:
         """Word address of the engine's first configuration word."""
         return self.value * ENGINE_STRIDE
+
+    @property
+    def port(self) -> int:
+        """The port it belongs to; 0 if there can be one only."""
+        return 0 if self is Engine.ARRAY else (self.value - 1) // PORT_STRIDE
+
+    @property
+    def first(self) -> "Engine":
+        """The engine of port 0 that does the same."""
+        return Engine(self.value - self.port * PORT_STRIDE)
+
+    def at(self, port: int) -> "Engine":
+        """Return the engine of another port that does the same.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        return Engine(self.first.value + port * PORT_STRIDE)
 
 
 @dataclass(frozen=True)

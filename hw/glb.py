@@ -31,7 +31,7 @@ OUT_FIFO = 4
 
 def reader_descriptor(config: ArchConfig, engine: Engine) -> Descriptor:
     """Descriptor of a bank's reader: READ_IACT checks coordinates, READ_WEIGHT does not."""
-    clip = engine is Engine.READ_IACT
+    clip = engine.first is Engine.READ_IACT
     depth = config.glb_iact_flits if clip else config.glb_weight_flits
     levels = config.nest_levels
     mask = levels + 1

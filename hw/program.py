@@ -37,8 +37,8 @@ MAGIC = 0x524D5031
 MAX_COUNT = (1 << 11) - 1
 """Most data words of one WRITE."""
 
-STARTABLE = tuple(engine for engine in Engine if engine.value < 16)
-"""Engines that can be started and waited for: those with a bit in the mask."""
+STARTABLE = tuple(engine for engine in Engine if engine is not Engine.ARRAY and engine.port == 0)
+"""Engines that can be started and waited for: those with a bit in the mask. Those of other ports go with them."""
 
 
 class Op(enum.IntEnum):

@@ -11,7 +11,7 @@ from rowmesh.hw.axi import Axi4, Axi4Lite, flat_interface, flat_members
 from rowmesh.hw.block import Block
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.control import Control
-from rowmesh.hw.core import ENGINES, LOADERS, WAITS, Core, counter_widths
+from rowmesh.hw.core import ENGINES, WAITS, Core, counter_widths, loaders
 from rowmesh.hw.descriptor import Descriptor, Engine
 from rowmesh.hw.dma import ReadArbiter, loader_descriptor, storer_descriptor
 from rowmesh.hw.drain import drain_descriptor
@@ -28,16 +28,18 @@ TOP_NAME = "rowmesh"
 
 def descriptors(config: ArchConfig) -> dict[Engine, Descriptor]:
     """Return the descriptor layout of every engine."""
-    return {
-        Engine.LOAD_IACT: loader_descriptor(config, Engine.LOAD_IACT, True),
-        Engine.LOAD_WEIGHT: loader_descriptor(config, Engine.LOAD_WEIGHT, False),
-        Engine.LOAD_PARAM: loader_descriptor(config, Engine.LOAD_PARAM, False),
-        Engine.READ_IACT: reader_descriptor(config, Engine.READ_IACT),
-        Engine.READ_WEIGHT: reader_descriptor(config, Engine.READ_WEIGHT),
-        Engine.STEP: step_descriptor(config),
-        Engine.DRAIN: drain_descriptor(config),
-        Engine.STORE: storer_descriptor(config),
-    }
+    iacts, weights = range(config.iact_ports), range(config.weight_ports)
+    layouts = [
+        *(loader_descriptor(config, Engine.LOAD_IACT.at(port), True) for port in iacts),
+        *(loader_descriptor(config, Engine.LOAD_WEIGHT.at(port), False) for port in weights),
+        loader_descriptor(config, Engine.LOAD_PARAM, False),
+        *(reader_descriptor(config, Engine.READ_IACT.at(port)) for port in iacts),
+        *(reader_descriptor(config, Engine.READ_WEIGHT.at(port)) for port in weights),
+        step_descriptor(config),
+        drain_descriptor(config),
+        storer_descriptor(config),
+    ]
+    return {layout.engine: layout for layout in layouts}
 
 
 def _interfaces(config: ArchConfig) -> dict[str, Any]:
@@ -87,7 +89,7 @@ class Top(Block):
         ]
         in_core = DomainRenamer("core")
         control = Control(config, counter_widths(config), WAITS, ENGINES)
-        core, arbiter = Core(config), ReadArbiter(config, 1 + len(LOADERS))
+        core, arbiter = Core(config), ReadArbiter(config, 1 + len(loaders(config)))
         m.submodules.control = control
         m.submodules.core = in_core(core)
         m.submodules.arbiter = in_core(arbiter)
@@ -98,7 +100,7 @@ class Top(Block):
         wiring.connect(m, control.config, core.config)
         wiring.connect(m, control.request, arbiter.requests[0])
         wiring.connect(m, arbiter.data[0], control.data)
-        for number in range(len(LOADERS)):
+        for number in range(len(loaders(config))):
             wiring.connect(m, core.requests[number], arbiter.requests[1 + number])
             wiring.connect(m, arbiter.data[1 + number], core.data[number])
         for number in range(len(ENGINES)):
@@ -163,7 +165,7 @@ def metadata(config: ArchConfig, modules: list[str], shared: list[str]) -> dict[
         "registers": register_map(tuple(counter_widths(config)), WAITS),
         "descriptors": {
             engine.name: {
-                "start_bit": engine.value,
+                "start_bit": engine.first.value,
                 "base": engine.base,
                 "levels": layout.levels,
                 "outputs": dict(layout.outputs),

@@ -29,6 +29,8 @@ PARAMETERS: Mapping[tuple[str, str], str] = {
     ("spads", "iact"): "iact_spad",
     ("spads", "weight"): "weight_spad",
     ("spads", "psum"): "psum_spad",
+    ("noc", "iact_ports"): "iact_ports",
+    ("noc", "weight_ports"): "weight_ports",
     ("glb", "iact_flits"): "glb_iact_flits",
     ("glb", "weight_flits"): "glb_weight_flits",
     ("glb", "psum_bank_words"): "psum_bank_words",

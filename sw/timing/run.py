@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from rowmesh.hw import dma, glb
 from rowmesh.hw.config import ArchConfig
-from rowmesh.hw.core import LOADERS
+from rowmesh.hw.core import loaders as load_engines
 from rowmesh.hw.datapath import Datapath
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.dma import Loader, Storer
@@ -37,8 +37,6 @@ _FILL, _COMPUTE, _NOC, _DMA, _PSUM, _DRAIN = (
     PARTS.index(part) for part in ("fill", "compute", "noc", "dma", "psum", "drain")
 )
 
-_WEIGHT, _IACT, _PARAM = (LOADERS.index(e) for e in (Engine.LOAD_WEIGHT, Engine.LOAD_IACT, Engine.LOAD_PARAM))
-
 
 class StuckError(RuntimeError):
     """Nothing moves any more: the program blocks."""
@@ -50,6 +48,8 @@ class Sizes(NamedTuple):
     nest: int
     store_start: int
     segment: int
+    port_rows: int
+    weight_ports: int
     uop_fifo: int
     chain_fifo: int
     stages: int
@@ -91,6 +91,9 @@ def _loop(
     memory, d, stores = memory_state[0], drain_state[0], store_state[0]
     first = s.pes[0, 0]
     issued, link = 0, np.zeros(1, LinkState)[0]
+    # ports of weights, then those of iacts, then that of parameters
+    weights, fed = sizes.weight_ports, len(readers)
+    rooms = np.zeros(fed, np.bool_)
     # what the observer sees, by age
     waits1, waits2, mac1, mac2, starved1 = 0, 0, False, False, 0
     computing, active, ended, started = False, False, False, False
@@ -100,25 +103,37 @@ def _loop(
             seen[marked] = parts
             return seen, now
         running, drained = now >= sizes.nest, d.done
-        drain(d, s.words, banks, lanes, loaders[_PARAM], running, s.columns)
+        drain(d, s.words, banks, lanes, loaders[fed], running, s.columns)
         move_psums(s.chains, chain_links, banks, s.pes, s.steps, sizes.bank, sizes.segment)
         room0 = move_steps(rows[0], s.hops[0], links[0], s.steps, sizes.uop_fifo, sizes.segment)
-        room1 = move_words(rows[1], s.hops[1], links[1], s.iacts, s.iact_words, sizes.iact_spad, sizes.segment)
-        room2 = move_words(rows[2], s.hops[2], links[2], s.weights, s.weight_words, sizes.weight_spad, sizes.segment)
+        for port in range(fed):
+            if s.flit_counts[port]:
+                k = 2 if port < weights else 1
+                low = (port if k == 2 else port - weights) * sizes.port_rows
+                high = low + s.fed_rows[port]
+                depth = sizes.weight_spad if k == 2 else sizes.iact_spad
+                rooms[port] = move_words(
+                    rows[k, low:high], s.hops[k][low:high], links[k, low:high],
+                    s.flits[port], s.words_taken[port], depth, sizes.segment,
+                )  # fmt: skip
         waits, mac = work(s.pes, s.hops[0], s.hops[1], s.hops[2], s.steps, sizes.chain_fifo, sizes.stages)
         # the banks' readers and the step nest
-        flit1, starved = read(readers[0], s.iacts, loaders[_IACT], running, room1, sizes.queue)
-        flit2, starves = read(readers[1], s.weights, loaders[_WEIGHT], running, room2, sizes.queue)
-        starved_now = (1 if starved else 0) + (2 if starves else 0)
+        starved_now, sends = 0, False
+        for port in range(fed):
+            if s.flit_counts[port]:
+                flits = s.flits[port, : s.flit_counts[port]]
+                flit, starved = read(readers[port], flits, loaders[port], running, rooms[port], sizes.queue)
+                k = 2 if port < weights else 1
+                if starved:
+                    starved_now |= k
+                if flit >= 0:
+                    _send(rows[k, (port if k == 2 else port - weights) * sizes.port_rows], flit)
+                    sends = True
         room = link.count < LINK
         if link.count and room0:
             _send(rows[0, 0], link.items[0])
             link.items[0] = link.items[1]
             link.count -= 1
-        if flit1 >= 0:
-            _send(rows[1, 0], flit1)
-        if flit2 >= 0:
-            _send(rows[2, 0], flit2)
         issues = running and issued < len(s.steps) and room
         if issues:
             link.items[link.count] = issued
@@ -127,9 +142,9 @@ def _loop(
         # memory
         for port in range(len(memory.asked)):
             memory.waiting[port] = memory.asked[port]
-        load(loaders[0], memory, 0, s.loads[0], now, sizes.longest_skip, sizes.debt)
-        load(loaders[1], memory, 1, s.loads[1], now, sizes.longest_skip, sizes.debt)
-        load(loaders[2], memory, 2, s.loads[2], now, sizes.longest_skip, sizes.debt)
+        for port in range(len(loaders)):
+            bursts = s.loads[port, : s.load_counts[port]]
+            load(loaders[port], memory, port, bursts, now, sizes.longest_skip, sizes.debt)
         fetch(memory, now, sizes.read_latency, sizes.bursts)
         # the observer: the step nest is active from the cycle after its token to its last step
         if started:
@@ -156,7 +171,7 @@ def _loop(
         if marked < len(marks) and first.done > marks[marked]:
             seen[marked] = parts
             marked += 1
-        moves = issues or mac or flit1 >= 0 or flit2 >= 0 or d.done != drained or memory.beat >= 0 or stores.flying
+        moves = issues or mac or sends or d.done != drained or memory.beat >= 0 or stores.flying
         still = 0 if moves else still + 1
         if still > sizes.patience:
             return seen, -1
@@ -197,18 +212,21 @@ def run(
         If the program blocks.
     """
     nest = LoopNest.cycles_to_first(config.nest_levels, config.link_segment)
-    depths, starts = np.zeros(len(LOADERS), np.int32), np.zeros(len(LOADERS), np.int32)
-    for port, depth in (
-        (_IACT, config.glb_iact_flits),
-        (_WEIGHT, config.glb_weight_flits),
-        (_PARAM, config.param_words),
-    ):
-        # a burst can be taken in the cycle before it could be requested
-        depths[port], starts[port] = depth, Loader.cycles_to_request(config, clip=port == _IACT) - 1
+    engines = load_engines(config)
+    depth_of = {
+        Engine.LOAD_IACT: config.glb_iact_flits,
+        Engine.LOAD_WEIGHT: config.glb_weight_flits,
+        Engine.LOAD_PARAM: config.param_words,
+    }
+    depths = [depth_of[engine.first] for engine in engines]
+    # a burst can be taken in the cycle before it could be requested
+    starts = [Loader.cycles_to_request(config, clip=engine.first is Engine.LOAD_IACT) - 1 for engine in engines]
     sizes = Sizes(
         nest=nest,
         store_start=Storer.cycles_to_burst(config),
         segment=config.link_segment,
+        port_rows=config.port_rows,
+        weight_ports=config.weight_ports,
         uop_fifo=config.uop_fifo,
         chain_fifo=config.chain_fifo,
         stages=Datapath.latency - Fifo.latency - 1,  # behind them the FIFO, in block RAM
@@ -239,7 +257,7 @@ def run(
         np.zeros((1 + config.rows // config.link_segment, width), LinkState),
         banks,
         loaders,
-        np.zeros(2, READER),
+        np.zeros(len(engines) - 1, READER),
         memory_state(len(depths), config.read_bursts),
         drain_state(PIPELINE_STAGES, config.lanes, lane_depth(config)),
         store_state(config.read_bursts),

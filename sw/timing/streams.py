@@ -10,7 +10,7 @@ import numpy.typing as npt
 from rowmesh.hw.array import pe_words, row_words
 from rowmesh.hw.axi import PAGE_BYTES
 from rowmesh.hw.config import ArchConfig
-from rowmesh.hw.core import LOADERS
+from rowmesh.hw.core import loaders
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.multicast import ROW_FIELDS
 from rowmesh.hw.pe import PE_FIELDS
@@ -23,26 +23,33 @@ __all__ = ["Streams", "decode", "edge_flags", "flit_lanes", "streams"]
 
 Tokens = Dict[str, npt.NDArray[np.int64]]
 
+_READERS = {
+    Engine.LOAD_IACT: ("iact", Engine.READ_IACT),
+    Engine.LOAD_WEIGHT: ("weight", Engine.READ_WEIGHT),
+}
+
 
 class Streams(NamedTuple):
     """What every engine does: arrays of records, in order.
 
     ``pes`` are the PEs in use with their subscriptions, over rows and columns, ``hops`` their taps of the buses of
-    steps, iacts and weights, and ``chains`` all hops of the psum chains. ``iact_words`` and ``weight_words`` are the
-    words that a row takes of each flit. ``loads`` are in the order of the read ports (hw/core.py); ``columns`` hold
-    psums of a tile.
+    steps, iacts and weights, and ``chains`` all hops of the psum chains. ``loads`` are those of the read ports in their
+    order (hw/core.py), ``flits`` what the banks behind them send, each ``load_counts`` and ``flit_counts`` of them.
+    ``words_taken`` are the words that a port's rows, ``fed_rows`` of them, take of each flit. ``columns`` hold psums of a
+    tile.
     """
 
     pes: Records
     hops: tuple[Records, Records, Records]
     chains: Records
     steps: Records
-    iacts: Records
-    iact_words: npt.NDArray[np.int32]
-    weights: Records
-    weight_words: npt.NDArray[np.int32]
+    flits: Records
+    flit_counts: npt.NDArray[np.int32]
+    fed_rows: npt.NDArray[np.int32]
+    words_taken: npt.NDArray[np.int32]
     words: Records
-    loads: tuple[Records, Records, Records]
+    loads: Records
+    load_counts: npt.NDArray[np.int32]
     stores: Records
     columns: int
 
@@ -159,8 +166,9 @@ def _steps(config: ArchConfig, nest: Nest) -> Records:
 
 
 def _flits(
-    config: ArchConfig, nest: Nest, operand: str, rows: int, subscriptions: Dict[int, int]
+    config: ArchConfig, nest: Nest, operand: str, rows: range, subscriptions: Dict[int, int]
 ) -> tuple[Records, npt.NDArray[np.int32]]:
+    """Return the flits of a port, and the words that each of its rows takes of them."""
     t = nest.tokens({})
     count = len(next(iter(t.values())))
     zero = np.zeros(count, np.int64)
@@ -175,14 +183,14 @@ def _flits(
         sent = inside & (x >= 0) & (x < values["width"]) & (lanes >= low) & (lanes <= high)
         touch = np.asarray(sent.any(axis=0))
     index, phase = t.get("index", zero), t.get("phase", zero)
-    taken = np.zeros((rows, count), np.int32)
-    for row in range(rows):
+    taken = np.zeros((len(rows), count), np.int32)
+    for place, row in enumerate(rows):
         own = decode(ROW_FIELDS, subscriptions, list(row_words(row, operand, {})))
         match = (phase >= own["phase_low"]) & (phase <= own["phase_high"])
         match &= (index >= own["index_low"]) & (index <= own["index_high"])
         words = np.minimum(high, own["lane_high"]) - np.maximum(low, own["lane_low"]) + 1
         if own["enable"] and own["lane_low"] <= own["lane_high"]:
-            taken[row] = np.where(match & (low <= high), np.maximum(words, 0), 0)
+            taken[place] = np.where(match & (low <= high), np.maximum(words, 0), 0)
     flits = _filled(
         FLIT,
         count,
@@ -292,20 +300,41 @@ def streams(config: ArchConfig, nests: Dict[Engine, Nest], subscriptions: Dict[i
     """
     pes, hops, chains = _array(config, subscriptions)
     simple = {engine: _simple(nest) for engine, nest in nests.items()}
-    iacts, iact_words = _flits(config, simple[Engine.READ_IACT], "iact", len(pes), subscriptions)
-    weights, weight_words = _flits(config, simple[Engine.READ_WEIGHT], "weight", len(pes), subscriptions)
+    engines = loaders(config)
+    sent = []
+    for engine in engines[:-1]:
+        operand, reader = _READERS[engine.first]
+        reader = reader.at(engine.port)
+        if reader not in simple:
+            sent.append((np.zeros(0, FLIT), np.zeros((0, 0), np.int32)))
+            continue
+        several = reader.first.at(1) in simple  # or else the first port feeds all rows
+        first = engine.port * config.port_rows
+        rows = range(first, min(len(pes), first + (config.port_rows if several else config.rows)))
+        sent.append(_flits(config, simple[reader], operand, rows, subscriptions))
     nothing = np.zeros(0, BURST)
+    loads = [_bursts(config, simple[engine]) if engine in simple else nothing for engine in engines]
     return Streams(
         pes=pes,
         hops=hops,
         chains=chains,
         steps=_steps(config, simple[Engine.STEP]),
-        iacts=iacts,
-        iact_words=iact_words,
-        weights=weights,
-        weight_words=weight_words,
+        flits=_stacked([flits for flits, _ in sent]),
+        flit_counts=np.array([len(flits) for flits, _ in sent], np.int32),
+        fed_rows=np.array([len(taken) for _, taken in sent], np.int32),
+        words_taken=_stacked([taken for _, taken in sent]),
         words=_words(config, simple[Engine.DRAIN]),
-        loads=tuple(_bursts(config, simple[e]) if e in simple else nothing for e in LOADERS),  # type: ignore[arg-type]
+        loads=_stacked(loads),
+        load_counts=np.array([len(load) for load in loads], np.int32),
         stores=_bursts(config, simple[Engine.STORE]),
         columns=simple[Engine.DRAIN].values["columns"],
     )
+
+
+def _stacked(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Return arrays as one, each filled up at its ends."""
+    shape = np.max([array.shape for array in arrays], axis=0)
+    result = np.zeros((len(arrays), *shape), arrays[0].dtype)
+    for place, array in enumerate(arrays):
+        result[(place, *map(slice, array.shape))] = array
+    return result
