@@ -270,11 +270,11 @@ class Array(Block):
         What comes from below ends there if the port is open.
         """
         own, opened = getattr(self, f"{operand}_more")[port - 1], getattr(self, f"{operand}_open")[port - 1]
-        chosen = stream.Signature(flit_layout(self._config)).create(path=(f"{operand}_{port}",))
+        chosen: stream.Interface = stream.Signature(flit_layout(self._config)).create(path=(f"{operand}_{port}",))
         m.d.comb += [
             chosen.valid.eq(Mux(opened, own.valid, below.valid)),
             chosen.payload.eq(Mux(opened, own.payload, below.payload)),
             own.ready.eq(opened & chosen.ready),
             below.ready.eq(opened | chosen.ready),
         ]
-        return wiring.flipped(chosen)
+        return chosen

@@ -28,6 +28,7 @@ from rowmesh.hw.reset import with_own_reset
 
 __all__ = ["ENGINES", "WAITS", "Core", "counter_widths", "loaders"]
 
+
 def loaders(config: ArchConfig) -> tuple[Engine, ...]:
     """Load engines in the order of their read ports."""
     return (
@@ -178,8 +179,8 @@ class Core(Block):
         m.submodules.array = array
         wiring.connect(m, wiring.flipped(self.config), array.config)
 
-        for number, engine in enumerate(loaders(config)):
-            unit = engines[engine.first][engine.port]
+        for number, loader in enumerate(loaders(config)):
+            unit = engines[loader.first][loader.port]
             wiring.connect(m, unit.request, wiring.flipped(self.requests[number]))
             wiring.connect(m, wiring.flipped(self.data[number]), unit.data)
         fed = list(zip([*load_iact, *load_weight], [*read_iact, *read_weight], strict=True))

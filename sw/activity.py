@@ -45,8 +45,10 @@ def active_shares(m: Mapping) -> npt.NDArray[np.float64]:
     channels = _by_edge(m.c_s, m.ct, m.c_s_rest)
     outputs = _by_edge(m.p_n, m.row_steps, m.p_rest)
     parts = _by_edge(m.q_x, m.qt, m.q_x_rest)
-    for row in range(m.chains * m.chain):
-        k, place = divmod(row, m.chain)
+    for row, used in enumerate(m.rows):
+        if used is None:
+            continue
+        k, place = divmod(used, m.chain)
         for col in range(m.columns):
             mi, xi = divmod(col, m.inner)
             p = k if m.p_y > 1 else xi if m.p_x > 1 else 0
@@ -99,7 +101,7 @@ def link_cycles(m: Mapping) -> dict[str, int]:
         "dram read": sum(dram_beats(m).values()),
         "dram write": ceil_div(x.outputs, m.out_lanes),
         "iact noc": iact,
-        "weight noc": x.n * m.g_t * m.pt * m.qt * max(weight_beats(m), of_row),
+        "weight noc": x.n * m.g_t * m.pt * m.qt * max(weight_beats(m) // m.weight_ports, of_row),
         "psum noc": ceil_div(counts["noc.psum.delivered"], m.columns),
         "drain": drain,
     }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rowmesh.hw.array import pe_words, row_words
+from rowmesh.hw.array import pe_words, port_words, row_words
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.program import Program
 from rowmesh.hw.top import descriptors
@@ -72,7 +72,7 @@ def _tiles(m: Mapping, strides: dict[str, dict[str, int]]) -> list[Loop]:
     return [Loop(name, bound, strides.get(name, {})) for name, bound in bounds.items()]
 
 
-def _read_iact(m: Mapping) -> Nest:
+def _read_iact(m: Mapping, port: int) -> Nest:
     x = m.layer
     (uy, ux), beats, lanes = x.stride, m.tile_beats, m.lanes
     loops = _tiles(m, {"pt": {"y": m.p0 * m.p_n * uy}, "qt": {"x": m.q0 * ux}})
@@ -125,7 +125,7 @@ def _read_iact(m: Mapping) -> Nest:
         "sync_mask": ("mt", "ct", *inner) if m.resident else tuple(inner),
         **_edges(m, ("pt", "pj")),
     }
-    return Nest(loops, {"x": base_x, "y": -x.padding[0]}, conditions, values)
+    return Nest(loops, {"x": base_x, "y": -x.padding[0], "block": port * m.blocks}, conditions, values)
 
 
 def _read_rows(m: Mapping) -> list[Loop]:
@@ -164,7 +164,7 @@ def _read_rows(m: Mapping) -> list[Loop]:
     return [rows, Loop("phase", m.r_s, {"address": dy * row, "y": dy, "phase": m.blocks}), blocks]
 
 
-def _load_iact(m: Mapping, memory: MemoryMap) -> Nest:
+def _load_iact(m: Mapping, memory: MemoryMap, port: int) -> Nest:
     x, layout, lanes = m.layer, m.iact_layout, m.lanes
     uy, ux = x.stride
     beat = m.config.beat_bytes
@@ -185,13 +185,15 @@ def _load_iact(m: Mapping, memory: MemoryMap) -> Nest:
         Loop("cb", m.blocks, {"address": layout.stride_block, "block": 1}),
         Loop("y", m.tile_rows, {"address": layout.stride_row, "y": 1}),
     ]
+    start = memory.iact + port * m.blocks * layout.stride_block
     used_columns = min(x.w, (x.q - 1) * ux + m.window - x.padding[1])
     return Nest(
         loops,
         {
-            "address": memory.iact - x.padding[0] * layout.stride_row + base_x * beat & 0xFFFFFFFF,
+            "address": start - x.padding[0] * layout.stride_row + base_x * beat & 0xFFFFFFFF,
             "x": base_x,
             "y": -x.padding[0],
+            "block": port * m.blocks,
         },
         {"length_mask": None},
         {
@@ -217,7 +219,18 @@ def _linear(m: Mapping, base: int, beats: int, segment: int) -> Nest:
     )
 
 
+def _load_weight(m: Mapping, memory: MemoryMap, port: int) -> Nest:
+    beats = weight_beats(m) // m.weight_ports
+    return _linear(m, memory.weight + port * m.g_t * beats * m.config.beat_bytes, beats, min(beats, 1024))
+
+
 def _read_weight(m: Mapping) -> Nest:
+    """Return the nest of a port: all ports' are the same."""
+    chains, chain_groups = m.m_y * m.g_y, m.c_s
+    if chains > 1:
+        chains //= m.weight_ports
+    else:
+        chain_groups //= m.weight_ports
     flits = ceil_div(m.weights, m.lanes)
     loops = _tiles(m, {})
     loops += [
@@ -226,8 +239,8 @@ def _read_weight(m: Mapping) -> Nest:
         Loop("mj", m.m1),
         Loop("flit", flits),
         Loop("mi", m.m_x, {"index": 1}, m.m_x_rest, ("mt",)),
-        Loop("k", m.m_y * m.g_y, {"phase": m.chain}),
-        Loop("ci", m.c_s, {"phase": m.r_s}, m.c_s_rest, ("ct",)),
+        Loop("k", chains, {"phase": m.chain}),
+        Loop("ci", chain_groups, {"phase": m.r_s}, m.c_s_rest if m.weight_ports == 1 else chain_groups, ("ct",)),
         Loop("r", m.r_s, {"phase": 1}),
     ]
     return Nest(
@@ -466,10 +479,10 @@ def nests(
     width = m.config.data_width
     clamp = clamp or (-(1 << (width - 1)), (1 << (width - 1)) - 1)
     engines = {
-        Engine.LOAD_IACT: _load_iact(m, memory),
-        Engine.LOAD_WEIGHT: _linear(m, memory.weight, weight_beats(m), min(weight_beats(m), 1024)),
-        Engine.READ_IACT: _read_iact(m),
-        Engine.READ_WEIGHT: _read_weight(m),
+        **{Engine.LOAD_IACT.at(port): _load_iact(m, memory, port) for port in range(m.iact_ports)},
+        **{Engine.LOAD_WEIGHT.at(port): _load_weight(m, memory, port) for port in range(m.weight_ports)},
+        **{Engine.READ_IACT.at(port): _read_iact(m, port) for port in range(m.iact_ports)},
+        **{Engine.READ_WEIGHT.at(port): _read_weight(m) for port in range(m.weight_ports)},
         Engine.STEP: _step(m),
         Engine.DRAIN: _drain(m, zero_point, clamp),
         Engine.STORE: _store(m, memory),
@@ -484,18 +497,19 @@ def subscriptions(m: Mapping) -> dict[int, int]:
     """Return the configuration words of all PEs and row taps, idle ones included."""
     words: dict[int, int] = {}
     config = m.config
-    for row in range(config.rows):
-        used = row < m.chains * m.chain
-        k, place = divmod(row, m.chain)
+    words |= port_words(config, {"iact": m.iact_ports, "weight": m.weight_ports})
+    for row, used in enumerate(m.rows):
+        k, place = divmod(used or 0, m.chain)
         ci, r = divmod(place, m.r_s)
-        if used:
+        if used is not None:
+            phase = place if m.p_y > 1 else used % (m.chains * m.chain // m.weight_ports)
             words |= row_words(row, "iact", _iact_row(m, k, ci, r))
             words |= row_words(
                 row,
                 "weight",
                 {
-                    "phase_low": place if m.p_y > 1 else row,
-                    "phase_high": place if m.p_y > 1 else row,
+                    "phase_low": phase,
+                    "phase_high": phase,
                     "index_low": 0,
                     "index_high": m.m_x - 1,
                     "lane_low": 0,
@@ -507,7 +521,7 @@ def subscriptions(m: Mapping) -> dict[int, int]:
             words |= row_words(row, "iact", {}) | row_words(row, "weight", {})
         for col in range(config.cols):
             mi, xi = divmod(col, m.inner)
-            if not used or col >= m.columns:
+            if used is None or col >= m.columns:
                 words |= pe_words(row, col, {})
                 continue
             output_row = k if m.p_y > 1 else xi if m.p_x > 1 else 0
@@ -560,18 +574,21 @@ def _iact_row(m: Mapping, k: int, ci: int, r: int) -> dict[str, int]:
     """Subscription to iacts of a row: chain ``k``, channel group and filter row of the chain."""
     kind, _ = _shift(m, r)
     if m.planar:
-        block, last_block, low, high = ci, ci, 0, m.lanes - 1
+        first, low, high = ci, 0, m.lanes - 1
+        last = first
     else:
-        block, low = divmod((k if m.g_y > 1 else ci) * m.pe_words, m.lanes)
-        last_block, high = block + ceil_div(m.pe_words, m.lanes) - 1, min(low + m.pe_words, m.lanes) - 1
+        first, low = divmod((k if m.g_y > 1 else ci) * m.pe_words, m.lanes)
+        last, high = first + ceil_div(m.pe_words, m.lanes) - 1, min(low + m.pe_words, m.lanes) - 1
+    if m.iact_ports > 1:
+        first, last = first % m.blocks, last % m.blocks
     last_kind = kind
     if m.p_y > 1:
         kind = k * (m.layer.stride[0] if m.r0 > 1 else 1)
         last_kind = kind + m.height - 1 if m.r0 > 1 else kind
     indices = [index for xi in range(m.inner) for index in _iact_index(m, r, xi)]
     return {
-        "phase_low": kind * m.blocks + block,
-        "phase_high": last_kind * m.blocks + last_block,
+        "phase_low": kind * m.blocks + first,
+        "phase_high": last_kind * m.blocks + last,
         "index_low": min(indices),
         "index_high": max(indices),
         "lane_low": low,
@@ -581,14 +598,14 @@ def _iact_row(m: Mapping, k: int, ci: int, r: int) -> dict[str, int]:
 
 
 def pack_weights(m: Mapping, weights: npt.NDArray[np.int64]) -> bytes:
-    """Pack weights [M, C / G, R, S] in the order of use, a flit for each PE in turn.
+    """Pack weights [M, C / G, R, S] in the order of use, port after port, a flit for each PE in turn.
 
     Source: the order of :func:`_read_weight`'s loops; within a PE filter columns, rows, channels, filters.
     """
     lanes = m.lanes
     flits = ceil_div(m.weights, lanes)
-    chains = m.m_y * m.g_y
-    pieces = []
+    chains, ports = m.m_y * m.g_y, m.weight_ports
+    pieces: list[list[bytes]] = [[] for _ in range(ports)]
     for g in range(m.g_t):
         group = weights[g * m.g_n * m.m : (g + 1) * m.g_n * m.m]
         if m.g0 > 1:  # a row of the array has neighbouring groups; those of the rows alternate, as filters do
@@ -601,11 +618,15 @@ def pack_weights(m: Mapping, weights: npt.NDArray[np.int64]) -> bytes:
                 tile = filters[:, ct * m.c_s * m.c0 :][:, : cs * m.c0]
                 tile = tile.reshape(mx, m.m1, m.pe_filters, chains, cs, m.c0, m.r_t, m.r_s, m.r0, m.layer.s)
                 tile = tile.transpose(6, 1, 0, 3, 4, 7, 9, 8, 5, 2)  # rt, mj, mi, k, ci, r_s; in a PE s, r0, c0, m0
-                words = np.zeros((m.r_t, m.m1, mx, chains, cs, m.r_s, flits * lanes), np.int64)
+                # ports share the chains of a column, or else the channel groups of its one chain
+                rows = (ports, chains // ports, cs) if chains > 1 else (chains, ports, cs // ports)
+                words = np.zeros((m.r_t, m.m1, mx, *rows, m.r_s, flits * lanes), np.int64)
                 words[..., : m.weights] = tile.reshape(*words.shape[:-1], m.weights)
                 words = np.moveaxis(words.reshape(*words.shape[:-1], flits, lanes), -2, 2)
-                pieces.append(words.astype(f"<i{m.config.data_width // 8}").tobytes())
-    return b"".join(pieces)
+                words = np.moveaxis(words, 4 if chains > 1 else 5, 0).astype(f"<i{m.config.data_width // 8}")
+                for port, own in zip(pieces, words, strict=True):
+                    port.append(own.tobytes())
+    return b"".join(b"".join(port) for port in pieces)
 
 
 def pack_params(m: Mapping, bias: npt.NDArray[np.int64], scale: npt.NDArray[np.float32]) -> bytes:
@@ -633,7 +654,8 @@ def compile_layer(m: Mapping, memory: MemoryMap, zero_point: int = 0, clamp: tup
     program.write(0, array)
     for engine, nest in engines.items():
         program.write(0, nest.encode(layouts[engine]))
-    program.start(0, *engines)
-    program.wait(*engines)
+    started = [engine for engine in engines if engine.port == 0]
+    program.start(0, *started)
+    program.wait(*started)
     program.end()
     return program

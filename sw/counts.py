@@ -41,7 +41,7 @@ def first_slice_beats(m: Mapping) -> int:
     unit = m.lanes if m.planar else 1
     rows = _inside(np.array([-x.padding[0]]), m.tile_rows, x.h)
     columns = _inside(np.array([(-x.padding[1] - m.x_offset) // unit]), m.tile_beats, ceil_div(x.w, unit))
-    return rows * columns * m.blocks
+    return rows * columns * m.blocks * m.iact_ports
 
 
 def _sent(m: Mapping) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping as Dict
 import numpy as np
 import numpy.typing as npt
 
-from rowmesh.hw.array import pe_words, row_words
+from rowmesh.hw.array import OPERANDS, pe_words, row_words
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.multicast import ROW_FIELDS
@@ -38,6 +38,15 @@ def _classes(nest: Nest) -> Iterator[dict[str, int]]:
         yield dict(zip((loop.name for loop in loops), corner, strict=True))
 
 
+def _ports(config: ArchConfig, nests: Dict[Engine, Nest]) -> Iterator[tuple[str, Nest, range]]:
+    """Operand, reader and rows of every port that a layer uses."""
+    for operand, first in zip(OPERANDS, (Engine.READ_IACT, Engine.READ_WEIGHT), strict=True):
+        used = [engine for engine in nests if engine.first is first]
+        height = config.rows if len(used) == 1 else config.port_rows
+        for engine in used:
+            yield operand, nests[engine], range(engine.port * height, (engine.port + 1) * height)
+
+
 def check_deadlock_freedom(config: ArchConfig, nests: Dict[Engine, Nest], subscriptions: Dict[int, int]) -> None:
     """Check a layer's program by exact occupancy counts of every PE's operand buffets.
 
@@ -60,7 +69,7 @@ def check_deadlock_freedom(config: ArchConfig, nests: Dict[Engine, Nest], subscr
     rows = {
         (row, operand): decode(ROW_FIELDS, subscriptions, list(row_words(row, operand, {})))
         for row in range(config.rows)
-        for operand in ("iact", "weight")
+        for operand in OPERANDS
     }
     pes = {
         (row, col): decode(PE_FIELDS, subscriptions, list(pe_words(row, col, {})))
@@ -75,7 +84,7 @@ def check_deadlock_freedom(config: ArchConfig, nests: Dict[Engine, Nest], subscr
         except IndexError:
             continue  # the last row of a full tile does not exist in the last, shorter one
         edges = edge_flags(step, steps, config.edge_flags)
-        for operand, reader in (("iact", nests[Engine.READ_IACT]), ("weight", nests[Engine.READ_WEIGHT])):
+        for operand, reader, fed in _ports(config, nests):
             if operand == "weight" and corner["pj"] != 0:
                 continue  # a tile's weights serve all of its rows
             if operand == "iact":
@@ -96,7 +105,7 @@ def check_deadlock_freedom(config: ArchConfig, nests: Dict[Engine, Nest], subscr
             flits = reader.tokens({name: at for name, at in corner.items() if name in held})
             flit_edges = edge_flags(reader, flits, config.edge_flags)
             low, high = flit_lanes(reader, flits)
-            used = {place: pe for place, pe in pes.items() if not (pe["skip"] & int(edges[0]))}
+            used = {place: pe for place, pe in pes.items() if place[0] in fed and not (pe["skip"] & int(edges[0]))}
             words = _delivered(operand, flits, flit_edges, low, high, rows, used)
             capacity = config.iact_spad if operand == "iact" else config.weight_spad
             _check_stream(operand, corner, words, needs, released, sync, capacity)

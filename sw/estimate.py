@@ -61,8 +61,8 @@ def iact_cycles(m: Mapping, q_tile: int, p: int, blocks: int | None = None) -> i
 
 
 def _weight_flits(m: Mapping) -> int:
-    """Weight flits of a pass, on average over the passes."""
-    return ceil_div(weight_beats(m), m.mt * m.ct * m.r_t)
+    """Weight flits of a port in a pass, on average over the passes."""
+    return ceil_div(weight_beats(m) // m.weight_ports, m.mt * m.ct * m.r_t)
 
 
 def _burst(m: Mapping, emitted: int, chains: int) -> int:

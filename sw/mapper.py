@@ -72,7 +72,8 @@ class _Space:
                 chains = rows["p_y"] * rows["m_y"] * rows["g_y"]
                 for c_s in self._chain(self.config.rows // (chains * rows["r_s"]), c0, rows["g_y"] * rows["g0"]):
                     for columns in self._columns(stationary, c0 * rows["r0"] * rows["g0"], rows):
-                        base = {**rows, **columns, "stationary": stationary, "c0": c0, "c_s": c_s}
+                        ports = self._ports(rows, c0, c_s)
+                        base = {**rows, **columns, "stationary": stationary, "c0": c0, "c_s": c_s, "ports": ports}
                         yield from self._filters(base)
 
     def _rows(self) -> Iterator[Factors]:
@@ -108,6 +109,15 @@ class _Space:
                 size = {"P": x.p, "M": self.m, "G": x.groups}[dimension]
                 if value > 1 and self.flow.allows("rows", dimension, value, size):
                     yield none | {name: value}
+
+    def _ports(self, rows: Factors, c0: int, c_s: int) -> int:
+        """Groups of rows that ports of their own feed: as many as there are, where each can have its share."""
+        ports, lanes = self.config.ports, self.config.flit_words
+        chains = rows["m_y"] * rows["g_y"]
+        words = rows["g_y"] * rows["g0"] * self.c if rows["g_y"] > 1 else c_s * c0
+        whole = self.planar or rows["m_y"] > 1 or words % (ports * lanes) == 0 or self.config.iact_ports == 1
+        shared = (c_s if chains == 1 else chains) % ports == 0 and rows["p_y"] == 1
+        return ports if shared and whole and self.c % (c_s * c0) == 0 else 1
 
     def _chain(self, most: int, c0: int, groups_at_once: int) -> list[int]:
         """Channel groups along a chain: as many as fit, or a divisor near that."""

@@ -70,6 +70,9 @@ class Mapping:
         Filter groups of a PE, one after another, for the same iacts (order ``iact``).
     stationary : {"weight", "psum", "iact"}
         The order of loops within a PE.
+    ports : int
+        Groups of rows with ports of their own (1: the first port of each operand feeds all rows). Channels, filters or
+        groups along the rows are split over them.
     resident : bool
         The iacts of all channel tiles stay in the global buffer while the filter tiles pass.
 
@@ -98,6 +101,7 @@ class Mapping:
     g_y: int = 1
     g0: int = 1
     m1: int = 1
+    ports: int = 1
     stationary: Stationary = "weight"
 
     def __post_init__(self) -> None:
@@ -215,11 +219,6 @@ class Mapping:
     def m_n(self) -> int:
         """Filters of a filter group across the columns."""
         return self.m1 * self.m0 * self.m_y
-
-    @property
-    def plain(self) -> bool:
-        """One chain a column, one filter row a PE, sliding windows: the mappings of the Eyeriss chip."""
-        return not self.patched and self.r0 == self.q_x == self.chains == self.g0 == 1
 
     @property
     def held(self) -> bool:
@@ -340,6 +339,23 @@ class Mapping:
         """Columns used."""
         return self.m_x * self.inner
 
+    @property
+    def iact_ports(self) -> int:
+        """Ports that iacts come through: one if all rows take the same, or if there is no other."""
+        return 1 if self.m_y > 1 else min(self.ports, self.config.iact_ports)
+
+    @property
+    def weight_ports(self) -> int:
+        """Ports that weights come through."""
+        return min(self.ports, self.config.weight_ports)
+
+    @property
+    def rows(self) -> list[int | None]:
+        """For each row of the array its place among the rows in use, chain after chain, or None."""
+        used, a = self.chains * self.chain // self.ports, self.config
+        height = a.rows // self.ports
+        return [row // height * used + row % height if row % height < used else None for row in range(a.rows)]
+
     # iacts
 
     @property
@@ -349,14 +365,14 @@ class Mapping:
 
     @property
     def blocks(self) -> int:
-        """Channel blocks of a channel tile in the global buffer (channels, in the packed form)."""
+        """Channel blocks of a channel tile in a bank of the global buffer (channels, in the packed form)."""
         channels = self.g_n * self.c if self.g_n > 1 else min(self.c, self.c_s * self.c0)
-        return channels if self.planar else ceil_div(channels, self.lanes)
+        return (channels if self.planar else ceil_div(channels, self.lanes)) // self.iact_ports
 
     @property
     def blocks_rest(self) -> int:
         """Channel blocks of the last channel tile."""
-        if self.g_n > 1:
+        if self.g_n > 1 or self.iact_ports > 1:
             return self.blocks
         return self.c_rest if self.planar else ceil_div(self.c_rest, self.lanes)
 
@@ -476,6 +492,7 @@ class Mapping:
             rule(self.chain == 1, "the largest of a window cannot be taken along a chain of PEs")
             rule(self.held or self.ct * self.r_t == 1, "the largest of a window has to be taken within a PE")
         self._check_space(rule)
+        self._check_ports(rule)
         self._check_flits(rule)
         self._check_beats(rule)
 
@@ -537,9 +554,30 @@ class Mapping:
         else:
             index = self.p_x + (self.height - 1) // x.stride[0]
         index = max(index, self.m_x)
-        phases = max(self.blocks * self.phases, self.m_y * self.g_y * self.chain)
+        phases = max(self.blocks * self.phases, self.m_y * self.g_y * self.chain // self.weight_ports)
         rule(index <= 1 << a.tag_width, f"{index} tag indices exceed {a.tag_width} bits")
         rule(phases <= 1 << a.tag_width, f"{phases} tag phases exceed {a.tag_width} bits")
+
+    def _check_ports(self, rule: Callable[[bool, str], None]) -> None:
+        """Check how rows are split over ports: each has as much of the same."""
+        a = self.config
+        if self.ports == 1:
+            return
+        rule(self.ports == a.ports, f"ports must be 1 or {a.ports}, not {self.ports}")
+        split = self.c_s if self.chains == 1 else self.m_y * self.g_y
+        rule(
+            split % self.ports == 0,
+            f"channel groups of a chain, or filters or groups along the rows, must be shared by {self.ports} ports, "
+            f"not {split}",
+        )
+        rule(
+            self.chains * self.chain // self.ports <= a.rows // self.ports,
+            f"{self.chains * self.chain // self.ports} rows of a port exceed its {a.rows // self.ports}",
+        )
+        rule(self.c_s_rest == self.c_s, "ports need whole channel tiles along the chain")
+        if self.iact_ports > 1 and not self.planar:
+            words = (self.g_n * self.c if self.g_n > 1 else self.c_s * self.c0) // self.iact_ports
+            rule(words % self.lanes == 0, f"channels of a port ({words}) are no whole flits of {self.lanes}")
 
     def _check_flits(self, rule: Callable[[bool, str], None]) -> None:
         """Check how iact words lie in flits."""
@@ -631,7 +669,7 @@ class Mapping:
         loop("parallel-for m1", self.m_x)
         loop("parallel-for p", self.p_x)
         loop("parallel-for q1", self.q_x)
-        level("spatial, rows")
+        level("spatial, rows" + (f", shared by {self.ports} ports" if self.ports > 1 else ""))
         loop("parallel-for g", self.g_y)
         loop("parallel-for p", self.p_y)
         loop("parallel-for m", self.m_y)

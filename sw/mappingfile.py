@@ -42,6 +42,7 @@ _MADE_BY = "rowmesh map ... --out FILE"
 _LAYER_KEYS = ("layer", "dataflow", "plane", "nest")
 _TARGETS = ("DRAM", "GLB", "columns", "rows", "pe", "spad")
 _SPATIAL = ("columns", "rows")
+_PORTED = "rows"  # what ports can share
 _KEEPS: Dict[str, tuple[str, ...]] = {"GLB": ("iact", "psum"), "spad": get_args(Stationary)}
 _PERMUTATIONS = {"DRAM": "NGPQM", "GLB": "CRP", "columns": "MPQ", "rows": "GPMCR", "pe": "M"}
 _SPAD_PERMUTATIONS: Dict[Stationary, str] = {"weight": "QSRCGM", "psum": "SRCQGM", "iact": "SRCQGM"}
@@ -114,7 +115,8 @@ def _nest(m: Mapping) -> list[Any]:
             "permutation": order,
             "factors": {dimension: factors[target, dimension] for dimension in order},
         }
-        directives.append(_flow(directive | ({"keep": kept[target]} if target in kept else {})))
+        ports = {"ports": m.ports} if target == _PORTED and m.ports > 1 else {}
+        directives.append(_flow(directive | ports | ({"keep": kept[target]} if target in kept else {})))
     return directives
 
 
@@ -212,6 +214,7 @@ class _Reader:
         columns = given.get(("spad", "Q"), 0) or max(1, layer.q // factors["q_x"])
         factors |= {
             "q0": columns * factors["q_x"],
+            "ports": given.get((_PORTED, "ports"), 1),
             "resident": "iact" in kept["GLB"],
             "stationary": stationary,
             "dataflow": dataflow,
@@ -268,13 +271,19 @@ class _Reader:
                 raise self.document.error(
                     (*self.place, *place, "target"), f"must be given once, not twice ({target}); merge the two"
                 )
-            keys = ("target", "type", "permutation", "factors", *(["keep"] if target in _KEEPS else []))
+            more = {_PORTED: ["ports"]}.get(target, ["keep"] if target in _KEEPS else [])
+            keys = ("target", "type", "permutation", "factors", *more)
             self.document.known_keys((*self.place, *place), directive, keys)
             kind = "spatial" if target in _SPATIAL else "temporal"
             if directive.get("type", kind) != kind:
                 self._refuse((*place, "type"), f"{kind} at {target}", directive["type"], kind)
             places[target], orders[target] = place, directive.get("permutation")
             factors = self.document.mapping((*self.place, *place, "factors"), directive.get("factors", {}))
+            if "ports" in directive:
+                ports, most = directive["ports"], self.config.ports
+                if type(ports) is not int or ports not in (1, most):
+                    self._refuse((*place, "ports"), f"1 or the ports of the architecture ({most})", ports, most)
+                given[target, "ports"] = ports
             given |= {(target, key): value for key, value in self._factors(target, place, factors).items()}
             if "keep" in directive:
                 kept[target] = self._keep(target, (*place, "keep"), directive["keep"])

@@ -230,13 +230,16 @@ def predict(m: Mapping) -> Prediction:
 
 
 @functools.lru_cache(maxsize=64)
-def _program_words(config: ArchConfig, requant: bool) -> int:
-    """Words of a layer's program: every field of every engine and PE is written."""
+def _program_words(config: ArchConfig, iact_ports: int, weight_ports: int, requant: bool) -> int:
+    """Words of a layer's program: every field of every engine in use and of every PE is written."""
     from rowmesh.hw.top import descriptors
 
     layouts = descriptors(config)
-    used = [layout for engine, layout in layouts.items() if requant or engine is not Engine.LOAD_PARAM]
-    array = config.rows * (config.cols * 2 + 4 + 2)  # PEs and taps of a row: two runs of addresses with a header each
+    ports = {Engine.LOAD_IACT: iact_ports, Engine.READ_IACT: iact_ports, Engine.LOAD_PARAM: int(requant)}
+    ports |= {Engine.LOAD_WEIGHT: weight_ports, Engine.READ_WEIGHT: weight_ports}
+    used = [layout for engine, layout in layouts.items() if engine.port < ports.get(engine.first, 1)]
+    # PEs and taps of a row: two runs of addresses with a header each; the ports' words come behind those of the taps
+    array = config.rows * (config.cols * 2 + 4 + 2) + config.ports - 1
     empty = len(Program().words)
     return empty + array + sum(len(Program().write(0, layout.encode([], {}, {})).words) - empty for layout in used) + 3
 
@@ -244,7 +247,7 @@ def _program_words(config: ArchConfig, requant: bool) -> int:
 def _config_cycles(m: Mapping) -> int:
     """Cycles of the program: two reads' latency, then a word a cycle, and its settling."""
     a = m.config
-    words = _program_words(a, m.layer.output == "requant")
+    words = _program_words(a, m.iact_ports, m.weight_ports, m.layer.output == "requant")
     fetched = fetch_beats(a) * a.beat_bytes // 4
     request = ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency
     first = CommandProcessor.latency + request + 4

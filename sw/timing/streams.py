@@ -35,8 +35,8 @@ class Streams(NamedTuple):
     ``pes`` are the PEs in use with their subscriptions, over rows and columns, ``hops`` their taps of the buses of
     steps, iacts and weights, and ``chains`` all hops of the psum chains. ``loads`` are those of the read ports in their
     order (hw/core.py), ``flits`` what the banks behind them send, each ``load_counts`` and ``flit_counts`` of them.
-    ``words_taken`` are the words that a port's rows, ``fed_rows`` of them, take of each flit. ``columns`` hold psums of a
-    tile.
+    ``words_taken`` are the words that a port's rows, ``fed_rows`` of them, take of each flit. ``columns`` hold psums of
+    a tile.
     """
 
     pes: Records
@@ -336,5 +336,5 @@ def _stacked(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
     shape = np.max([array.shape for array in arrays], axis=0)
     result = np.zeros((len(arrays), *shape), arrays[0].dtype)
     for place, array in enumerate(arrays):
-        result[(place, *map(slice, array.shape))] = array
+        result[place][tuple(slice(size) for size in array.shape)] = array
     return result
