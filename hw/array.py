@@ -15,12 +15,15 @@ from rowmesh.hw.nest import ConfigBus
 from rowmesh.hw.pe import PE_EVENTS, PE_FIELDS, PE_WAITS, ProcessingElement
 from rowmesh.hw.reset import with_own_reset
 
-__all__ = ["OPERANDS", "Array", "Row", "pe_words", "port_words", "row_words"]
+__all__ = ["OPERANDS", "Array", "Row", "column_address", "pe_words", "port_words", "row_address", "row_words"]
 
 OPERANDS = ("iact", "weight")
 """What comes along trunks of flits."""
 
-_ROW_SHIFT, _COL_SHIFT, _TAP_BIT = 9, 1, 8
+# Addresses within the array: a row, then a PE of it and one of the PE's words. With the tap bit it is a word of the
+# row's taps or ports; with the column bit too, a word of all PEs of the column whose number stands for the row's.
+_ROW_SHIFT, _COL_SHIFT, _TAP_BIT, _COLUMN_BIT = 9, 1, 8, 7
+_ALL_COLUMNS = (1 << _TAP_BIT - _COL_SHIFT) - 1
 _PORT_WORD = 2 * len(OPERANDS)  # behind the words of a row's taps
 
 
@@ -35,6 +38,16 @@ def pe_words(row: int, col: int, values: dict[str, int]) -> dict[int, int]:
     """Configuration words of a PE's subscription, by address (fields: PE_FIELDS)."""
     at = Engine.ARRAY.base | row << _ROW_SHIFT | col << _COL_SHIFT
     return {at + k: word for k, word in enumerate(_pack(PE_FIELDS, values))}
+
+
+def row_address(row: int, word: int) -> int:
+    """Address of a word of the subscriptions of all PEs of a row."""
+    return Engine.ARRAY.base | row << _ROW_SHIFT | _ALL_COLUMNS << _COL_SHIFT | word
+
+
+def column_address(col: int, word: int) -> int:
+    """Address of a word of the subscriptions of all PEs of a column."""
+    return Engine.ARRAY.base | col << _ROW_SHIFT | 1 << _TAP_BIT | 1 << _COLUMN_BIT | word
 
 
 def row_words(row: int, operand: str, values: dict[str, int]) -> dict[int, int]:
@@ -114,13 +127,18 @@ class Row(Block):
             m.d.sync += getattr(self.config_o, name).eq(getattr(self.config_i, name))
         address = self.config_o.address
         mine = Signal()
-        m.d.comb += mine.eq(self.config_o.valid & address[15] & (address[_ROW_SHIFT:15] == self.number))
+        by_column = Signal()
+        m.d.comb += [
+            mine.eq(self.config_o.valid & address[15] & (address[_ROW_SHIFT:15] == self.number)),
+            by_column.eq(self.config_o.valid & address[15] & address[_TAP_BIT] & address[_COLUMN_BIT]),
+        ]
 
         pes = []
         for col in range(config.cols):
             m.submodules[f"pe{col}"] = pe = ProcessingElement(config)
             pes.append(pe)
-            chosen = mine & ~address[_TAP_BIT] & (address[_COL_SHIFT:_TAP_BIT] == col)
+            place, column = address[_COL_SHIFT:_TAP_BIT], address[_ROW_SHIFT:15]
+            chosen = mine & ~address[_TAP_BIT] & ((place == col) | place.all()) | by_column & (column == col)
             m.d.comb += [
                 pe.write.eq(Cat(chosen & ~address[0], chosen & address[0])),
                 pe.write_data.eq(self.config_o.data),
@@ -131,9 +149,7 @@ class Row(Block):
         buses = {}
         for number, name in enumerate(OPERANDS):
             m.submodules[f"{name}_tap"] = tap = RowTap(config)
-            chosen = mine & address[_TAP_BIT] & (address[1] == number)
-            if config.ports > 1:
-                chosen &= ~address[2]
+            chosen = mine & address[_TAP_BIT] & ~address[_COLUMN_BIT] & (address[1:3] == number)
             m.d.comb += [
                 tap.write.eq(Cat(chosen & ~address[0], chosen & address[0])),
                 tap.write_data.eq(self.config_o.data),

@@ -49,6 +49,8 @@ class ArchConfig:
         Psums of each column's accumulating bank (part of the global buffer).
     param_words : int
         Output channels whose bias and scale the post-processing unit holds.
+    drain_lanes : int
+        Columns whose psums are post-processed together; 0: as many as a beat has data words.
     axi_data_width, axi_addr_width : int
         Memory port, in bits.
     burst_beats : int
@@ -91,6 +93,7 @@ class ArchConfig:
     glb_weight_flits: int = 256
     psum_bank_words: int = 512
     param_words: int = 256
+    drain_lanes: int = 0
     axi_data_width: int = 64
     axi_addr_width: int = 32
     burst_beats: int = 16
@@ -125,6 +128,7 @@ class ArchConfig:
             ("glb_weight_flits", 16, 1 << 16),
             ("psum_bank_words", 16, 1 << 16),
             ("param_words", 8, 4096),
+            ("drain_lanes", 0, self.cols),
             ("axi_addr_width", 32, 64),
             ("burst_beats", 1, 256),
             ("read_bursts", 2, 64),
@@ -198,8 +202,8 @@ class ArchConfig:
 
     @property
     def lanes(self) -> int:
-        """Post-processing lanes: output words of a beat, no more than there are columns."""
-        return min(self.flit_words, self.cols)
+        """Post-processing lanes: by default the data words of a beat, no more than there are columns."""
+        return self.drain_lanes or min(self.flit_words, self.cols)
 
     @property
     def bank_groups(self) -> int:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rowmesh.hw.array import pe_words, port_words, row_words
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.program import Program
 from rowmesh.hw.top import descriptors
@@ -16,11 +15,10 @@ from rowmesh.sw.counts import weight_beats
 from rowmesh.sw.deadlock import check_deadlock_freedom
 from rowmesh.sw.mapping import Mapping, ceil_div, chunk_beats
 from rowmesh.sw.nestprogram import Loop, Nest
+from rowmesh.sw.subscriptions import EDGES, array_writes, subscriptions
 from rowmesh.sw.tensors import BASE_ALIGNMENT
 
-__all__ = ["MemoryMap", "compile_layer", "nests", "pack_params", "pack_weights", "subscriptions"]
-
-_EDGE_M, _EDGE_C, _EDGE_P, _EDGE_Q = range(4)
+__all__ = ["MemoryMap", "compile_layer", "nests", "pack_params", "pack_weights"]
 
 
 @dataclass(frozen=True)
@@ -56,13 +54,13 @@ def _edges(mapping: Mapping, rows: tuple[str, ...]) -> dict[str, tuple[str, ...]
     """Conditions of the edge flags; ``rows`` are the loops that end in the last row step."""
     conditions: dict[str, tuple[str, ...] | None] = {f"edge{k}_mask": None for k in range(mapping.config.edge_flags)}
     if mapping.m_x_rest != mapping.m_x:
-        conditions[f"edge{_EDGE_M}_mask"] = ("mt",)
+        conditions[f"edge{EDGES.index('M')}_mask"] = ("mt",)
     if mapping.c_s_rest != mapping.c_s:
-        conditions[f"edge{_EDGE_C}_mask"] = ("ct",)
+        conditions[f"edge{EDGES.index('C')}_mask"] = ("ct",)
     if mapping.p_rest != mapping.p_n:
-        conditions[f"edge{_EDGE_P}_mask"] = rows
+        conditions[f"edge{EDGES.index('P')}_mask"] = rows
     if mapping.q_x_rest != mapping.q_x:
-        conditions[f"edge{_EDGE_Q}_mask"] = ("qt",)
+        conditions[f"edge{EDGES.index('Q')}_mask"] = ("qt",)
     return conditions
 
 
@@ -493,110 +491,6 @@ def nests(
     return engines
 
 
-def subscriptions(m: Mapping) -> dict[int, int]:
-    """Return the configuration words of all PEs and row taps, idle ones included."""
-    words: dict[int, int] = {}
-    config = m.config
-    words |= port_words(config, {"iact": m.iact_ports, "weight": m.weight_ports})
-    for row, used in enumerate(m.rows):
-        k, place = divmod(used or 0, m.chain)
-        ci, r = divmod(place, m.r_s)
-        if used is not None:
-            phase = place if m.p_y > 1 else used % (m.chains * m.chain // m.weight_ports)
-            words |= row_words(row, "iact", _iact_row(m, k, ci, r))
-            words |= row_words(
-                row,
-                "weight",
-                {
-                    "phase_low": phase,
-                    "phase_high": phase,
-                    "index_low": 0,
-                    "index_high": m.m_x - 1,
-                    "lane_low": 0,
-                    "lane_high": m.lanes - 1,
-                    "enable": 1,
-                },
-            )
-        else:
-            words |= row_words(row, "iact", {}) | row_words(row, "weight", {})
-        for col in range(config.cols):
-            mi, xi = divmod(col, m.inner)
-            if used is None or col >= m.columns:
-                words |= pe_words(row, col, {})
-                continue
-            output_row = k if m.p_y > 1 else xi if m.p_x > 1 else 0
-            absent = {
-                _EDGE_M: mi >= m.m_x_rest,
-                _EDGE_C: ci >= m.c_s_rest,
-                _EDGE_P: output_row >= m.p_rest,
-                _EDGE_Q: m.q_x > 1 and xi >= m.q_x_rest,
-            }
-            low, high = _iact_index(m, r, xi)
-            words |= pe_words(
-                row,
-                col,
-                {
-                    "iact_low": low,
-                    "iact_high": high,
-                    "weight_low": mi,
-                    "weight_high": mi,
-                    "skip": sum(holds << flag for flag, holds in absent.items()),
-                    "passes": k,
-                    "chain_start": int(place == 0),
-                    "active": 1,
-                    "maximum": int(m.layer.kind == "maxpool"),
-                },
-            )
-    return words
-
-
-def _shift(m: Mapping, r: int) -> tuple[int, int]:
-    """Kind and index of the iact row of filter row ``r`` of a chain, for output row 0."""
-    uy, dy = m.layer.stride[0], m.layer.dilation[0]
-    return (r * dy % uy, r * dy // uy) if m.diagonal else (r, 0)
-
-
-def _iact_index(m: Mapping, r: int, xi: int) -> tuple[int, int]:
-    """Index range of the iacts of a PE, ``xi`` columns into its filter group."""
-    if m.q_x > 1:
-        first = xi * m.q_pe * m.stride[1]
-        return first, first + m.patch_columns(m.q_pe) - 1
-    if m.p_y > 1:
-        return 0, 0
-    if m.r0 > 1:
-        first = xi * m.layer.stride[0]
-        return first, first + m.height - 1
-    _, shift = _shift(m, r)
-    return shift + xi, shift + xi
-
-
-def _iact_row(m: Mapping, k: int, ci: int, r: int) -> dict[str, int]:
-    """Subscription to iacts of a row: chain ``k``, channel group and filter row of the chain."""
-    kind, _ = _shift(m, r)
-    if m.planar:
-        first, low, high = ci, 0, m.lanes - 1
-        last = first
-    else:
-        first, low = divmod((k if m.g_y > 1 else ci) * m.pe_words, m.lanes)
-        last, high = first + ceil_div(m.pe_words, m.lanes) - 1, min(low + m.pe_words, m.lanes) - 1
-    if m.iact_ports > 1:
-        first, last = first % m.blocks, last % m.blocks
-    last_kind = kind
-    if m.p_y > 1:
-        kind = k * (m.layer.stride[0] if m.r0 > 1 else 1)
-        last_kind = kind + m.height - 1 if m.r0 > 1 else kind
-    indices = [index for xi in range(m.inner) for index in _iact_index(m, r, xi)]
-    return {
-        "phase_low": kind * m.blocks + first,
-        "phase_high": last_kind * m.blocks + last,
-        "index_low": min(indices),
-        "index_high": max(indices),
-        "lane_low": low,
-        "lane_high": high,
-        "enable": 1,
-    }
-
-
 def pack_weights(m: Mapping, weights: npt.NDArray[np.int64]) -> bytes:
     """Pack weights [M, C / G, R, S] in the order of use, port after port, a flit for each PE in turn.
 
@@ -651,7 +545,8 @@ def compile_layer(m: Mapping, memory: MemoryMap, zero_point: int = 0, clamp: tup
     program = Program()
     engines, array = nests(m, memory, zero_point, clamp), subscriptions(m)
     check_deadlock_freedom(m.config, engines, array)
-    program.write(0, array)
+    for words in array_writes(m.config, array):
+        program.write(0, words)
     for engine, nest in engines.items():
         program.write(0, nest.encode(layouts[engine]))
     started = [engine for engine in engines if engine.port == 0]

@@ -19,12 +19,13 @@ from rowmesh.hw.core import Core
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.dma import ReadArbiter
 from rowmesh.hw.program import Program
-from rowmesh.sw.compiler import MemoryMap, nests, subscriptions
+from rowmesh.sw.compiler import MemoryMap, nests
 from rowmesh.sw.counts import access_counts, dram_beats
 from rowmesh.sw.estimate import drain_cycles
 from rowmesh.sw.mapping import Mapping, ceil_div
 from rowmesh.sw.memory import MEMORY_LATENCY, WRITE_LATENCY
 from rowmesh.sw.results import PARTS, Prediction
+from rowmesh.sw.subscriptions import array_writes, subscriptions
 from rowmesh.sw.timing.run import run
 from rowmesh.sw.timing.streams import streams
 
@@ -68,6 +69,8 @@ _KEEPS_UP = 0.998
 
 _EVEN = 0.005
 """Share of its cycles by which the first and the second half of what stands for others may differ, or else likewise."""
+
+_EMPTY = len(Program().words)  # of a program without commands
 
 _AT_END = Core.idle_latency + 3
 """Cycles from an idle store engine to the interrupt: WAIT and END of the program, and the register of the latter."""
@@ -230,24 +233,29 @@ def predict(m: Mapping) -> Prediction:
 
 
 @functools.lru_cache(maxsize=64)
-def _program_words(config: ArchConfig, iact_ports: int, weight_ports: int, requant: bool) -> int:
-    """Words of a layer's program: every field of every engine in use and of every PE is written."""
+def _descriptor_words(config: ArchConfig, iact_ports: int, weight_ports: int, requant: bool) -> int:
+    """Words of a layer's descriptors in its program: every field of every engine in use is written."""
     from rowmesh.hw.top import descriptors
 
-    layouts = descriptors(config)
     ports = {Engine.LOAD_IACT: iact_ports, Engine.READ_IACT: iact_ports, Engine.LOAD_PARAM: int(requant)}
     ports |= {Engine.LOAD_WEIGHT: weight_ports, Engine.READ_WEIGHT: weight_ports}
-    used = [layout for engine, layout in layouts.items() if engine.port < ports.get(engine.first, 1)]
-    # PEs and taps of a row: two runs of addresses with a header each; the ports' words come behind those of the taps
-    array = config.rows * (config.cols * 2 + 4 + 2) + config.ports - 1
-    empty = len(Program().words)
-    return empty + array + sum(len(Program().write(0, layout.encode([], {}, {})).words) - empty for layout in used) + 3
+    used = [layout for engine, layout in descriptors(config).items() if engine.port < ports.get(engine.first, 1)]
+    return sum(len(Program().write(0, layout.encode([], {}, {})).words) - _EMPTY for layout in used)
+
+
+def _program_words(m: Mapping) -> int:
+    """Words of a layer's program: descriptors, subscriptions, and start, wait and end."""
+    array = Program()
+    for words in array_writes(m.config, subscriptions(m)):
+        array.write(0, words)
+    requant = m.layer.output == "requant"
+    return len(array.words) + _descriptor_words(m.config, m.iact_ports, m.weight_ports, requant) + 3
 
 
 def _config_cycles(m: Mapping) -> int:
     """Cycles of the program: two reads' latency, then a word a cycle, and its settling."""
     a = m.config
-    words = _program_words(a, m.iact_ports, m.weight_ports, m.layer.output == "requant")
+    words = _program_words(m)
     fetched = fetch_beats(a) * a.beat_bytes // 4
     request = ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency
     first = CommandProcessor.latency + request + 4

@@ -34,6 +34,7 @@ PARAMETERS: Mapping[tuple[str, str], str] = {
     ("glb", "iact_flits"): "glb_iact_flits",
     ("glb", "weight_flits"): "glb_weight_flits",
     ("glb", "psum_bank_words"): "psum_bank_words",
+    ("output", "lanes"): "drain_lanes",
     ("output", "param_words"): "param_words",
     ("memory", "data_width"): "axi_data_width",
     ("memory", "addr_width"): "axi_addr_width",

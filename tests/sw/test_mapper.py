@@ -18,6 +18,7 @@ from rowmesh.sw.mapping import IllegalMappingError, Mapping
 from rowmesh.sw.model import STEPS_AHEAD, predict
 from rowmesh.sw.results import PARTS
 from rowmesh.sw.spec import load_arch
+from rowmesh.sw.subscriptions import subscriptions
 from rowmesh.sw.workload import Layer, load_workload
 
 FLOWS = load_dataflows(ANY)
@@ -86,9 +87,7 @@ def test_closed_forms_equal_the_nests(layer, pick):
     ahead = STEPS_AHEAD + SMALL.uop_fifo + SMALL.link_segment  # issued before the first one is done
     assert max(0, counted["steps"] - ahead) <= parts["compute"] <= counted["steps"]
     assert min(parts.values()) >= 0
-    check_deadlock_freedom(
-        SMALL, compiler.nests(mapping, compiler.MemoryMap.of(mapping)), compiler.subscriptions(mapping)
-    )
+    check_deadlock_freedom(SMALL, compiler.nests(mapping, compiler.MemoryMap.of(mapping)), subscriptions(mapping))
 
 
 @pytest.mark.parametrize("layer", load_workload("alexnet").layers[:5], ids=lambda layer: layer.name)

@@ -13,6 +13,7 @@ from rowmesh.sw.deadlock import DeadlockError, check_deadlock_freedom
 from rowmesh.sw.mapper import find_mapping
 from rowmesh.sw.nestprogram import Nest
 from rowmesh.sw.spec import load_arch
+from rowmesh.sw.subscriptions import subscriptions
 from rowmesh.sw.timing.run import StuckError, run
 from rowmesh.sw.timing.streams import streams
 from rowmesh.sw.workload import Layer
@@ -66,7 +67,7 @@ def test_an_order_that_blocks_is_refused_and_does_block(monkeypatch):
         check_deadlock_freedom(
             mapping.config,
             blocking_nests(compiler.nests, mapping, compiler.MemoryMap.of(mapping)),
-            compiler.subscriptions(mapping),
+            subscriptions(mapping),
         )
     with pytest.raises(StuckError):
         run(
@@ -74,7 +75,7 @@ def test_an_order_that_blocks_is_refused_and_does_block(monkeypatch):
             streams(
                 mapping.config,
                 blocking_nests(compiler.nests, mapping, compiler.MemoryMap.of(mapping)),
-                compiler.subscriptions(mapping),
+                subscriptions(mapping),
             ),
             np.zeros(1, np.int64),
             read_latency=100,

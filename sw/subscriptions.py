@@ -1,0 +1,183 @@
+"""Subscriptions: which words each row and PE takes, and the shortest way to write them."""
+
+from collections.abc import Mapping as Dict
+
+import numpy as np
+import numpy.typing as npt
+
+from rowmesh.hw.array import column_address, pe_words, port_words, row_address, row_words
+from rowmesh.hw.config import ArchConfig
+from rowmesh.sw.mapping import Mapping, ceil_div
+
+__all__ = ["EDGES", "array_writes", "subscriptions"]
+
+EDGES = "MCPQ"
+"""Dimensions of the edge flags, in their order."""
+
+
+def subscriptions(m: Mapping) -> dict[int, int]:
+    """Return the configuration words of all PEs and row taps, idle ones included."""
+    words: dict[int, int] = {}
+    config = m.config
+    words |= port_words(config, {"iact": m.iact_ports, "weight": m.weight_ports})
+    for row, used in enumerate(m.rows):
+        k, place = divmod(used or 0, m.chain)
+        ci, r = divmod(place, m.r_s)
+        if used is not None:
+            phase = place if m.p_y > 1 else used % (m.chains * m.chain // m.weight_ports)
+            words |= row_words(row, "iact", _iact_row(m, k, ci, r))
+            words |= row_words(
+                row,
+                "weight",
+                {
+                    "phase_low": phase,
+                    "phase_high": phase,
+                    "index_low": 0,
+                    "index_high": m.m_x - 1,
+                    "lane_low": 0,
+                    "lane_high": m.lanes - 1,
+                    "enable": 1,
+                },
+            )
+        else:
+            words |= row_words(row, "iact", {}) | row_words(row, "weight", {})
+        for col in range(config.cols):
+            mi, xi = divmod(col, m.inner)
+            if used is None or col >= m.columns:
+                words |= pe_words(row, col, {})
+                continue
+            output_row = k if m.p_y > 1 else xi if m.p_x > 1 else 0
+            absent = {
+                EDGES.index("M"): mi >= m.m_x_rest,
+                EDGES.index("C"): ci >= m.c_s_rest,
+                EDGES.index("P"): output_row >= m.p_rest,
+                EDGES.index("Q"): m.q_x > 1 and xi >= m.q_x_rest,
+            }
+            low, high = _iact_index(m, r, xi)
+            words |= pe_words(
+                row,
+                col,
+                {
+                    "iact_low": low,
+                    "iact_high": high,
+                    "weight_low": mi,
+                    "weight_high": mi,
+                    "skip": sum(holds << flag for flag, holds in absent.items()),
+                    "passes": k,
+                    "chain_start": int(place == 0),
+                    "active": 1,
+                    "maximum": int(m.layer.kind == "maxpool"),
+                },
+            )
+    return words
+
+
+def _shift(m: Mapping, r: int) -> tuple[int, int]:
+    """Kind and index of the iact row of filter row ``r`` of a chain, for output row 0."""
+    uy, dy = m.layer.stride[0], m.layer.dilation[0]
+    return (r * dy % uy, r * dy // uy) if m.diagonal else (r, 0)
+
+
+def _iact_index(m: Mapping, r: int, xi: int) -> tuple[int, int]:
+    """Index range of the iacts of a PE, ``xi`` columns into its filter group."""
+    if m.q_x > 1:
+        first = xi * m.q_pe * m.stride[1]
+        return first, first + m.patch_columns(m.q_pe) - 1
+    if m.p_y > 1:
+        return 0, 0
+    if m.r0 > 1:
+        first = xi * m.layer.stride[0]
+        return first, first + m.height - 1
+    _, shift = _shift(m, r)
+    return shift + xi, shift + xi
+
+
+def _iact_row(m: Mapping, k: int, ci: int, r: int) -> dict[str, int]:
+    """Subscription to iacts of a row: chain ``k``, channel group and filter row of the chain."""
+    kind, _ = _shift(m, r)
+    if m.planar:
+        first, low, high = ci, 0, m.lanes - 1
+        last = first
+    else:
+        first, low = divmod((k if m.g_y > 1 else ci) * m.pe_words, m.lanes)
+        last, high = first + ceil_div(m.pe_words, m.lanes) - 1, min(low + m.pe_words, m.lanes) - 1
+    if m.iact_ports > 1:
+        first, last = first % m.blocks, last % m.blocks
+    last_kind = kind
+    if m.p_y > 1:
+        kind = k * (m.layer.stride[0] if m.r0 > 1 else 1)
+        last_kind = kind + m.height - 1 if m.r0 > 1 else kind
+    indices = [index for xi in range(m.inner) for index in _iact_index(m, r, xi)]
+    return {
+        "phase_low": kind * m.blocks + first,
+        "phase_high": last_kind * m.blocks + last,
+        "index_low": min(indices),
+        "index_high": max(indices),
+        "lane_low": low,
+        "lane_high": high,
+        "enable": 1,
+    }
+
+
+def array_writes(config: ArchConfig, words: Dict[int, int]) -> list[dict[int, int]]:
+    """Return subscriptions as writes, one after another: lines of equal PEs first, what differs from them last.
+
+    Parameters
+    ----------
+    config : ArchConfig
+    words : Mapping[int, int]
+        What :func:`subscriptions` returns.
+
+    Returns
+    -------
+    list of dict
+        Words by address. What a word of a PE is in the end is what the last write gives it; PEs that are not active
+        may keep another first word.
+    """
+    addresses = np.array(
+        [[list(pe_words(row, col, {})) for col in range(config.cols)] for row in range(config.rows)], np.int64
+    )
+    values = np.vectorize(words.__getitem__, otypes=[np.int64])(addresses)
+    active = values[..., 1] != 0
+    everywhere = np.ones_like(active)
+    plans = [_plan(values[..., word], everywhere if word else active, word) for word in range(2)]
+    rest: dict[int, int] = {}
+    for word, (_, wrong) in enumerate(plans):
+        rest |= dict(zip(addresses[..., word][wrong].tolist(), values[..., word][wrong].tolist(), strict=True))
+    taps = {address: value for address, value in words.items() if address not in set(addresses.ravel().tolist())}
+    lines = [line for line in zip(*(lines for lines, _ in plans), strict=True)]
+    return [taps, *({**first, **second} for first, second in lines), rest]
+
+
+def _plan(
+    values: npt.NDArray[np.int64], matters: npt.NDArray[np.bool_], word: int
+) -> tuple[list[dict[int, int]], npt.NDArray[np.bool_]]:
+    """Return the cheapest writes of whole lines, in two steps, and where they leave a word wrong.
+
+    A write to a line or to a PE is two words of the program, its header and its value.
+    """
+    best: tuple[int, list[dict[int, int]], npt.NDArray[np.bool_]] | None = None
+    for axes in ((0, 1), (1, 0)):
+        now, known = np.zeros_like(values), np.zeros_like(matters)
+        steps: list[dict[int, int]] = []
+        for axis in axes:
+            step: dict[int, int] = {}
+            for line in range(values.shape[axis]):
+                at = (line, slice(None)) if axis == 0 else (slice(None), line)
+                wanted = values[at][matters[at]]
+                if not len(wanted):
+                    continue
+                kinds, counts = np.unique(wanted, return_counts=True)
+                value = int(kinds[counts.argmax()])
+                wrong = matters[at] & ~(known[at] & (now[at] == values[at]))
+                left = matters[at] & (values[at] != value)
+                if np.count_nonzero(wrong) > np.count_nonzero(left) + 1:
+                    step[(row_address if axis == 0 else column_address)(line, word)] = value
+                    now[at], known[at] = value, True
+            steps.append(step)
+        wrong = matters & ~(known & (now == values))
+        cost = sum(map(len, steps)) + int(np.count_nonzero(wrong))
+        if best is None or cost < best[0]:
+            best = cost, steps, wrong
+    assert best is not None
+    return best[1], best[2]
