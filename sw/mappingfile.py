@@ -282,7 +282,7 @@ class _Reader:
             if "ports" in directive:
                 ports, most = directive["ports"], self.config.ports
                 if type(ports) is not int or ports not in (1, most):
-                    self._refuse((*place, "ports"), f"1 or the ports of the architecture ({most})", ports, most)
+                    self._refuse((*place, "ports"), f"1 or the architecture's ports ({most})", ports, most)
                 given[target, "ports"] = ports
             given |= {(target, key): value for key, value in self._factors(target, place, factors).items()}
             if "keep" in directive:

@@ -1,6 +1,7 @@
 """Mapping files: what is written is read back, and what is wrong is one line."""
 
 import itertools
+import re
 
 import pytest
 from hypothesis import assume, given, settings
@@ -16,7 +17,9 @@ from rowmesh.sw.mappingfile import read_mappings, write_mappings
 from rowmesh.sw.workload import Layer
 
 FLOWS = load_dataflows(ANY)
-SMALL = ArchConfig(rows=4, cols=5, data_width=16, glb_iact_flits=512, glb_weight_flits=64, psum_bank_words=96)
+SMALL = ArchConfig(
+    rows=4, cols=5, data_width=16, iact_ports=2, glb_iact_flits=512, glb_weight_flits=64, psum_bank_words=96
+)
 LAYER = Layer(name="small", M=8, C=8, H=7, W=9, R=3, S=3, padding=1)
 
 
@@ -95,6 +98,7 @@ def test_what_remains_may_be_left_out(edited):
         ("{G: 1, P: 1, M: 1, C", "{G: 1, P: yes, M: 1, C", "nest[3].factors.P: must be an integer from 1"),
         ("{N: 1,", "{K: 1,", "nest[0].factors.K: DRAM has no factor of that name, it has N, G, P, Q, M"),
         ("QSRCGM", "MSRCGQ", "nest[5].permutation: must be the order .* not 'MSRCGQ' .*: QSRCGM"),
+        (", permutation: GPMCR", ", ports: 3", "nest[3].ports: must be 1 or the architecture's ports (2), not 3 .*: 2"),
         ("keep: [weight]", "keep: [ofmap]", "nest[5].keep: must be of weight, psum, iact"),
         ("keep: [weight]", "keep: [weight, iact]", "nest[5].keep: must be one of"),
         ("keep: [weight]", "keep: [psum]", "nest[1].keep: must be with psum unless the spad keeps psums"),
@@ -107,10 +111,8 @@ def test_what_remains_may_be_left_out(edited):
     ],
 )
 def test_bad_files(edited, old, new, message):
-    import re
-
     with pytest.raises(
-        InputError, match=r"^[^\n]*m\.yaml:\d+: mapping\.layers.*" + message.replace("[", r"\[")
+        InputError, match=r"^[^\n]*m\.yaml:\d+: mapping\.layers.*" + re.sub(r"([\[()])", r"\\\1", message)
     ) as error:
         edited((old, new))
     assert re.search(r"[^.]$", str(error.value))
@@ -136,9 +138,10 @@ def test_every_broken_rule_is_named(edited):
     ),
     stationary=st.sampled_from(["weight", "psum", "iact"]),
     resident=st.booleans(),
+    ports=st.integers(1, 3),
 )
-def test_broken_rules_and_the_constructor_agree(factors, stationary, resident):
-    everything = {**factors, "stationary": stationary, "resident": resident, "dataflow": "own"}
+def test_broken_rules_and_the_constructor_agree(factors, stationary, resident, ports):
+    everything = {**factors, "ports": ports, "stationary": stationary, "resident": resident, "dataflow": "own"}
     broken = Mapping.broken_rules(SMALL, LAYER, **everything)
     try:
         Mapping(config=SMALL, layer=LAYER, **everything)

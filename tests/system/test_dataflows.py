@@ -26,12 +26,14 @@ MEDIUM = {
 SHAPES = [
     ArchConfig(name="a45", rows=4, cols=5, data_width=16, **MEDIUM),
     ArchConfig(name="b74", rows=7, cols=4, data_width=8, acc_width=24, **MEDIUM),
-    ArchConfig(name="c83", rows=8, cols=3, data_width=16, link_segment=2, **MEDIUM),
+    ArchConfig(
+        name="c83", rows=8, cols=3, data_width=16, link_segment=2, iact_ports=2, weight_ports=2, drain_lanes=2, **MEDIUM
+    ),
 ]
 MORE_SHAPES = [
     ArchConfig(name="row", rows=1, cols=6, data_width=8, **MEDIUM),
-    ArchConfig(name="column", rows=6, cols=1, data_width=16, **MEDIUM),
-    ArchConfig(name="wide", rows=2, cols=9, data_width=8, chain_fifo=16, **MEDIUM),
+    ArchConfig(name="column", rows=6, cols=1, data_width=16, iact_ports=3, **MEDIUM),
+    ArchConfig(name="wide", rows=2, cols=9, data_width=8, chain_fifo=16, weight_ports=2, **MEDIUM),
     ArchConfig(name="square", rows=5, cols=5, data_width=16, axi_data_width=128, **MEDIUM),
     ArchConfig(name="deep", rows=11, cols=3, data_width=8, uop_fifo=4, **MEDIUM),
 ]
@@ -108,6 +110,25 @@ def test_kinds_are_right_or_refused(config, kind):
 def test_dataflows_are_right_or_refused(name):
     for config in SHAPES:
         sweep(config, (load_dataflow(name),), "conv", 1, True)
+
+
+SHARED = {
+    "channels": ("rs", {"C": 16, "M": 12, "R": 2, "S": 3}, lambda mapping: mapping.c_s),
+    "filters": ("os-c", {"C": 8, "M": 16}, lambda mapping: mapping.m_y),
+    "groups": ("rs-g", {"kind": "depthwise", "C": 24, "R": 3, "S": 3, "padding": 1}, lambda mapping: mapping.g_y),
+}
+
+
+@pytest.mark.parametrize("shared", SHARED)
+def test_ports_share(shared):
+    """Channels, filters or groups along the rows, each port with its own."""
+    config, (name, sizes, along) = SHAPES[-1], SHARED[shared]
+    layer = Layer.model_validate({"name": shared, "H": 9, "W": 7, "output": "requant"} | sizes)
+    mapping = flow.map_layer(config, layer, (load_dataflow(name),)).mapping
+    assert (mapping.ports, mapping.weight_ports) == (2, 2)
+    assert mapping.iact_ports == (1 if shared == "filters" else 2)
+    assert along(mapping) > 1
+    check(mapping)
 
 
 @pytest.mark.slow

@@ -1,0 +1,56 @@
+"""Subscriptions of the array: the writes that make them."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from rowmesh.hw.array import column_address, pe_words, row_address
+from rowmesh.hw.config import ArchConfig
+from rowmesh.sw.dataflow import load_dataflow
+from rowmesh.sw.mapper import candidates, find_mapping
+from rowmesh.sw.spec import load_arch
+from rowmesh.sw.subscriptions import array_writes, subscriptions
+from rowmesh.sw.workload import Layer
+
+SMALL = ArchConfig(rows=6, cols=5, data_width=16, iact_ports=2, glb_iact_flits=512, psum_bank_words=96)
+LAYER = Layer(name="x", M=24, C=16, H=9, W=11, R=3, S=3, padding=1)
+
+
+def replay(config, writes):
+    """Return every PE's words after some writes, and all other words by address."""
+    lines = {row_address(row, word): (row, slice(None), word) for row in range(config.rows) for word in range(2)}
+    lines |= {column_address(col, word): (slice(None), col, word) for col in range(config.cols) for word in range(2)}
+    for row, col in itertools.product(range(config.rows), range(config.cols)):
+        lines |= {address: (row, col, word) for word, address in enumerate(pe_words(row, col, {}))}
+    words, others = np.full((config.rows, config.cols, 2), -1, np.int64), {}
+    for write in writes:
+        for address, value in write.items():
+            if address in lines:
+                words[lines[address]] = value
+            else:
+                others[address] = value
+    return words, others
+
+
+@pytest.mark.parametrize("flow", ["rs", "ws", "os-a", "os-c", "is"])
+def test_writes_give_every_pe_its_words(flow):
+    legal = [mapping for _, mapping in itertools.islice(candidates(SMALL, LAYER, (load_dataflow(flow),)), 300)]
+    for mapping in legal[:: max(1, len(legal) // 12)]:
+        wanted = subscriptions(mapping)
+        words, others = replay(SMALL, array_writes(SMALL, wanted))
+        for row, col in itertools.product(range(SMALL.rows), range(SMALL.cols)):
+            first, second = (wanted[address] for address in pe_words(row, col, {}))
+            assert words[row, col, 1] == second
+            if second:  # active
+                assert words[row, col, 0] == first
+        pes = {at for row in range(SMALL.rows) for col in range(SMALL.cols) for at in pe_words(row, col, {})}
+        assert others == {address: value for address, value in wanted.items() if address not in pes}
+
+
+def test_lines_of_equal_pes_are_one_write():
+    config = load_arch("squeezelerator")
+    mapping = find_mapping(config, Layer(name="x", M=128, C=64, H=14, W=14, R=1, S=1), (load_dataflow("ws"),))
+    writes = array_writes(config, subscriptions(mapping))
+    pes = 2 * config.rows * config.cols
+    assert sum(map(len, writes)) < pes / 4
