@@ -17,11 +17,11 @@ from rowmesh.hw.axi import PAGE_BYTES, RESP_OKAY, RESP_SLVERR, Axi4Lite
 from rowmesh.hw.block import Block
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.descriptor import CONFIG_LATENCY, Engine
-from rowmesh.hw.dma import Beats, request_layout
 from rowmesh.hw.link import Buffer, Fifo
 from rowmesh.hw.nest import ConfigBus
 from rowmesh.hw.program import MAGIC, STARTABLE, Op, header_layout
 from rowmesh.hw.registers import ADDRESS_WIDTH, COUNTER_BASE, ErrorCode, registers
+from rowmesh.hw.segments import Beats, request_layout
 
 __all__ = [
     "RESET_CYCLES",

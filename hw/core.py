@@ -15,16 +15,18 @@ from rowmesh.hw.axi import Axi4Write
 from rowmesh.hw.block import Block
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.descriptor import ENGINE_STRIDE, PORT_STRIDE, Engine
-from rowmesh.hw.dma import Beats, Loader, Storer, request_layout
 from rowmesh.hw.drain import Drain
 from rowmesh.hw.glb import GlobalBank
 from rowmesh.hw.issuer import Issuer
+from rowmesh.hw.loader import Loader
 from rowmesh.hw.nest import ConfigBus
 from rowmesh.hw.observer import PARTS, Observer
 from rowmesh.hw.pe import PE_EVENTS, PE_WAITS
 from rowmesh.hw.program import STARTABLE
 from rowmesh.hw.psum_bank import BANK_EVENTS, PsumBank
 from rowmesh.hw.reset import with_own_reset
+from rowmesh.hw.segments import Beats, request_layout
+from rowmesh.hw.storer import Storer
 
 __all__ = ["ENGINES", "WAITS", "Core", "counter_widths", "loaders"]
 

@@ -30,6 +30,9 @@ _PACK = 1  # from a beat's last word to the beat
 PIPELINE_STAGES = _GATHER + len(Requantizer.STAGES)
 """Registers between a word's read and its packer."""
 
+UNSEEN = 2
+"""Words of a lane that may have gone while they still are in its credits."""
+
 DRAIN_PIPELINE = Stage.latency + Buffer.latency + Stage.latency + PIPELINE_STAGES + _PACK
 """Cycles from a step of the drain's nest to its word's beat."""
 
@@ -373,8 +376,7 @@ class Drain(Block):
         credits = [Signal(range(places + 1), init=places, name=f"credits{lane}") for lane in range(lanes)]
         for lane, credit in enumerate(credits):
             m.d.sync += credit.eq(credit - (tags[0].valid[lane] & tags[0].flush) + self.returned[lane])
-        # two words may have gone that are not in the credits yet
-        m.d.sync += room.eq(Cat(credit > 2 for credit in credits).all())
+        m.d.sync += room.eq(Cat(credit > UNSEEN for credit in credits).all())
         # one descriptor's constants serve the whole pipeline: the next one's first word waits until it is empty
         with m.If(go):
             m.d.sync += pipe_bank.eq(now.bank)

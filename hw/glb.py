@@ -102,14 +102,6 @@ class GlobalBank(Block):
         self.descriptor = reader_descriptor(config, engine)
         clip = engine is Engine.READ_IACT
         depth = config.glb_iact_flits if clip else config.glb_weight_flits
-        self._buffet = Buffet(
-            unsigned(config.axi_data_width),
-            depth,
-            release_width=bits_for(depth),
-            round_up=False,
-            block=True,
-            skip_width=8 if clip else 0,
-        )
         count = bits_for(config.flit_words)
         super().__init__(
             {
@@ -137,8 +129,16 @@ class GlobalBank(Block):
         config, descriptor = self._config, self.descriptor
         levels, words = descriptor.levels, config.flit_words
         clip = self._engine is Engine.READ_IACT
+        depth = config.glb_iact_flits if clip else config.glb_weight_flits
         m.submodules.nest = nest = LoopNest(levels, descriptor.outputs, config.link_segment)
-        m.submodules.buffet = buffet = self._buffet
+        m.submodules.buffet = buffet = Buffet(
+            unsigned(config.axi_data_width),
+            depth,
+            release_width=bits_for(depth),
+            round_up=False,
+            block=True,
+            skip_width=8 if clip else 0,
+        )
         own = descriptor.connect(m, self.config, nest)
         wiring.connect(m, wiring.flipped(self.start), nest.start)
         wiring.connect(m, wiring.flipped(self.fill), buffet.fill)

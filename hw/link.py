@@ -36,6 +36,7 @@ class Buffer(Block):
     o: stream.Interface
 
     latency = 1
+    capacity = 2
 
     def __init__(self, shape: Any) -> None:
         self._shape = shape

@@ -13,12 +13,14 @@ from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.control import Control
 from rowmesh.hw.core import ENGINES, WAITS, Core, counter_widths, loaders
 from rowmesh.hw.descriptor import Descriptor, Engine
-from rowmesh.hw.dma import ReadArbiter, loader_descriptor, storer_descriptor
 from rowmesh.hw.drain import drain_descriptor
 from rowmesh.hw.emit import emit
 from rowmesh.hw.glb import reader_descriptor
 from rowmesh.hw.issuer import step_descriptor
+from rowmesh.hw.loader import loader_descriptor
+from rowmesh.hw.read_arbiter import ReadArbiter
 from rowmesh.hw.registers import ADDRESS_WIDTH, VERSION, c_header, register_map
+from rowmesh.hw.storer import storer_descriptor
 
 __all__ = ["TOP_NAME", "Top", "descriptors", "metadata"]
 

@@ -8,7 +8,8 @@ a column that share it, for slices of iacts that do not fit the global buffer tw
 from dataclasses import dataclass
 
 from rowmesh.hw.buffet import Buffet
-from rowmesh.hw.dma import Loader, ReadArbiter
+from rowmesh.hw.loader import Loader
+from rowmesh.hw.read_arbiter import ReadArbiter
 from rowmesh.sw.counts import dram_beats, first_slice_beats, weight_beats
 from rowmesh.sw.mapping import Mapping, ceil_div
 from rowmesh.sw.memory import MEMORY_LATENCY

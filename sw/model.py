@@ -17,8 +17,9 @@ from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.control import SETTLE_CYCLES, CommandProcessor, fetch_beats
 from rowmesh.hw.core import Core
 from rowmesh.hw.descriptor import Engine
-from rowmesh.hw.dma import ReadArbiter
+from rowmesh.hw.link import Buffer
 from rowmesh.hw.program import Program
+from rowmesh.hw.read_arbiter import ReadArbiter
 from rowmesh.sw.compiler import MemoryMap, nests
 from rowmesh.sw.counts import access_counts, dram_beats
 from rowmesh.sw.estimate import drain_cycles
@@ -60,7 +61,7 @@ FINE = Effort(160_000, lead=8, between=2, retries=4)
 COARSE = Effort(20_000, lead=1, between=1, retries=0)
 """Of one prediction of many in a search."""
 
-STEPS_AHEAD = 6
+STEPS_AHEAD = 2 * Buffer.capacity + 2
 """Steps beside those in a PE's FIFO that leave the issuer before the first PE works: in the issuer's and the row's
 two-item links, the PE's tap and its next step."""
 

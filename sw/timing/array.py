@@ -10,6 +10,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from rowmesh.hw.link import Buffer
+
 __all__ = [
     "BANK",
     "CHAIN",
@@ -36,7 +38,7 @@ Records = npt.NDArray[np.void]
 FIRST, LAST, START, VOID = 1, 2, 4, 8
 """Flags of a psum."""
 
-LINK = 2
+LINK = Buffer.capacity
 """Items of a link with a registered ready."""
 
 

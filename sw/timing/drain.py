@@ -5,6 +5,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from rowmesh.hw.drain import UNSEEN
 from rowmesh.sw.timing.array import LINK, Records, records, updates
 
 __all__ = ["WORD", "drain", "drain_state"]
@@ -12,8 +13,6 @@ __all__ = ["WORD", "drain", "drain_state"]
 WORD = records("group", "columns", "need", "release", "params", "param_release", "flush")
 """A step of the drain. ``columns`` give a word, of those that hold one; ``need`` are the final words that a column has
 to have, ``params`` the parameters (0: none)."""
-
-_UNSEEN = 2
 
 
 def drain_state(stages: int, lanes: int, room: int) -> Records:
@@ -59,7 +58,7 @@ def drain(d: Any, words: Records, banks: Records, lanes: Records, params: Any, s
     # beats of a lane that have gone leave its credits two cycles later: two more may have gone
     d.room = 1
     for lane in range(width):
-        if d.credits[lane] <= _UNSEEN:
+        if d.credits[lane] <= UNSEEN:
             d.room = 0
         d.credits[lane] += d.returned[lane] - (d.stage_flush[0] and d.stage_lanes[0] >> lane & 1)
         d.returned[lane] = lanes[lane].returned

@@ -5,6 +5,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from rowmesh.hw.storer import TRANSFERS
 from rowmesh.sw.timing.array import LINK, Records, records
 
 __all__ = [
@@ -91,13 +92,9 @@ def store_state(bursts: int) -> Records:
     return np.zeros(1, kind)
 
 
-TRANSFERS = 4
-"""Bursts of the store engine whose beats have not left."""
-
-
 @numba.njit(cache=True, nogil=True)
 def load(x: Any, memory: Any, port: int, bursts: Records, now: int, longest: int, debt: int) -> None:
-    """Advance the load engine of a port: request bursts, deliver beats and skips (hw/dma.py, ``Loader``)."""
+    """Advance the load engine of a port: request bursts, deliver beats and skips (hw/loader.py)."""
     chunk = min(longest, x.depth)
     skip, need, credits = x.skip, x.need, x.credits
     valid, flushing = x.valid == 1, x.flushing == 1

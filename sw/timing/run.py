@@ -6,16 +6,17 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from rowmesh.hw import dma, glb
+from rowmesh.hw import glb, loader
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.core import loaders as load_engines
 from rowmesh.hw.datapath import Datapath
 from rowmesh.hw.descriptor import Engine
-from rowmesh.hw.dma import Loader, Storer
 from rowmesh.hw.drain import PIPELINE_STAGES, lane_depth
 from rowmesh.hw.link import Fifo
+from rowmesh.hw.loader import Loader
 from rowmesh.hw.nest import LoopNest
 from rowmesh.hw.observer import PARTS
+from rowmesh.hw.storer import Storer
 from rowmesh.sw.timing.array import BANK, LINK, ROW, LinkState, Records, move_psums, move_steps, move_words, work
 from rowmesh.sw.timing.drain import drain, drain_state
 from rowmesh.sw.timing.memory import (
@@ -234,8 +235,8 @@ def run(
         weight_spad=config.weight_spad,
         bank=config.psum_bank_words,
         queue=glb.OUT_FIFO,
-        longest_skip=dma.LONGEST_SKIP,
-        debt=dma.DEBT,
+        longest_skip=loader.LONGEST_SKIP,
+        debt=loader.DEBT,
         read_latency=read_latency,
         write_latency=write_latency,
         bursts=config.read_bursts,
@@ -246,7 +247,7 @@ def run(
     rows["words"] = -1
     banks = np.zeros(width, BANK)
     banks["kind0"] = banks["kind1"] = -1
-    loaders = np.zeros(len(depths), loader_record(dma.order_entries(config)))
+    loaders = np.zeros(len(depths), loader_record(loader.order_entries(config)))
     loaders["depth"] = loaders["credits"] = depths
     loaders["start"] = starts
     seen, end = _loop(

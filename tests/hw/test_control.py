@@ -9,8 +9,8 @@ from axi_model import Reads, simulate
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.control import RESET_CYCLES, SETTLE_CYCLES, CommandProcessor, Control, Counters, fetch_beats
 from rowmesh.hw.descriptor import Engine
-from rowmesh.hw.dma import ReadArbiter
 from rowmesh.hw.program import MAGIC, STARTABLE, Op, Program
+from rowmesh.hw.read_arbiter import ReadArbiter
 from rowmesh.hw.registers import ID, VERSION, ErrorCode, register_map
 
 CONFIG = ArchConfig()

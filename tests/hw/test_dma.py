@@ -9,8 +9,11 @@ from axi_model import Reads, Writes, nest_steps, put, simulate, word_at, write_c
 from rowmesh.hw.buffet import Buffet
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.descriptor import Engine
-from rowmesh.hw.dma import Loader, ReadArbiter, Splitter, Storer
 from rowmesh.hw.flags import mask_word
+from rowmesh.hw.loader import Loader
+from rowmesh.hw.read_arbiter import ReadArbiter
+from rowmesh.hw.segments import Splitter
+from rowmesh.hw.storer import Storer
 
 CONFIG = ArchConfig(nest_levels=6)
 SIZE = CONFIG.beat_bytes

@@ -1,0 +1,131 @@
+"""The arbiter of the read channels."""
+
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Signal, unsigned
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from rowmesh.hw.axi import BURST_INCR, RESP_OKAY, Axi4Read, beat_size
+from rowmesh.hw.block import Block
+from rowmesh.hw.config import ArchConfig
+from rowmesh.hw.link import Buffer, Fifo
+from rowmesh.hw.segments import (
+    Beats,
+    request_layout,
+)
+
+__all__ = ["ReadArbiter"]
+
+
+class ReadArbiter(Block):
+    """Shares the read channels: port 0 goes first, the others in turn; beats come back in order.
+
+    Contract: one burst a cycle; ``latency`` cycles from a request to ARVALID, ``data_latency`` from a beat of
+    the R channel to a port. RREADY is always 1. At most ``read_bursts`` bursts are in flight.
+
+    Parameters
+    ----------
+    config : ArchConfig
+    ports : int
+
+    Members
+    -------
+    requests : In(array of stream.Signature(request_layout(config)))
+        Port 0 before all others.
+    data : Out(array of Beats(axi_data_width))
+    axi : Out(Axi4Read)
+    halt : In(1)
+        Start no further burst.
+    outstanding : Out(range(read_bursts + 1))
+        Bursts whose last beat has not come.
+    error : Out(1)
+        A beat came with a response other than OKAY (one cycle each).
+    error_port : Out(range(ports))
+        With ``error``: whose beat.
+    """
+
+    requests: Any
+    data: Any
+    axi: Any
+    halt: Signal
+    outstanding: Signal
+    error: Signal
+    error_port: Signal
+
+    latency = 2
+    data_latency = 1
+
+    def __init__(self, config: ArchConfig, ports: int) -> None:
+        self._config, self._ports = config, ports
+        super().__init__(
+            {
+                "requests": In(stream.Signature(request_layout(config))).array(ports),
+                "data": Out(Beats(config.axi_data_width)).array(ports),
+                "axi": Out(Axi4Read(config.axi_addr_width, config.axi_data_width)),
+                "halt": In(1),
+                "outstanding": Out(range(config.read_bursts + 1)),
+                "error": Out(1),
+                "error_port": Out(range(ports)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:  # noqa: D102
+        m = Module()
+        config, axi = self._config, self.axi
+        port_shape = unsigned(max(1, ceil_log2(self._ports)))
+        m.submodules.order = order = Fifo(port_shape, config.read_bursts)
+        waiting = []
+        for port in range(self._ports):
+            m.submodules[f"request{port}"] = buffer = Buffer(request_layout(config))
+            wiring.connect(m, wiring.flipped(self.requests[port]), buffer.i)
+            waiting.append(buffer.o)
+
+        chosen = Signal(port_shape)
+        picked: Any = Signal(request_layout(config))
+        go, done = Signal(), Signal()
+        turn = Signal(port_shape)  # the port that went last, of those behind port 0
+        with m.Switch(turn):
+            for before in range(self._ports):
+                others = [1 + (before + k) % (self._ports - 1) for k in range(self._ports - 1)]
+                with m.Case(before):
+                    for port in reversed([0, *others]):
+                        with m.If(waiting[port].valid):
+                            m.d.comb += [chosen.eq(port), picked.eq(waiting[port].payload)]
+        with m.If(go & (chosen != 0)):
+            m.d.sync += turn.eq(chosen)
+        m.d.comb += [
+            go.eq(
+                (~axi.arvalid | axi.arready)
+                & ~self.halt
+                & (self.outstanding != config.read_bursts)
+                & Cat(port.valid for port in waiting).any()
+            ),
+            *[port.ready.eq(go & (chosen == number)) for number, port in enumerate(waiting)],
+            order.i.valid.eq(go),
+            order.i.payload.eq(chosen),
+            axi.arsize.eq(beat_size(config.axi_data_width)),
+            axi.arburst.eq(BURST_INCR),
+            axi.arcache.eq(0b0011),
+            axi.rready.eq(1),
+            done.eq(axi.rvalid & axi.rlast),
+            order.o.ready.eq(done),
+        ]
+        with m.If(~axi.arvalid | axi.arready):
+            m.d.sync += axi.arvalid.eq(go)
+        with m.If(go):
+            m.d.sync += [axi.araddr.eq(picked.address), axi.arlen.eq(picked.beats - 1)]
+        m.d.sync += self.outstanding.eq(self.outstanding + go - done)
+
+        beat = Signal(config.axi_data_width, reset_less=True)
+        owner = order.o.payload
+        m.d.sync += [
+            beat.eq(axi.rdata),
+            self.error.eq(axi.rvalid & (axi.rresp != RESP_OKAY)),
+            self.error_port.eq(owner),
+        ]
+        for number, port in enumerate(self.data):
+            m.d.sync += port.valid.eq(axi.rvalid & (owner == number))
+            m.d.comb += port.data.eq(beat)
+        return m
