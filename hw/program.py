@@ -170,7 +170,7 @@ class Program:
         beat_bytes : int
             Bytes of an AXI beat.
         burst_beats : int
-            Beats of the first fetch, see :func:`rowmesh.hw.control.fetch_beats`.
+            Beats of the first fetch, see :func:`rowmesh.hw.command_processor.fetch_beats`.
 
         Raises
         ------

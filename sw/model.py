@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from rowmesh.hw.command_processor import SETTLE_CYCLES, CommandProcessor, fetch_beats
 from rowmesh.hw.config import ArchConfig
-from rowmesh.hw.control import SETTLE_CYCLES, CommandProcessor, fetch_beats
 from rowmesh.hw.core import Core
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.link import Buffer

@@ -6,8 +6,10 @@ from amaranth.hdl import Module, ResetInserter
 from amaranth.lib import wiring
 from axi_model import Reads, simulate
 
+from rowmesh.hw.command_processor import SETTLE_CYCLES, CommandProcessor, fetch_beats
 from rowmesh.hw.config import ArchConfig
-from rowmesh.hw.control import RESET_CYCLES, SETTLE_CYCLES, CommandProcessor, Control, Counters, fetch_beats
+from rowmesh.hw.control import RESET_CYCLES, Control
+from rowmesh.hw.counters import Counters
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.program import MAGIC, STARTABLE, Op, Program
 from rowmesh.hw.read_arbiter import ReadArbiter
