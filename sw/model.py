@@ -27,8 +27,9 @@ from rowmesh.sw.memory import MEMORY_LATENCY, WRITE_LATENCY
 from rowmesh.sw.results import PARTS, Prediction
 from rowmesh.sw.timing.run import run
 from rowmesh.sw.timing.streams import streams
+from rowmesh.sw.workload import Layer
 
-__all__ = ["COARSE", "FINE", "STEPS_AHEAD", "Effort", "predict", "predict_parts", "work"]
+__all__ = ["COARSE", "FINE", "STEPS_AHEAD", "Effort", "config_cycles", "predict", "predict_parts", "work"]
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,7 @@ def _measured(m: Mapping, effort: Effort) -> tuple[int, ...]:
 def predict_parts(m: Mapping, effort: Effort = FINE) -> dict[str, int]:
     """Predict the cycles of a mapping by part; for the parameters see :func:`work`."""
     parts = dict(zip(PARTS, _measured(m, effort), strict=True))
-    return {**parts, "config": _config_cycles(m), "drain": parts["drain"] + _AT_END}
+    return {**parts, "config": config_cycles(m.config, m.layer), "drain": parts["drain"] + _AT_END}
 
 
 def predict(m: Mapping) -> Prediction:
@@ -241,10 +242,15 @@ def _program_words(config: ArchConfig, requant: bool) -> int:
     return empty + array + sum(len(Program().write(0, layout.encode([], {}, {})).words) - empty for layout in used) + 3
 
 
-def _config_cycles(m: Mapping) -> int:
-    """Cycles of the program: two reads' latency, then a word a cycle, and its settling."""
-    a = m.config
-    words = _program_words(a, m.layer.output == "requant")
+def config_cycles(a: ArchConfig, layer: Layer) -> int:
+    """Return the cycles of a layer's program: two reads' latency, then a word a cycle, and its settling.
+
+    Parameters
+    ----------
+    a : ArchConfig
+    layer : Layer
+    """
+    words = _program_words(a, layer.output == "requant")
     fetched = fetch_beats(a) * a.beat_bytes // 4
     request = ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency
     first = CommandProcessor.latency + request + 4
