@@ -22,14 +22,15 @@ from rowmesh.sw import files, report, resultcommands, spec, tools
 from rowmesh.sw import workload as workloads
 from rowmesh.sw.energy import load_energy
 from rowmesh.sw.files import InputError
+from rowmesh.sw.objective import Budget, Objective
 from rowmesh.sw.options import (
     Arch,
     Batch,
+    Budgets,
     DataflowName,
     LayerNames,
     MappingFile,
     Memory,
-    Objective,
     Objectives,
     WorkloadName,
     select_layers,
@@ -98,7 +99,9 @@ def map_(
     layer: LayerNames = None,
     batch: Batch = None,
     dataflow: DataflowName = "rs",
-    objective: Objectives = Objective.CYCLES,
+    objective: Objectives = "cycles",
+    budget: Budgets = None,
+    seed: Annotated[int, typer.Option(metavar="S", min=0, help="Seed of a search with a budget.")] = 0,
     mapping: MappingFile = None,
     out: Annotated[
         Path | None,
@@ -107,13 +110,15 @@ def map_(
 ) -> int:
     """Find a mapping; print its loop nest and its prediction.
 
-    The prediction is cycles by part, MACs per PE and cycle, and words moved at each level. With --mapping the
-    mapping is that of a file, checked and predicted.
+    The prediction is cycles by part, MACs per PE and cycle, and words moved at each level. The search says whether
+    it visited every mapping that the dataflows allow (exhaustive) or those that are worth a look (pruned). With
+    --mapping the mapping is that of a file, checked and predicted.
     """
     config = spec.load_arch(arch)
     layers = select_layers(workload, layer, batch)
     _only_without_file(ctx, mapping)
     flows = dataflows.load_dataflows(dataflow)
+    goal, limit = Objective(objective), Budget.parse(budget) if budget is not None else None
     from rowmesh.sw import flow, mappingfile
 
     given = mappingfile.read_mappings(mapping, config, layers) if mapping else None
@@ -124,9 +129,11 @@ def map_(
             if given:
                 mapped = flow.predict_mapping(given[index])
             else:
-                mapped = flow.map_layer(config, chosen, flows, objective.value)
+                mapped = flow.map_layer(config, chosen, flows, goal, limit, seed)
             nest = mapped.mapping.loop_nest().rstrip("\n").split("\n")
             lines = [*nest, *report.prediction_lines(chosen, config, mapped.predicted)]
+            if mapped.search:
+                lines.append(f"search {mapped.search.describe()}")
             screen.print("\n" * bool(index) + chosen.describe(), style="bold", soft_wrap=True)
             screen.print("\n".join(f"  {line}" for line in lines), soft_wrap=True)
             found.append((chosen, mapped.mapping))
@@ -143,7 +150,9 @@ def run(
     workload: WorkloadName,
     layer: LayerNames = None,
     batch: Batch = None,
-    seed: Annotated[int, typer.Option(metavar="S", min=0, help="Seed of weights and random inputs.")] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="S", min=0, help="Seed of weights, random inputs and a search with a budget.")
+    ] = 0,
     memory: Annotated[
         Memory,
         typer.Option(help="fast: fixed latency, cycles are compared; axi-random: random stalls, they are not."),
@@ -153,7 +162,8 @@ def run(
         typer.Option("--json", metavar="FILE", help="Write the results to this file.", show_default=False),
     ] = None,
     dataflow: DataflowName = "rs",
-    objective: Objectives = Objective.CYCLES,
+    objective: Objectives = "cycles",
+    budget: Budgets = None,
     mapping: MappingFile = None,
 ) -> int:
     """Map, simulate the Verilog, compare outputs, cycles and words.
@@ -165,29 +175,25 @@ def run(
     layers = select_layers(workload, layer, batch)
     _only_without_file(ctx, mapping)
     flows = dataflows.load_dataflows(dataflow)
+    goal, limit = Objective(objective), Budget.parse(budget) if budget is not None else None
     tools.require_tools()
     from rowmesh.sw import flow, mappingfile
 
-    given = mappingfile.read_mappings(mapping, config, layers) if mapping else None
-    search = {"mapping": str(mapping)} if mapping else {"dataflow": dataflow, "objective": objective.value}
+    mappings = mappingfile.read_mappings(mapping, config, layers) if mapping else []
+    search = {"mapping": str(mapping)} if mapping else {"dataflow": dataflow, "objective": objective}
     results = []
     with new_text(json_file) as write:
         with StageBars() as progress:
             # all are mapped first: what cannot run is refused before anything long begins
-            for index, chosen in enumerate(layers if given is None else ()):
+            for index, chosen in enumerate(() if mapping else layers):
                 progress.layer(chosen.name, index, len(layers))("map", None)
-                flow.map_layer(config, chosen, flows, objective.value)
+                mappings.append(flow.map_layer(config, chosen, flows, goal, limit, seed).mapping)
             progress.start()
             for index, chosen in enumerate(layers):
-                options: Any = {
-                    "seed": seed,
-                    "memory": memory.value,
-                    "progress": progress.layer(chosen.name, index, len(layers)),
-                }
-                if given:
-                    result = flow.run_mapping(given[index], origin=chosen, **options)
-                else:
-                    result = flow.run_layer(config, chosen, flows, objective.value, **options)
+                stages = progress.layer(chosen.name, index, len(layers))
+                result = flow.run_mapping(
+                    mappings[index], origin=chosen, seed=seed, memory=memory.value, progress=stages
+                )
                 results.append(dataclasses.replace(result, memory=memory.value, search=search))
         write(json.dumps([result.to_json() for result in results], indent=2) + "\n")
 
@@ -228,7 +234,7 @@ resultcommands.register(app)
 
 def _only_without_file(ctx: typer.Context, mapping: Path | None) -> None:
     """Refuse options of the search where the mapping is given."""
-    for name in ("dataflow", "objective"):
+    for name in ("dataflow", "objective", "budget"):
         source = ctx.get_parameter_source(name)
         if mapping and source is not None and source.name == "COMMANDLINE":
             raise InputError(f"--{name}: steers the search, and with --mapping there is none: leave one of them out")

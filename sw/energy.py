@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from rowmesh.sw import files
 from rowmesh.sw.results import ACCESSES
 
-__all__ = ["DEFAULT", "EnergyTable", "by_level", "energy", "load_energy"]
+__all__ = ["DEFAULT", "EnergyTable", "by_level", "default_table", "energy", "load_energy"]
 
 DEFAULT = "eyeriss_65nm"
 """Name of the table that the mapper uses."""
@@ -76,7 +76,8 @@ class EnergyTable:
 
 
 @functools.cache
-def _default() -> EnergyTable:
+def default_table() -> EnergyTable:
+    """Return the table that the mapper uses."""
     return load_energy(DEFAULT)
 
 
@@ -90,7 +91,7 @@ def by_level(accesses: Mapping[str, int], table: EnergyTable | None = None) -> d
     table : EnergyTable, optional
         The Eyeriss table by default.
     """
-    table = table or _default()
+    table = table or default_table()
     spent = dict.fromkeys(table.costs, 0.0)
     for name, cost in table.rates.items():
         spent[_place(name)] += accesses[name] * cost
@@ -99,7 +100,7 @@ def by_level(accesses: Mapping[str, int], table: EnergyTable | None = None) -> d
 
 def energy(accesses: Mapping[str, int], table: EnergyTable | None = None) -> float:
     """Return the energy of a layer; for parameters see :func:`by_level`."""
-    return sum(accesses[name] * cost for name, cost in (table or _default()).rates.items())
+    return sum(accesses[name] * cost for name, cost in (table or default_table()).rates.items())
 
 
 def load_energy(name_or_path: str | os.PathLike[str]) -> EnergyTable:

@@ -3,33 +3,37 @@
 A pass takes the maximum over the engines of their busy cycles. To this come the waits at the boundaries of passes and
 tiles: for the part of the next patch of iacts that the spads cannot hold beside the present one, for the psum chains of
 a column that share it, for slices of iacts that do not fit the global buffer twice. docs/model.md derives the formulas.
+They serve one mapping and, compiled (:mod:`rowmesh.sw.batch`), many at once.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from rowmesh.hw.buffet import Buffet
 from rowmesh.hw.loader import Loader
 from rowmesh.hw.read_arbiter import ReadArbiter
-from rowmesh.sw.counts import dram_beats, first_slice_beats, weight_beats
+from rowmesh.sw.counts import first_slice_beats, read_beats, weight_beats
 from rowmesh.sw.mapping import Mapping, ceil_div
 from rowmesh.sw.memory import MEMORY_LATENCY
 
 __all__ = ["drain_cycles", "estimate", "iact_cycles"]
 
 
-@dataclass(frozen=True)
-class _TileCycles:
-    """Cycles of one tile over all its passes, by cause."""
+class _Weights(NamedTuple):
+    """Cycles of a pass's weights: along the trunk or the busiest row, and from memory."""
 
-    steps: int
     noc: int
-    psum: int
-    dma: int
+    load: int
 
-    @property
-    def busy(self) -> int:
-        """All of them."""
-        return self.steps + self.noc + self.psum + self.dma
+
+_REQUEST = ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency
+"""Cycles from a read request to its first beat at a load engine."""
+
+_CREDIT = 2
+"""Cycles until a released slot counts."""
+
+_REFILL = _CREDIT + _REQUEST + Loader.data_latency + Buffet.latency - 1
+"""Cycles from the release of a burst's first slot to the read of the last flit that takes the burst's slots, less one a
+beat of the burst."""
 
 
 def _sent(m: Mapping, q_tile: int) -> tuple[int, int]:
@@ -38,7 +42,7 @@ def _sent(m: Mapping, q_tile: int) -> tuple[int, int]:
     return columns, ceil_div(m.x_offset + columns, m.lanes) if m.planar else columns
 
 
-def iact_cycles(m: Mapping, q_tile: int, p: int, blocks: int | None = None) -> int:
+def iact_cycles(m: Mapping, q_tile: int, p: int, blocks: int = 0) -> int:
     """Return the cycles of a row step's iacts in a pass: flits along the trunk, or words along the busiest row.
 
     Parameters
@@ -47,7 +51,7 @@ def iact_cycles(m: Mapping, q_tile: int, p: int, blocks: int | None = None) -> i
     q_tile, p : int
         Output columns of the tile, output rows of the row step.
     blocks : int, optional
-        Channel blocks of the pass; those of a full channel tile by default.
+        Channel blocks of the pass; 0, the default: those of a full channel tile.
     """
     columns, flits = _sent(m, q_tile)
     rows = (p - 1) * m.layer.stride[0] + m.height if m.diagonal else m.row_span(p) * m.r_s
@@ -61,9 +65,19 @@ def iact_cycles(m: Mapping, q_tile: int, p: int, blocks: int | None = None) -> i
     return max(flits * trunk, columns * of_row * m.pe_words)
 
 
-def _weight_flits(m: Mapping) -> int:
-    """Weight flits of a port in a pass, on average over the passes."""
-    return ceil_div(weight_beats(m) // m.weight_ports, m.mt * m.ct * m.r_t)
+def _weights(m: Mapping, round_trip: int) -> _Weights:
+    """Return the cycles of a pass's weights of a port, on average over the passes.
+
+    Parameters
+    ----------
+    m : Mapping
+    round_trip : int
+        Cycles from a weight slot's release to its next word.
+    """
+    flits = ceil_div(weight_beats(m) // m.weight_ports, m.mt * m.ct * m.r_t)
+    of_row = ceil_div(m.m, m.mt * m.m0 * m.m_y)  # sets of weights that pass along a row
+    depth = m.config.glb_weight_flits
+    return _Weights(max(flits, of_row * m.weights), ceil_div(flits * max(round_trip, depth), depth))
 
 
 def _burst(m: Mapping, emitted: int, chains: int) -> int:
@@ -71,7 +85,12 @@ def _burst(m: Mapping, emitted: int, chains: int) -> int:
     return max(0, (emitted - m.config.chain_fifo) * chains - emitted) if chains > 1 else 0
 
 
-def _tile_cycles(m: Mapping, q: int, q_tile: int, p: int, rows: int, round_trip: int) -> _TileCycles:
+def _pass_steps(m: Mapping, q: int, rows: int) -> int:
+    """Steps of a pass: q output columns of a PE in each of some row steps."""
+    return rows * m.m1 * q * m.pe_filters * m.layer.s * m.r0 * m.c0
+
+
+def _tile_cycles(m: Mapping, q: int, q_tile: int, p: int, rows: int, weights: _Weights) -> int:
     """Cycles of a tile.
 
     Parameters
@@ -81,39 +100,33 @@ def _tile_cycles(m: Mapping, q: int, q_tile: int, p: int, rows: int, round_trip:
         Output columns of a PE and of the tile.
     p, rows : int
         Output rows of a row step, row steps.
-    round_trip : int
-        Cycles from a weight slot's release to its next word.
+    weights : _Weights
     """
-    chains, taps = m.chains, m.layer.s * m.r0 * m.c0
-    passes = m.ct * m.r_t
+    chains, passes = m.chains, m.ct * m.r_t
     together = q * m.pe_filters if m.patched else m.pe_filters  # psums of a PE that are worked on at once
-    sets = rows * (m.m1 if m.patched else q)
-    steps = sets * together * taps
+    steps = _pass_steps(m, q, rows)
     iact = iact_cycles(m, q_tile, p) * rows
-    flits = _weight_flits(m)
-    of_row = ceil_div(m.m, m.mt * m.m0 * m.m_y)  # sets of weights that pass along a row
-    weight = max(flits, of_row * m.weights)
-    noc = max(0, max(iact, weight) - steps)
+    noc = max(0, max(iact, weights.noc) - steps)
     columns, _ = _sent(m, q)
-    spare = max(0, m.config.iact_spad // (m.r0 * m.pe_words) - (columns if m.patched else m.window))
+    room = m.config.iact_spad // (m.r0 * m.pe_words)
+    cost = iact // max(1, rows * columns)
     if m.patched:
         # the columns that had to wait come at the rate of the iacts, and are needed one every m0 steps of each q
-        missing = max(0, columns - spare)
+        missing = max(0, columns - max(0, room - columns))
         late = missing * iact // max(1, rows * columns) - (q - 1) * m.pe_filters
         noc = max(noc, rows * (late + 2)) if missing else noc
     else:
-        cost = iact // max(1, rows * columns)
-        missing = max(0, m.window - spare)
+        missing = max(0, m.window - max(0, room - m.window))
         noc = max(noc, rows * missing * max(0, cost - m.r0 * m.c0 * m.pe_filters))
-    depth = m.config.glb_weight_flits
-    load = ceil_div(flits * max(round_trip, depth), depth)
-    dma = max(0, load - steps - noc)
+    busy = passes * (steps + noc + max(0, weights.load - steps - noc))
+    if chains == 1:
+        return busy
     if m.held:
-        each = passes * (steps + noc + dma)
-        psum = max(_burst(m, together, chains), chains * together * rows - each)
+        psum = max(_burst(m, together, chains), chains * together * rows - busy)
     else:
+        sets, taps = rows * (m.m1 if m.patched else q), m.layer.s * m.r0 * m.c0
         psum = passes * sets * max(_burst(m, together, chains), (chains - taps) * together)
-    return _TileCycles(passes * steps, passes * noc, max(0, psum), passes * dma)
+    return busy + max(0, psum)
 
 
 def _slice_wait(m: Mapping, round_trip: int) -> int:
@@ -145,14 +158,7 @@ def drain_cycles(m: Mapping, q: int, rows: int) -> int:
 
 def _round_trip(m: Mapping) -> int:
     """Cycles from the release of a burst's first slot to the read of the last flit that takes the burst's slots."""
-    burst = min(m.config.burst_beats, m.config.glb_weight_flits)
-    credit = 2  # a released slot counts two cycles later
-    return credit + _request() + Loader.data_latency + Buffet.latency + burst - 1
-
-
-def _request() -> int:
-    """Cycles from a read request to its first beat at a load engine."""
-    return ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency
+    return _REFILL + min(m.config.burst_beats, m.config.glb_weight_flits)
 
 
 def estimate(m: Mapping) -> int:
@@ -164,21 +170,26 @@ def estimate(m: Mapping) -> int:
     """
     x, a = m.layer, m.config
     images = x.n * m.g_t
+    weights = _weights(m, _round_trip(m))
+    # tiles are of up to four kinds: the last one of each axis may be smaller
+    row_steps, width = min(m.p0, m.row_steps), min(m.q0, x.q)
+    q_last = 1 if m.q_rest < width else 0
+    p_last = 1 if m.p_rest < m.p_n or m.p0_rest < row_steps else 0
     busy, late = 0, 0
-    for q, q_tile, q_count in ((m.q_pe, min(m.q0, x.q), m.qt - 1), (m.q_pe_rest, m.q_rest, 1)):
-        for p, rows, p_count in ((m.p_n, min(m.p0, m.row_steps), m.pt - 1), (m.p_rest, m.p0_rest, 1)):
+    for q, q_tile, q_count in ((m.q_pe, width, m.qt - q_last), (m.q_pe_rest, m.q_rest, q_last)):
+        for p, rows, p_count in ((m.p_n, row_steps, m.pt - p_last), (m.p_rest, m.p0_rest, p_last)):
             count = images * q_count * p_count * m.mt
             if count:
-                tile = _tile_cycles(m, q, q_tile, p, rows, _round_trip(m))
-                busy += count * tile.busy
-                late += count * max(0, drain_cycles(m, q, rows) - tile.busy)
-    beats = dram_beats(m)
+                tile = _tile_cycles(m, q, q_tile, p, rows, weights)
+                busy += count * tile
+                late += count * max(0, drain_cycles(m, q, rows) - tile)
+    beats = read_beats(m)
     first = first_slice_beats(m)
-    slow = max(1.0, _request() / (a.read_bursts * min(m.tile_beats, a.burst_beats)))
-    initial = int(first * slow) + min(beats["weight"], first, a.glb_weight_flits)
-    rest = int(sum(beats.values()) + (slow - 1) * beats["iact"]) - initial
+    slow = max(1.0, _REQUEST / (a.read_bursts * min(m.tile_beats, a.burst_beats)))
+    initial = int(first * slow) + min(beats.weight, first, a.glb_weight_flits)
+    rest = int(beats.iact + beats.weight + beats.param + (slow - 1) * beats.iact) - initial
     slices = images * m.pt * m.qt * (1 if m.resident else m.mt * m.ct) - 1
     waits = max(0, rest - busy, slices * _slice_wait(m, _round_trip(m)), late)
     # the last tile's words become final during its last pass
-    last = _tile_cycles(m, m.q_pe_rest, m.q_rest, m.p_rest, m.p0_rest, _round_trip(m)).steps // (m.ct * m.r_t)
+    last = _pass_steps(m, m.q_pe_rest, m.p0_rest)
     return initial + busy + waits + max(0, drain_cycles(m, m.q_pe_rest, m.p0_rest) - last)

@@ -16,10 +16,11 @@ from rowmesh.sim.run import SimJob, simulate
 from rowmesh.sw.compiler import MemoryMap, compile_layer, pack_params, pack_weights
 from rowmesh.sw.dataflow import Dataflow
 from rowmesh.sw.layerdata import LayerData, make_data, nonzero_macs
-from rowmesh.sw.mapper import Objective, UnmappableError, find_mapping
+from rowmesh.sw.mapper import Search, UnmappableError, search
 from rowmesh.sw.mapping import Mapping
 from rowmesh.sw.memory import MEMORY_LATENCY, WRITE_LATENCY
 from rowmesh.sw.model import predict
+from rowmesh.sw.objective import Budget, Objective
 from rowmesh.sw.results import PARTS, LayerResult, Measurement, Outputs, Prediction
 from rowmesh.sw.workload import Layer
 
@@ -48,10 +49,11 @@ class RunError(RuntimeError):
 
 @dataclass(frozen=True)
 class MappedLayer:
-    """A layer's mapping and what the model predicts for it."""
+    """A layer's mapping, what the model predicts for it, and how it was found (None if it was given)."""
 
     mapping: Mapping
     predicted: Prediction
+    search: Search | None = None
 
 
 def generate(config: ArchConfig, out_dir: Path) -> list[Path]:
@@ -90,16 +92,19 @@ def map_layer(
     config: ArchConfig,
     layer: Layer,
     flows: tuple[Dataflow, ...] | None = None,
-    objective: Objective = "cycles",
+    objective: Objective | str = "cycles",
+    budget: Budget | None = None,
+    seed: int = 0,
 ) -> MappedLayer:
-    """Find a mapping and predict it; see :func:`rowmesh.sw.mapper.find_mapping`.
+    """Find a mapping and predict it; see :func:`rowmesh.sw.mapper.search`.
 
     Raises
     ------
     UnmappableError
         If the layer cannot run on this architecture; with the reason.
     """
-    return predict_mapping(find_mapping(config, layer, flows, objective))
+    found = search(config, layer, flows, objective, budget, seed)
+    return MappedLayer(found.mapping, predict(found.mapping), found)
 
 
 def predict_mapping(mapping: Mapping) -> MappedLayer:
@@ -268,13 +273,13 @@ def run_layer(
     config: ArchConfig,
     layer: Layer,
     flows: tuple[Dataflow, ...] | None = None,
-    objective: Objective = "cycles",
+    objective: Objective | str = "cycles",
     *,
     seed: int = 0,
     memory: str = "fast",
     progress: Progress = lambda stage, fraction: None,
 ) -> LayerResult:
-    """Map a layer and run it; see :func:`rowmesh.sw.mapper.find_mapping` and :func:`run_mapping`.
+    """Map a layer and run it; see :func:`rowmesh.sw.mapper.search` and :func:`run_mapping`.
 
     Raises
     ------
@@ -284,5 +289,5 @@ def run_layer(
         If the hardware reports an error or does not finish.
     """
     progress("map", None)
-    mapping = find_mapping(config, layer, flows, objective)
+    mapping = search(config, layer, flows, objective).mapping
     return run_mapping(mapping, origin=layer, seed=seed, memory=memory, progress=progress)

@@ -1,230 +1,80 @@
-"""The mapper: enumerates the mappings that the dataflows allow and keeps the one that the model predicts to be best."""
+"""The mapper: looks at the mappings that the dataflows allow and keeps the one that the model predicts to be best."""
 
 import functools
 import itertools
+import math
 import os
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw.counts import access_counts
+from rowmesh.sw.batch import FACTORS, Costs, Ints, evaluate, factors_of
+from rowmesh.sw.counts import words
 from rowmesh.sw.dataflow import Dataflow, load_dataflow
-from rowmesh.sw.energy import energy
-from rowmesh.sw.estimate import estimate
 from rowmesh.sw.files import InputError
-from rowmesh.sw.mapping import IllegalMappingError, Mapping, ceil_div
-from rowmesh.sw.model import COARSE, predict_parts, work
-from rowmesh.sw.tensors import TensorLayout, storage_bits
+from rowmesh.sw.mapping import Mapping
+from rowmesh.sw.mapspace import Space, flattened
+from rowmesh.sw.model import COARSE, config_cycles, predict_parts, work
+from rowmesh.sw.objective import Budget, Floats, Objective
+from rowmesh.sw.rules import RULES
 from rowmesh.sw.workload import Layer
 
-__all__ = ["Objective", "UnmappableError", "candidates", "find_mapping", "flattened"]
-
-Objective = Literal["cycles", "energy", "edp"]
-Factors = dict[str, Any]
+__all__ = ["Search", "UnmappableError", "candidates", "find_mapping", "flattened", "search"]
 
 
 class UnmappableError(InputError):
-    """No mapping of the layer exists on this architecture; the message gives the rule that the last ones broke."""
+    """No mapping of the layer exists on this architecture; the message gives the rule that most of them broke."""
 
 
-def _divisors(value: int, limit: int) -> list[int]:
-    return [d for d in range(1, min(value, limit) + 1) if value % d == 0]
+@dataclass(frozen=True)
+class Search:
+    """What a search found.
 
+    Parameters
+    ----------
+    mapping : Mapping
+    visited, valid, evaluated, predicted : int
+        Sets of factors looked at; those that the hardware can run; those whose cost was evaluated in closed form; those
+        whose cycles were predicted.
+    exhaustive : bool
+        Every mapping that the dataflows allow was visited.
+    estimate : float
+        The least cost in closed form.
+    """
 
-def _tiles(size: int) -> list[int]:
-    """Sizes that split a dimension into 1, 2, 3 ... tiles as evenly as possible."""
-    sizes: list[int] = []
-    for count in range(1, size + 1):
-        tile = ceil_div(size, count)
-        if not sizes or tile < sizes[-1]:
-            sizes.append(tile)
-        if len(sizes) >= 12:
-            break
-    return sizes
+    mapping: Mapping
+    visited: int
+    valid: int
+    evaluated: int
+    predicted: int
+    exhaustive: bool
+    estimate: float
 
-
-def _even(size: int, limit: int) -> list[int]:
-    """As many of a dimension as fit an axis, spread evenly, and one."""
-    most = min(size, limit)
-    return sorted({1, most, ceil_div(size, ceil_div(size, most)), *_divisors(size, limit)[-2:]}, reverse=True)
-
-
-class _Space:
-    """The mapspace of a layer on an architecture under one dataflow."""
-
-    def __init__(self, config: ArchConfig, layer: Layer, flow: Dataflow) -> None:
-        self.config, self.layer, self.flow = config, layer, flow
-        self.m, self.c = layer.m // layer.groups, layer.c // layer.groups
-        self.planar = TensorLayout(layer.n, layer.c, layer.h, layer.w, config.data_width, config.beat_bytes).planar
-        self.window = (layer.s - 1) * layer.dilation[1] + 1
-        self.stride = layer.stride[1] if self.planar else min(layer.stride[1], self.window)
-
-    def factors(self) -> Iterator[Factors]:
-        """Yield every set of factors worth a look; most of what the hardware cannot run is left out."""
-        flow = self.flow
-        for stationary, rows in itertools.product(flow.stationary, self._rows()):
-            for c0 in _divisors(self.c, self.config.iact_spad):
-                if not flow.allows("pe", "C", c0, self.c):
-                    continue
-                if rows["g_y"] * rows["g0"] > 1 and c0 != self.c:
-                    continue
-                chains = rows["p_y"] * rows["m_y"] * rows["g_y"]
-                for c_s in self._chain(self.config.rows // (chains * rows["r_s"]), c0, rows["g_y"] * rows["g0"]):
-                    for columns in self._columns(stationary, c0 * rows["r0"] * rows["g0"], rows):
-                        ports = self._ports(rows, c0, c_s)
-                        base = {**rows, **columns, "stationary": stationary, "c0": c0, "c_s": c_s, "ports": ports}
-                        yield from self._filters(base)
-
-    def _rows(self) -> Iterator[Factors]:
-        """What is along the rows beside channels: filter rows of a chain (or in the PE), or chains of their own."""
-        a, x, allowed = self.config, self.layer, self.flow.rows
-        for r_s, r0 in sorted({(1, 1), (x.r, 1), (1, x.r)}, reverse=True):
-            if r_s > 1 and ("R" not in allowed or r_s > a.rows):
-                continue
-            if not self.flow.allows("rows", "R", r_s, x.r) or not self.flow.allows("pe", "R", r0, x.r):
-                continue
-            if r0 > 1 and (x.dilation[0] > 1 or self.planar):
-                continue
-            none = {"r_s": r_s, "r0": r0, "p_y": 1, "m_y": 1, "g_y": 1, "g0": 1}
-            yield none
-            if r_s > 1:
-                continue
-            depthwise = self.m == self.c == 1 < x.groups
-            for g0 in _divisors(x.groups, min(a.iact_spad, a.psum_spad)) if depthwise else [1]:
-                if g0 > 1:
-                    yield none | {"g0": g0}
-                yield from self._chains(none | {"g0": g0})
-
-    def _chains(self, none: Factors) -> Iterator[Factors]:
-        a, x, allowed = self.config, self.layer, self.flow.rows
-        for name, dimension, values in (
-            ("p_y", "P", _even(x.p, a.rows)),
-            ("m_y", "M", _divisors(self.m, a.rows)),
-            ("g_y", "G", _divisors(x.groups // none["g0"], a.rows) if self.m == 1 else []),
-        ):
-            if dimension not in allowed:
-                continue
-            for value in values:
-                size = {"P": x.p, "M": self.m, "G": x.groups}[dimension]
-                if value > 1 and self.flow.allows("rows", dimension, value, size):
-                    yield none | {name: value}
-
-    def _ports(self, rows: Factors, c0: int, c_s: int) -> int:
-        """Groups of rows that ports of their own feed: as many as there are, where each can have its share."""
-        ports, lanes = self.config.ports, self.config.flit_words
-        chains = rows["m_y"] * rows["g_y"]
-        words = rows["g_y"] * rows["g0"] * self.c if rows["g_y"] > 1 else c_s * c0
-        whole = self.planar or rows["m_y"] > 1 or words % (ports * lanes) == 0 or self.config.iact_ports == 1
-        shared = (c_s if chains == 1 else chains) % ports == 0 and rows["p_y"] == 1
-        return ports if shared and whole and self.c % (c_s * c0) == 0 else 1
-
-    def _chain(self, most: int, c0: int, groups_at_once: int) -> list[int]:
-        """Channel groups along a chain: as many as fit, or a divisor near that."""
-        groups = self.c // c0
-        most = min(most, groups)
-        if "C" not in self.flow.rows or groups_at_once > 1:
-            most = min(most, 1)
-        if most < 1:
-            return []
-        sizes = sorted({most, *(d for d in _divisors(groups, most) if 2 * d > most)}, reverse=True)
-        return [size for size in sizes if self.flow.allows("rows", "C", size, self.c)]
-
-    def _columns(self, stationary: str, words: int, rows: Factors) -> Iterator[Factors]:
-        """What is across the columns, and the output columns of a PE; ``words`` are those of one iact column."""
-        a, x, allowed = self.config, self.layer, self.flow.columns
-        longest = x.q
-        if stationary != "weight":
-            room = (a.iact_spad // words - self.window) // self.stride + 1
-            longest = min(x.q, room, a.psum_spad)
-        parts = _divisors(x.q, longest) if "Q" in allowed and not self.planar else []
-        for q in parts:
-            whole = x.q // q
-            for q_x in sorted({min(whole, a.cols), *(d for d in _divisors(whole, a.cols) if 4 * d >= a.cols)}):
-                if q_x > 1 and self.flow.allows("pe", "Q", q, x.q) and self.flow.allows("columns", "Q", q_x, x.q):
-                    yield from self._across({"p_x": 1, "q_x": q_x, "q0": q * q_x}, q_x)
-        tiles = _tiles(x.q) if stationary == "weight" else sorted({*_tiles(x.q), *_divisors(x.q, longest), longest})
-        tiles = [q for q in tiles if 0 < q <= longest]
-        one = self.flow.factors.get(("pe", "Q"))
-        if one is not None and not one.most and one.value:
-            tiles = [min(one.value, x.q)]
-        p_values = _even(x.p, a.cols) if "P" in allowed and rows["p_y"] == 1 else [1]
-        for p_x in p_values:
-            if not self.flow.allows("columns", "P", p_x, x.p):
-                continue
-            for q in tiles:
-                if self.flow.allows("pe", "Q", q, x.q):
-                    yield from self._across({"p_x": p_x, "q_x": 1, "q0": q}, p_x)
-
-    def _across(self, base: Factors, inner: int) -> Iterator[Factors]:
-        """Filter groups beside the rest across the columns."""
-        most = self.config.cols // inner if "M" in self.flow.columns else 1
-        sizes = {1, most}
-        if inner == 1:
-            sizes |= set(_divisors(self.m, most))
-        for m_x in sorted(sizes):
-            if m_x <= self.m and self.flow.allows("columns", "M", m_x, self.m):
-                yield base | {"m_x": m_x}
-
-    def _filters(self, f: Factors) -> Iterator[Factors]:
-        """Filters of a PE, row steps of a tile, and whether iacts stay in the global buffer."""
-        a, x = self.config, self.layer
-        tap = x.s * f["r0"] * f["c0"]
-        q = f["q0"] // f["q_x"]
-        patched = f["stationary"] != "weight"
-        most = min(a.psum_spad // (q if patched else 1), a.weight_spad // tap) // f["g0"]
-        if tap > a.weight_spad or most < 1:
-            return
-        column = self.m // f["m_y"] if self.m % f["m_y"] == 0 else 0
-        for m0 in _divisors(column, most):
-            if not self.flow.allows("pe", "M", m0, self.m):
-                continue
-            if f["m_x"] * m0 * f["m_y"] > self.m and f["m_x"] > 1:
-                continue
-            depth = a.psum_bank_words // (q * m0 * f["m_y"] * f["g_y"] * f["g0"] * f["p_y"])
-            if depth < 1:
-                continue
-            times = [1]
-            if f["stationary"] == "iact":
-                fitting = _divisors(column // m0, depth)
-                times = sorted({1, fitting[-1]})
-            for m1 in times:
-                steps = ceil_div(x.p, f["p_x"] * f["p_y"])
-                fitting = a.psum_spad // (q * m0 * f["g0"]) if f["stationary"] == "psum" else depth
-                rows = {1} if f["stationary"] == "iact" or f["p_y"] > 1 else {1, min(steps, depth, fitting)}
-                for p0 in sorted(rows):
-                    if not self.flow.allows("pe", "P", p0, x.p):
-                        continue
-                    for resident in (False, True) if self.m > m0 * m1 * f["m_y"] * f["m_x"] else (False,):
-                        yield f | {"m0": m0, "m1": m1, "p0": p0, "resident": resident}
-
-    def steps(self, f: Factors) -> int:
-        """Steps of a candidate: a lower bound of its cycles."""
-        x = self.layer
-        filters = f["m_x"] * f["m0"] * f["m_y"] * f["m1"]
-        tiles = (
-            x.n * (x.groups // (f["g_y"] * f["g0"])) * ceil_div(self.m, filters) * ceil_div(self.c, f["c_s"] * f["c0"])
+    def describe(self) -> str:
+        """Return it in one line."""
+        kind = "exhaustive" if self.exhaustive else "pruned"
+        return (
+            f"{kind}, {self.visited:,} mappings visited, {self.valid:,} valid, {self.evaluated:,} evaluated, "
+            f"{self.predicted:,} predicted"
         )
-        q = f["q0"] // f["q_x"] * ceil_div(x.q, f["q0"]) if f["q_x"] > 1 else x.q
-        inner = ceil_div(x.p, f["p_x"] * f["p_y"]) * q * x.s * f["r0"] * f["c0"] * f["m0"] * f["g0"] * f["m1"]
-        return int(tiles * (x.r // (f["r_s"] * f["r0"])) * inner)
 
 
-def flattened(config: ArchConfig, layer: Layer) -> list[Layer]:
-    """Return the layer with its plane as a single row, where that is the same: pixels in memory follow one another."""
-    if (layer.r, layer.s, layer.stride, layer.padding) != (1, 1, (1, 1), (0, 0, 0, 0)) or layer.h == 1:
-        return []
-    bits = config.data_width if layer.output == "requant" else storage_bits(config.acc_width)
-    for channels, width in ((layer.c, config.data_width), (layer.m, bits)):
-        if TensorLayout(layer.n, channels, layer.h, layer.w, width, config.beat_bytes).planar:
-            return []
-    return [layer.as_row()]
+def _spaces(config: ArchConfig, layer: Layer, flows: Sequence[Dataflow], *, whole: bool) -> list[Space]:
+    shapes = [layer, *flattened(config, layer)]
+    return [Space(config, shape, flow, whole=whole) for flow, shape in itertools.product(flows, shapes)]
 
 
-def candidates(
-    config: ArchConfig, layer: Layer, flows: Sequence[Dataflow], reasons: dict[str, int] | None = None
-) -> Iterator[tuple[int, Mapping]]:
-    """Yield every legal mapping of the enumerated space with its steps, the fewest steps first.
+def _bases(space: Space, most: int | None = None) -> Ints:
+    rows = list(itertools.islice(space.bases(), most))
+    return np.array(rows, np.int64).reshape(-1, len(FACTORS))
+
+
+def candidates(config: ArchConfig, layer: Layer, flows: Sequence[Dataflow]) -> Iterator[tuple[int, Mapping]]:
+    """Yield every legal mapping that is worth a look with its steps, the fewest steps first.
 
     Parameters
     ----------
@@ -232,58 +82,150 @@ def candidates(
     layer : Layer
     flows : sequence of Dataflow
         Constraints; the mappings of all of them.
-    reasons : dict, optional
-        Counts how many candidates broke each rule.
     """
-    space: list[tuple[int, int, str, int, Factors]] = []
-    shapes = [layer, *flattened(config, layer)]
-    for flow, (shape, one) in itertools.product(flows, enumerate(shapes)):
-        found = _Space(config, one, flow)
-        space += [
-            (found.steps(f), len(space) + number, flow.name, shape, f) for number, f in enumerate(found.factors())
-        ]
-    for steps, _, name, shape, factors in sorted(space, key=lambda entry: entry[:2]):
-        try:
-            yield steps, Mapping(config=config, layer=shapes[shape], dataflow=name, **factors)
-        except IllegalMappingError as error:
-            if reasons is not None:
-                reasons[str(error)] = reasons.get(str(error), 0) + 1
+    spaces = _spaces(config, layer, flows, whole=False)
+    rows = [space.expand(_bases(space)) for space in spaces]
+    found = [evaluate(config, space.layer, part) for space, part in zip(spaces, rows, strict=True)]
+    places = [(number, row) for number, costs in enumerate(found) for row in np.flatnonzero(costs.legal)]
+    steps = [int(found[number].steps[row]) for number, row in places]
+    for index in np.argsort(steps, kind="stable"):
+        number, row = places[index]
+        yield steps[index], _mapping(spaces[number], rows[number][row])
+
+
+def _mapping(space: Space, row: Ints) -> Mapping:
+    return Mapping(config=space.config, layer=space.layer, dataflow=space.flow.name, **factors_of(row))
 
 
 _CLOSE = 1.002
-"""Mappings within this factor of the best are told apart by the other quantity: energy or cycles."""
+"""Mappings within this factor of the best are told apart by their energy."""
 
 _PROMISING = 1.15
 """Mappings whose estimate is within this factor of the best one are candidates for a prediction."""
 
-_WORK = 200_000
-"""Steps that the predictions of a search may run."""
+_SURE, _WORK = 0.001, 200_000
+"""A prediction ends the search if the least estimate of the others is not less by more than this share, or by as much
+again for every so many steps that predictions have run."""
 
-_MOST, _LEAST = 16, 3
-"""Mappings that are predicted."""
+_MOST, _IN_VAIN = 12, 4
+"""Mappings that are predicted at most, and those in sequence that are not better than one before."""
 
-_SPREAD, _COMPARED, _LEAST_ENERGY = 0.01, 2000, 6
-"""Of mappings whose estimates are within 1 % of the best ones', and no more than so many, those of the least energy are
-predicted as well."""
+_LEAST_ENERGY = 4
+"""Mappings of less energy than the best one's that are predicted as well."""
+
+_KEPT = 2000
+"""Best mappings that are kept while a search goes on."""
+
+_SMALL_BASES, _SMALL = 10_000, 300_000
+"""Mapspaces that are searched exhaustively without being asked to."""
+
+_CHUNK = 256
+"""Bases that are expanded at once."""
 
 
-def _default() -> tuple[Dataflow, ...]:
-    return (load_dataflow("rs"),)
+@dataclass
+class _Pool:
+    """The best mappings that a search has seen."""
+
+    objective: Objective
+    config_cycles: int
+    spaces: list[Space] = field(default_factory=list)
+    rows: Ints = field(default_factory=lambda: np.zeros((0, len(FACTORS)), np.int64))
+    of_space: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    keys: Floats = field(default_factory=lambda: np.zeros((0, 2)))  # costs and steps
+    energy: Floats = field(default_factory=lambda: np.zeros(0))
+    visited: int = 0
+    valid: int = 0
+    broken: dict[int, tuple[int, Space, Ints]] = field(default_factory=dict)
+
+    def look(self, space: Space, rows: Ints) -> None:
+        """Evaluate mappings and keep the best."""
+        costs = evaluate(space.config, space.layer, rows)
+        self.visited += len(rows)
+        good = np.flatnonzero(costs.legal)
+        self.valid += len(good)
+        if not len(good):
+            if not self.valid:
+                self._note(space, rows, costs)
+            return
+        worth = costs[good]
+        values = self.objective.costs(worth.cycles + self.config_cycles, worth.words)
+        if len(self.keys) >= _KEPT:
+            better = values < self.keys[-1, 0]
+            if not better.any():
+                return
+            good, worth, values = good[better], worth[better], values[better]
+        if space not in self.spaces:
+            self.spaces.append(space)
+        number = self.spaces.index(space)
+        keys = np.concatenate([self.keys, np.stack([values, worth.steps.astype(np.float64)], axis=1)])
+        rows = np.concatenate([self.rows, rows[good]])
+        of_space = np.concatenate([self.of_space, np.full(len(good), number)])
+        energy = np.concatenate([self.energy, self.objective.energy(worth.words)])
+        order = np.lexsort((np.arange(len(keys)), keys[:, 1], keys[:, 0]))
+        order = order[keys[order, 0] <= keys[order[0], 0] + (_PROMISING - 1) * abs(keys[order[0], 0])]
+        # the same factors under several dataflows: the first one's
+        shapes = np.array([one.layer.h for one in self.spaces])[of_space[order]]
+        _, first = np.unique(np.column_stack([rows[order], shapes]), axis=0, return_index=True)
+        order = order[np.sort(first)][:_KEPT]
+        self.keys, self.rows, self.of_space, self.energy = keys[order], rows[order], of_space[order], energy[order]
+
+    def _note(self, space: Space, rows: Ints, costs: Costs) -> None:
+        numbers, first, times = np.unique(costs.broken, return_index=True, return_counts=True)
+        for number, row, count in zip(numbers, first, times, strict=True):
+            before, at, example = self.broken.get(int(number), (0, space, rows[row]))
+            self.broken[int(number)] = (before + int(count), at, example)
+
+    def reason(self) -> str:
+        """Return the rule that most mappings break."""
+        if not self.broken:
+            return "no factorisation exists"
+        number = max(self.broken, key=lambda rule: self.broken[rule][0])
+        _, space, row = self.broken[number]
+        return RULES[number].text(Mapping.bare(space.config, space.layer, **factors_of(row)))
+
+    def mapping(self, index: int) -> Mapping:
+        """Return one of the mappings, 0 the best."""
+        return _mapping(self.spaces[self.of_space[index]], self.rows[index])
+
+
+def _chunks(spaces: Sequence[Space], bases: Sequence[Ints], seed: int | None) -> Iterator[tuple[Space, Ints]]:
+    """Yield rows of factors, in the order of the spaces or, with a seed, in random order."""
+    random = np.random.default_rng(seed)
+    parts = []
+    for space, rows in zip(spaces, bases, strict=True):
+        order = np.arange(len(rows)) if seed is None else random.permutation(len(rows))
+        parts += [(space, rows[order[first : first + _CHUNK]]) for first in range(0, len(rows), _CHUNK)]
+    for index in range(len(parts)) if seed is None else random.permutation(len(parts)):
+        space, rows = parts[index]
+        yield space, space.expand(rows)
+
+
+def _look_at(pool: _Pool, chunks: Iterator[tuple[Space, Ints]], budget: Budget, end: float) -> bool:
+    """Evaluate mappings until the budget is spent; return whether all were."""
+    for space, rows in chunks:
+        left = len(rows) if budget.mappings is None else budget.mappings - pool.visited
+        pool.look(space, rows[:left])
+        if left < len(rows) or time.monotonic() > end:
+            return False
+    return True
 
 
 @functools.lru_cache(maxsize=1024)
-def find_mapping(
+def search(
     config: ArchConfig,
     layer: Layer,
     flows: tuple[Dataflow, ...] | None = None,
-    objective: Objective = "cycles",
-) -> Mapping:
-    """Find the best mapping of a layer.
+    objective: Objective | str = "cycles",
+    budget: Budget | None = None,
+    seed: int = 0,
+) -> Search:
+    """Search the best mapping of a layer.
 
-    Every legal mapping is estimated in closed form (:mod:`rowmesh.sw.estimate`); with the objective ``cycles`` only
-    those whose steps, a lower bound, can still be promising. The cycles of the best ones are then predicted
-    (:mod:`rowmesh.sw.model`), and the best of these is taken; where some are within 0.2 %, the one of least energy
-    (with the objective ``cycles``).
+    Mappings are evaluated in closed form (:mod:`rowmesh.sw.batch`): all of them where that is quick, or else those that
+    are worth a look (:mod:`rowmesh.sw.mapspace`). With a budget the search goes on after these in a random order of
+    all. If the objective depends on cycles, those of the best mappings are then predicted
+    (:mod:`rowmesh.sw.model`), and the best of these is taken; where some are within 0.2 %, the one of least energy.
 
     Parameters
     ----------
@@ -291,70 +233,112 @@ def find_mapping(
     layer : Layer
     flows : tuple of Dataflow, optional
         Dataflows to choose from; row stationary by default.
-    objective : {"cycles", "energy", "edp"}
+    objective : Objective or str
+    budget : Budget, optional
+    seed : int
+        Of the random order.
 
     Raises
     ------
     UnmappableError
         If there is none.
+    InputError
+        If the objective is no expression.
     """
-    flows = flows or _default()
-    reasons: dict[str, int] = {}
-    found: list[tuple[float, int, Mapping]] = []
-    best: float | None = None
-    for steps, mapping in candidates(config, layer, flows, reasons):
-        if objective == "cycles" and best is not None and steps > best * _PROMISING:
-            break
-        cost = _cost(objective, estimate(mapping), mapping)
-        if best is None or cost <= best * _PROMISING:
-            found.append((cost, len(found), mapping))
-            best = cost if best is None else min(best, cost)
-    if best is None:
-        rule = max(reasons, key=lambda reason: reasons[reason]) if reasons else "no factorisation exists"
+    flows = flows or (load_dataflow("rs"),)
+    goal = objective if isinstance(objective, Objective) else Objective(objective)
+    pool = _Pool(goal, config_cycles(config, layer))
+    end = math.inf if budget is None or budget.seconds is None else time.monotonic() + budget.seconds
+    budget, given = budget or Budget(), budget is not None
+    spaces = _spaces(config, layer, flows, whole=True)
+    bases = [_bases(space, _SMALL_BASES) for space in spaces]
+    counted = [space.count(rows) for space, rows in zip(spaces, bases, strict=True)]
+    exhaustive = max(map(len, bases)) < _SMALL_BASES and sum(counted) <= _SMALL
+    if exhaustive:
+        exhaustive = _look_at(pool, _chunks(spaces, bases, None), budget, end)
+    else:
+        some = _spaces(config, layer, flows, whole=False)
+        going = _look_at(pool, _chunks(some, [_bases(space) for space in some], None), budget, end)
+        if going and (given or not pool.valid):
+            exhaustive = _look_at(pool, _chunks(spaces, [_bases(space) for space in spaces], seed), budget, end)
+    if not pool.valid:
         names = ", ".join(flow.name for flow in flows)
-        raise UnmappableError(f"layer {layer.name}: no mapping ({names}) fits {config.name}: {rule}")
-    promising = sorted(entry for entry in found if entry[0] <= best * _PROMISING)
-    effort = list(itertools.accumulate(work(entry[2], COARSE) for entry in promising))
-    tried = [entry for k, entry in enumerate(promising[:_MOST]) if k < _LEAST or effort[k] <= _WORK]
-    costs = [
-        _cost(objective, spent, mapping)
-        for spent, (_, _, mapping) in zip(_cycles([entry[2] for entry in tried]), tried, strict=True)
-    ]
-    least = min(costs)
-    close = [entry for entry, cost in zip(tried, costs, strict=True) if cost <= least * _CLOSE]
-    if objective != "cycles":
-        return close[0][2]
-    # the least energy among those about as fast, starting with the least of all
-    chosen = min(close, key=lambda entry: _energy(entry[2]))
-    limit = max(entry[0] for entry in close) * (1 + _SPREAD)
-    cheaper = [
-        (spent, entry[1], entry[2])
-        for entry in itertools.takewhile(lambda entry: entry[0] <= limit, promising[:_COMPARED])
-        if (spent := _energy(entry[2])) < _energy(chosen[2])
-    ]
-    cheapest = [entry[2] for entry in sorted(cheaper)[:_LEAST_ENERGY]]
+        raise UnmappableError(f"layer {layer.name}: no mapping ({names}) fits {config.name}: {pool.reason()}")
+    chosen, predicted = _best(pool)
+    return Search(
+        mapping=chosen,
+        visited=pool.visited,
+        valid=pool.valid,
+        evaluated=pool.valid,
+        predicted=predicted,
+        exhaustive=exhaustive,
+        estimate=float(pool.keys[0, 0]),
+    )
+
+
+def find_mapping(
+    config: ArchConfig,
+    layer: Layer,
+    flows: tuple[Dataflow, ...] | None = None,
+    objective: Objective | str = "cycles",
+) -> Mapping:
+    """Return the best mapping of a layer; see :func:`search`."""
+    return search(config, layer, flows, objective).mapping
+
+
+def _best(pool: _Pool) -> tuple[Mapping, int]:
+    """Predict the cycles of the best mappings and return the best, and how many were predicted."""
+    costs, energy, objective = pool.keys[:, 0], pool.energy, pool.objective
+    if not objective.depends_on_cycles:
+        return pool.mapping(0), 0
+    found: dict[int, float] = {}
     together = os.cpu_count() or 1
-    for first in range(0, len(cheapest), together):
-        some = cheapest[first : first + together]
-        for mapping, cycles in zip(some, _cycles(some), strict=True):
-            if cycles <= least * _CLOSE:
-                return mapping
-    return chosen[2]
+
+    def predict(indices: Sequence[int]) -> None:
+        some = [pool.mapping(index) for index in indices]
+        with ThreadPoolExecutor(together) as threads:  # the timing model runs without the interpreter's lock
+            cycles = list(threads.map(lambda mapping: sum(predict_parts(mapping, COARSE).values()), some))
+        counted = np.array([words(mapping) for mapping in some])
+        found.update(zip(indices, map(float, objective.costs(cycles, counted)), strict=True))
+
+    # of those that are about as good, those of the least energy first
+    apart = costs > _beyond(costs[0], _SURE)
+    order = _by_turns(np.lexsort((np.where(apart, costs, energy), apart)), pool)[:_MOST]
+    effort, in_vain = 0, 0
+    while order and in_vain < _IN_VAIN:
+        least = min(found.values(), default=math.inf)
+        if least <= _beyond(costs[order].min(), _SURE * (1 + effort / _WORK)):
+            break
+        some, order = order[:together], order[together:]
+        effort += sum(work(pool.mapping(index), COARSE) for index in some)
+        predict(some)
+        in_vain = 0 if min(found.values()) < least else in_vain + len(some)
+    limit = _beyond(min(found.values()))
+    chosen = min((index for index in found if found[index] <= limit), key=lambda index: (energy[index], index))
+    # mappings of less energy that may be as good
+    cheaper = np.flatnonzero((costs <= limit) & (energy < energy[chosen]))
+    cheaper = cheaper[np.argsort(energy[cheaper], kind="stable")]
+    left = [int(index) for index in cheaper if int(index) not in found][:_LEAST_ENERGY]
+    for first in range(0, len(left), together):
+        some = left[first : first + together]
+        predict(some)
+        good = [index for index in some if found[index] <= limit]
+        if good:
+            return pool.mapping(good[0]), len(found)
+    return pool.mapping(chosen), len(found)
 
 
-def _cycles(mappings: Sequence[Mapping]) -> list[int]:
-    """Predict the cycles of mappings, roughly."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the timing model runs without the interpreter's lock
-        return list(pool.map(lambda mapping: sum(predict_parts(mapping, COARSE).values()), mappings))
+def _by_turns(order: Ints, pool: _Pool) -> list[int]:
+    """Return the best mapping of each dataflow first, then the second best: estimates favour some dataflows."""
+    flows = [pool.spaces[number].flow.name for number in pool.of_space[order]]
+    seen: dict[str, int] = {}
+    turns = []
+    for place, (index, flow) in enumerate(zip(order, flows, strict=True)):
+        seen[flow] = seen.get(flow, 0) + 1
+        turns.append((seen[flow], place, int(index)))
+    return [index for _, _, index in sorted(turns)]
 
 
-def _energy(mapping: Mapping) -> float:
-    return energy(access_counts(mapping))
-
-
-def _cost(objective: Objective, cycles: int, mapping: Mapping) -> float:
-    """What a search minimises."""
-    if objective == "cycles":
-        return cycles
-    spent = _energy(mapping)
-    return spent if objective == "energy" else spent * cycles
+def _beyond(cost: float, share: float = _CLOSE - 1) -> float:
+    """Return what is still as good as a cost."""
+    return cost + share * abs(cost)

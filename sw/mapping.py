@@ -21,12 +21,12 @@ Everything else (offsets, tags, bounds, capacities) follows from the factors. Na
 R S P Q, U stride, D dilation, G groups; M and C are per group here.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
 
 from rowmesh.hw.config import ArchConfig
+from rowmesh.sw.rules import RULES
 from rowmesh.sw.tensors import TensorLayout, storage_bits
 from rowmesh.sw.workload import Layer
 
@@ -105,11 +105,17 @@ class Mapping:
     stationary: Stationary = "weight"
 
     def __post_init__(self) -> None:
-        def rule(holds: bool, text: str) -> None:
-            if not holds:
-                raise IllegalMappingError(text)
+        for rule in RULES:
+            if not rule.holds(self):
+                raise IllegalMappingError(rule.text(self))
 
-        self._check(rule)
+    @classmethod
+    def bare(cls, config: ArchConfig, layer: Layer, **factors: Any) -> "Mapping":
+        """Return a mapping that is not checked; for the parameters see :meth:`broken_rules`."""
+        bare = object.__new__(cls)
+        for name, value in {"config": config, "layer": layer, **factors}.items():
+            object.__setattr__(bare, name, value)
+        return bare
 
     @classmethod
     def broken_rules(cls, config: ArchConfig, layer: Layer, **factors: Any) -> list[str]:
@@ -122,16 +128,11 @@ class Mapping:
         **factors
             The other parameters, all of them.
         """
-        bare, broken = object.__new__(cls), []
-        for name, value in {"config": config, "layer": layer, **factors}.items():
-            object.__setattr__(bare, name, value)
-
-        def rule(holds: bool, text: str) -> None:
-            if not holds:
-                broken.append(text)
-
+        bare, broken = cls.bare(config, layer, **factors), []
         try:
-            bare._check(rule)
+            for rule in RULES:
+                if not rule.holds(bare):
+                    broken.append(rule.text(bare))
         except (ArithmeticError, ValueError):  # a rule whose terms mean nothing once an earlier one is broken
             if not broken:
                 raise
@@ -456,183 +457,6 @@ class Mapping:
             arrived = ceil_div(self.x_offset + q * ux + self.window, step) * step - self.x_offset
             need = max(need, min(arrived, self.tile_columns) - q * ux)
         return need
-
-    def _check(self, rule: Callable[[bool, str], None]) -> None:
-        x, a = self.layer, self.config
-        rule(
-            self.q_x == 1 or (self.q0 <= x.q and self.q0 % self.q_x == 0),
-            f"the tile's output columns ({self.q0}) must be whole parts of {self.q_x} and no more than Q ({x.q})",
-        )
-        rule(self.r_s in (1, x.r), f"r_s must be 1 or R ({x.r}), not {self.r_s}")
-        rule(self.r0 in (1, x.r), f"r0 must be 1 or R ({x.r}), not {self.r0}")
-        rule(self.r_s == 1 or self.r0 == 1, "filter rows are either along a chain or within a PE")
-        rule(
-            self.chains * self.chain <= a.rows,
-            f"{self.chains} chains of {self.chain} PEs exceed the {a.rows} rows",
-        )
-        rule(self.columns <= a.cols, f"{self.columns} columns exceed the array's {a.cols}")
-        rule(self.iact_slots <= a.iact_spad, f"{self.iact_slots} iacts exceed the spad of {a.iact_spad}")
-        rule(self.weights <= a.weight_spad, f"{self.weights} weights exceed the spad of {a.weight_spad}")
-        psums = self.pe_filters * (self.q_pe if self.patched else 1) * (self.p0 if self.held else 1)
-        rule(psums <= a.psum_spad, f"{psums} psums of a PE exceed the spad of {a.psum_spad}")
-        rule(
-            self.bank_words <= a.psum_bank_words,
-            f"{self.bank_words} psums exceed the bank of {a.psum_bank_words}",
-        )
-        stored = self.slice_flits * (self.ct if self.resident else 1)
-        rule(
-            stored <= a.glb_iact_flits,
-            f"{stored} iact flits exceed the global buffer's {a.glb_iact_flits}",
-        )
-        if x.output == "requant":
-            filters = self.m_x * self.column_filters
-            rule(filters <= a.param_words, f"parameters of {filters} filters exceed {a.param_words}")
-        if x.kind == "maxpool":
-            rule(a.max_pooling, "maxpool needs PEs with max_pooling")
-            rule(self.chain == 1, "the largest of a window cannot be taken along a chain of PEs")
-            rule(self.held or self.ct * self.r_t == 1, "the largest of a window has to be taken within a PE")
-        self._check_space(rule)
-        self._check_ports(rule)
-        self._check_flits(rule)
-        self._check_beats(rule)
-
-    def _check_space(self, rule: Callable[[bool, str], None]) -> None:
-        """Check what is across the array: edges must be whole PEs, tags tell everything apart."""
-        x, a = self.layer, self.config
-        rule(
-            self.m % self.m_n == 0,
-            f"filters of a PE and its column ({self.m_n}) must divide the filters of a group ({self.m})",
-        )
-        rule(
-            self.c % self.c0 == 0,
-            f"channels of a PE ({self.c0}) must divide the channels of a group ({self.c})",
-        )
-        rule(
-            sorted((self.p_y, self.m_y, self.g_y))[1] == 1,
-            "only one of output rows, filters and groups can have chains of their own",
-        )
-        rule(self.p_x == 1 or self.q_x * self.p_y == 1, "output rows across columns exclude output columns there")
-        rule(self.p_y == 1 or self.p0 == 1, "output rows along the rows need one row step a tile")
-        rule(self.r_s == 1 or self.chains * self.q_x == 1, "filter rows along a chain need one chain a column")
-        rule(self.r0 == 1 or x.dilation[0] == 1, "filter rows within a PE exclude dilation along y")
-        rule(
-            self.p_y == 1 or self.r0 == 1 or self.c_s == 1,
-            "channels along a chain exclude output rows of several iact rows beside it",
-        )
-        rule(not self.patched or self.held or self.p0 == 1, "the order iact needs one row step a tile")
-        rule(self.m1 == 1 or self.stationary == "iact", "filter groups in time need the order iact")
-        rule(self.m1 == 1 or x.q % self.q_pe == 0, f"output columns of a PE ({self.q_pe}) must divide Q ({x.q})")
-        rule(not self.held or self.c_s_rest == self.c_s, "psums in the PE need whole channel tiles along the chain")
-        if self.q_x > 1:
-            rule(
-                x.q % self.q_pe == 0,
-                f"output columns of a PE ({self.q_pe}) must divide Q ({x.q})",
-            )
-            rule(self.q_x_rest == self.q_x or self.m_x == 1, "columns left over exclude filters across columns")
-        if self.g_n > 1:
-            rule(x.groups % self.g_n == 0, f"groups of a tile ({self.g_n}) must divide {x.groups}")
-            rule(
-                self.m == 1 and self.c_s == 1 and self.c0 == self.c and self.m_x == 1 and self.r_s == 1,
-                "several groups at once need all of a group in one PE, and one filter",
-            )
-            rule(self.g0 == 1 or self.c == 1, "several groups in a PE need one channel a group")
-            rule(not self.planar, "several groups at once need the blocked form")
-        ragged = self.p_rest != self.p_n
-        rule(not ragged or self.p0 == 1, "rows that do not fill the array need one row step a tile")
-        rule(
-            not ragged or self.m_x == 1 or self.p_x == 1,
-            "rows that do not fill the columns exclude filters across columns",
-        )
-        rule(
-            self.m_x == 1 or self.inner == 1 or self.inner % a.lanes == 0,
-            f"columns beside filters across columns must be a multiple of the {a.lanes} drain lanes",
-        )
-        if self.q_x > 1:
-            index = self.patch_columns(min(self.q0, x.q))
-        elif self.r0 > 1:
-            index = self.row_span(self.p_x)
-        else:
-            index = self.p_x + (self.height - 1) // x.stride[0]
-        index = max(index, self.m_x)
-        phases = max(self.blocks * self.phases, self.m_y * self.g_y * self.chain // self.weight_ports)
-        rule(index <= 1 << a.tag_width, f"{index} tag indices exceed {a.tag_width} bits")
-        rule(phases <= 1 << a.tag_width, f"{phases} tag phases exceed {a.tag_width} bits")
-
-    def _check_ports(self, rule: Callable[[bool, str], None]) -> None:
-        """Check how rows are split over ports: each has as much of the same."""
-        a = self.config
-        if self.ports == 1:
-            return
-        rule(self.ports == a.ports, f"ports must be 1 or {a.ports}, not {self.ports}")
-        split = self.c_s if self.chains == 1 else self.m_y * self.g_y
-        rule(
-            split % self.ports == 0,
-            f"channel groups of a chain, or filters or groups along the rows, must be shared by {self.ports} ports, "
-            f"not {split}",
-        )
-        rule(
-            self.chains * self.chain // self.ports <= a.rows // self.ports,
-            f"{self.chains * self.chain // self.ports} rows of a port exceed its {a.rows // self.ports}",
-        )
-        rule(self.c_s_rest == self.c_s, "ports need whole channel tiles along the chain")
-        if self.iact_ports > 1 and not self.planar:
-            words = (self.g_n * self.c if self.g_n > 1 else self.c_s * self.c0) // self.iact_ports
-            rule(words % self.lanes == 0, f"channels of a port ({words}) are no whole flits of {self.lanes}")
-
-    def _check_flits(self, rule: Callable[[bool, str], None]) -> None:
-        """Check how iact words lie in flits."""
-        x = self.layer
-        if self.planar:
-            rule(self.c0 == 1, "the packed form holds one channel a flit")
-            rule(self.r0 == 1 and self.q_x == 1, "the packed form excludes filter rows in a PE and columns in space")
-            rule(x.stride[1] <= self.window, "a stride beyond the filter needs the blocked form")
-            rule(x.groups == 1, f"groups of {self.c} channels share a packed tensor")
-            rule(
-                self.qt == 1 or (self.q0 * x.stride[1]) % self.lanes == 0,
-                "column tiles of a packed tensor must be whole flits",
-            )
-            return
-        rule(
-            self.pe_words % self.lanes == 0 or self.lanes % self.pe_words == 0,
-            f"{self.pe_words} channels of a PE do not fit flits of {self.lanes}",
-        )
-        rule(
-            self.ct == 1 or (self.c_s * self.c0) % self.lanes == 0,
-            f"channel tiles of {self.c_s * self.c0} are no whole flits",
-        )
-        rule(
-            self.g_t == 1 or (self.g_n * self.c) % self.lanes == 0,
-            f"groups of {self.g_n * self.c} channels share flits of {self.lanes}",
-        )
-
-    def _check_beats(self, rule: Callable[[bool, str], None]) -> None:
-        """Check how ofmap words lie in beats."""
-        k = self.out_lanes
-        if self.ofmap_layout.planar:
-            rule(self.qt == 1 or self.q0 % k == 0, f"column tiles of {self.q0} are no whole beats of {k}")
-            rule(
-                self.layer.groups == 1 and self.m_x * self.m_n >= self.m,
-                "a packed ofmap needs all filters in one tile",
-            )
-            rule(
-                self.m_x * self.m_y * self.q_x * self.m1 == 1,
-                "a packed ofmap excludes filters and output columns across the array",
-            )
-            return
-        rule(
-            self.g0 == 1 or self.g_y == 1 or self.g0 % k == 0 or k % self.g0 == 0,
-            f"groups of a PE ({self.g0}) do not fit beats of {k}",
-        )
-        whole = self.set_filters % k == 0
-        rule(
-            whole or self.m_x * self.m1 == 1,
-            f"filters of a column ({self.set_filters}) beside others must be whole beats of {k}",
-        )
-        rule(whole or self.mt == 1, f"filter tiles of {self.column_filters} are no whole beats of {k}")
-        rule(
-            self.g_t == 1 or (self.g_n * self.m) % k == 0,
-            f"groups of {self.g_n * self.m} filters share beats of {k}",
-        )
 
     def loop_nest(self) -> str:
         """Return the mapping as a loop nest by level, for people."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from rowmesh.hw.array import OPERANDS
 from rowmesh.hw.command_processor import SETTLE_CYCLES, CommandProcessor, fetch_beats
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.core import Core
@@ -29,8 +30,9 @@ from rowmesh.sw.results import PARTS, Prediction
 from rowmesh.sw.subscriptions import array_writes, subscriptions
 from rowmesh.sw.timing.run import run
 from rowmesh.sw.timing.streams import streams
+from rowmesh.sw.workload import Layer
 
-__all__ = ["COARSE", "FINE", "STEPS_AHEAD", "Effort", "predict", "predict_parts", "work"]
+__all__ = ["COARSE", "FINE", "STEPS_AHEAD", "Effort", "config_cycles", "predict", "predict_parts", "work"]
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,7 @@ def _measured(m: Mapping, effort: Effort) -> tuple[int, ...]:
 def predict_parts(m: Mapping, effort: Effort = FINE) -> dict[str, int]:
     """Predict the cycles of a mapping by part; for the parameters see :func:`work`."""
     parts = dict(zip(PARTS, _measured(m, effort), strict=True))
-    return {**parts, "config": _config_cycles(m), "drain": parts["drain"] + _AT_END}
+    return {**parts, "config": _config_cycles(m.config, _program_words(m)), "drain": parts["drain"] + _AT_END}
 
 
 def predict(m: Mapping) -> Prediction:
@@ -253,11 +255,21 @@ def _program_words(m: Mapping) -> int:
     return len(array.words) + _descriptor_words(m.config, m.iact_ports, m.weight_ports, requant) + 3
 
 
-def _config_cycles(m: Mapping) -> int:
-    """Cycles of the program: two reads' latency, then a word a cycle, and its settling."""
-    a = m.config
-    words = _program_words(m)
-    fetched = fetch_beats(a) * a.beat_bytes // 4
+def _config_cycles(config: ArchConfig, words: int) -> int:
+    """Cycles of a program: two reads' latency, then a word a cycle, and its settling."""
+    fetched = fetch_beats(config) * config.beat_bytes // 4
     request = ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency
     first = CommandProcessor.latency + request + 4
     return first + max(fetched, request + CommandProcessor.length_latency) + max(0, words - fetched) + SETTLE_CYCLES
+
+
+def config_cycles(a: ArchConfig, layer: Layer) -> int:
+    """Estimate the cycles of a layer's program, whatever the mapping: one port, a write for each row and column.
+
+    Parameters
+    ----------
+    a : ArchConfig
+    layer : Layer
+    """
+    lines = 2 * (a.rows + a.cols) + a.rows * (1 + 2 * len(OPERANDS))  # of PEs, and taps
+    return _config_cycles(a, lines + _descriptor_words(a, 1, 1, layer.output == "requant"))

@@ -15,12 +15,12 @@ from rowmesh.sw.files import InputError
 __all__ = [
     "Arch",
     "Batch",
+    "Budgets",
     "DataflowName",
     "EnergyName",
     "LayerNames",
     "MappingFile",
     "Memory",
-    "Objective",
     "Objectives",
     "WorkloadName",
     "select_layers",
@@ -32,14 +32,6 @@ class Memory(StrEnum):
 
     FAST = "fast"
     AXI_RANDOM = "axi-random"
-
-
-class Objective(StrEnum):
-    """What the mapper minimises."""
-
-    CYCLES = "cycles"
-    ENERGY = "energy"
-    EDP = "edp"
 
 
 Arch = Annotated[
@@ -79,8 +71,22 @@ DataflowName = Annotated[
     ),
 ]
 Objectives = Annotated[
-    Objective,
-    typer.Option(help="What the mapping minimises: predicted cycles, energy, or energy times cycles."),
+    str,
+    typer.Option(
+        "--objective",
+        metavar="EXPR",
+        help="What the mapping minimises: cycles, energy, edp, or arithmetic over named quantities, for example "
+        "'energy + 1e9 * (cycles > 1e6)'; docs/mapping.md has the names.",
+    ),
+]
+Budgets = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="N|SECONDSs",
+        help="Go on searching until so many mappings are visited (1000000) or for so long (30s).",
+        show_default=False,
+    ),
 ]
 EnergyName = Annotated[
     str,

@@ -73,14 +73,16 @@ class FakeFlow(types.ModuleType):
             raise self.crash
         return written
 
-    def map_layer(self, arch, layer, flows, objective):
+    def map_layer(self, arch, layer, flows, objective, budget, seed):
         self.calls.append(("map", layer.name, layer.n))
         if layer.name == self.unmappable:
             raise self.UnmappableError(f"{layer.name}: no mapping: \nthe filter rows do not fit")
         mapping = types.SimpleNamespace(loop_nest=lambda: "for m in 4  # DRAM\n  for [c] in 3  # spad\n")
-        return types.SimpleNamespace(mapping=mapping, predicted=Prediction(**numbers()))
+        search = types.SimpleNamespace(describe=lambda: f"by {objective.text}, {budget}, seed {seed}")
+        return types.SimpleNamespace(mapping=mapping, predicted=Prediction(**numbers()), search=search)
 
-    def run_layer(self, arch, layer, flows, objective, *, seed, memory, progress):
+    def run_mapping(self, mapping, *, origin, seed, memory, progress):
+        layer = origin
         self.calls.append(("run", layer.name, layer.n, seed, memory))
         if self.crash:
             raise self.crash
@@ -295,6 +297,10 @@ def test_version_and_help(capsys):
         (["run", "eyeriss", "demo", "--colour"], "No such option"),
         (["run", "eyeriss", "demo", "--memory", "slow"], "'fast', 'axi-random'"),
         (["run", "eyeriss", "demo", "--dataflow", "wz"], "did you mean ws?"),
+        (["map", "eyeriss", "demo", "--objective", "cycels"], "there is no cycels, did you mean cycles? its names are"),
+        (["run", "eyeriss", "demo", "--objective", "cycles +"], "objective 'cycles +': is not an expression"),
+        (["map", "eyeriss", "demo", "--budget", "fast"], "--budget: must be a number of mappings or of seconds (30s)"),
+        (["map", "eyeriss", "demo", "--budget", "0"], "not '0'"),
         (["run", "eyeriss", "demo", "--batch", "0"], "--batch"),
         (["run", "eyeriss", "demo", "--batch", "70000"], "--batch"),
         (["run", "eyeriss", "demo", "--seed", "-1"], "--seed"),

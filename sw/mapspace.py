@@ -1,0 +1,285 @@
+"""The mapspace: every set of factors that a dataflow allows, or those of them that are worth a look.
+
+What is across the array and how wide a tile is are listed one by one (the *bases*); filters and row steps of each base,
+and whether iacts stay in the global buffer, are multiplied out by a compiled loop.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numba
+import numpy as np
+
+from rowmesh.hw.config import ArchConfig
+from rowmesh.sw.batch import FACTORS, STATIONARY, Ints
+from rowmesh.sw.compiled import cached
+from rowmesh.sw.dataflow import Dataflow
+from rowmesh.sw.mapping import ceil_div
+from rowmesh.sw.tensors import TensorLayout, storage_bits
+from rowmesh.sw.workload import Layer
+
+__all__ = ["Space", "flattened"]
+
+Factors = dict[str, Any]
+
+
+def _divisors(value: int, limit: int) -> list[int]:
+    return [d for d in range(1, min(value, limit) + 1) if value % d == 0]
+
+
+def _tiles(size: int) -> list[int]:
+    """Sizes that split a dimension into 1, 2, 3 ... tiles as evenly as possible."""
+    sizes: list[int] = []
+    for count in range(1, size + 1):
+        tile = ceil_div(size, count)
+        if not sizes or tile < sizes[-1]:
+            sizes.append(tile)
+        if len(sizes) >= 12:
+            break
+    return sizes
+
+
+def _even(size: int, limit: int) -> list[int]:
+    """As many of a dimension as fit an axis, spread evenly, and one."""
+    most = min(size, limit)
+    return sorted({1, most, ceil_div(size, ceil_div(size, most)), *_divisors(size, limit)[-2:]}, reverse=True)
+
+
+_NONE = dict.fromkeys(FACTORS, 1) | {"resident": 0, "stationary": 0}
+
+_R0, _C0, _P_X, _M_X, _P0, _Q0, _M0, _RESIDENT, _Q_X, _P_Y, _M_Y, _G_Y, _G0, _M1, _STATIONARY = map(
+    FACTORS.index,
+    ("r0", "c0", "p_x", "m_x", "p0", "q0", "m0", "resident", "q_x", "p_y", "m_y", "g_y", "g0", "m1", "stationary"),
+)
+_IACT, _PSUM, _WEIGHT = map(STATIONARY.index, ("iact", "psum", "weight"))
+
+
+def _product(bases: Ints, filters: Ints, steps_allowed: Any, sizes: Any, limits: Any, whole: bool, rows: Ints) -> int:
+    """Multiply out filters, row steps and residency of bases; fill in what rows there are; return how many it takes.
+
+    Parameters
+    ----------
+    bases, rows : ndarray of int64, (..., FACTORS)
+    filters : ndarray of int64
+        Filters of a PE that are allowed: divisors of the filters of a group.
+    steps_allowed : ndarray of bool
+        By the number of row steps, from 0.
+    sizes : (int, int, int)
+        Filters of a group, P and S of the layer.
+    limits : (int, int, int)
+        Words of a PE's weight and psum spads and of a psum bank.
+    whole : bool
+    """
+    (m, p, s), (weight_spad, psum_spad, bank) = sizes, limits
+    count = 0
+    for base in bases:
+        q, stationary = base[_Q0] // base[_Q_X], base[_STATIONARY]
+        most = min(psum_spad // (1 if stationary == _WEIGHT else q), weight_spad // (s * base[_R0] * base[_C0]))
+        if m % base[_M_Y]:
+            continue
+        column = m // base[_M_Y]
+        for m0 in filters:
+            if m0 * base[_G0] > most or column % m0 or (base[_M_X] > 1 and base[_M_X] * m0 * base[_M_Y] > m):
+                continue
+            depth = bank // (q * m0 * base[_M_Y] * base[_G_Y] * base[_G0] * base[_P_Y])
+            groups = column // m0
+            times = 1
+            if stationary == _IACT and not whole:
+                for number in range(1, min(groups, depth) + 1):
+                    times = number if groups % number == 0 else times
+            for m1 in range(1, (min(groups, depth) if stationary == _IACT else min(1, depth)) + 1):
+                if groups % m1 or (not whole and m1 != 1 and m1 != times):
+                    continue
+                if base[_M_X] > 1 and base[_M_X] * m0 * base[_M_Y] * m1 > m:
+                    continue
+                fitting = psum_spad // (q * m0 * base[_G0]) if stationary == _PSUM else depth
+                longest = min(-(-p // (base[_P_X] * base[_P_Y])), depth, fitting)
+                if stationary == _IACT or base[_P_Y] > 1:
+                    longest = 1
+                for p0 in range(1, longest + 1):
+                    if not steps_allowed[p0] or (not whole and p0 != 1 and p0 != longest):
+                        continue
+                    for resident in range(2 if m > m0 * m1 * base[_M_Y] * base[_M_X] else 1):
+                        if count < len(rows):
+                            rows[count] = base
+                            row = rows[count]
+                            row[_M0], row[_M1], row[_P0], row[_RESIDENT] = m0, m1, p0, resident
+                        count += 1
+    return count
+
+
+with cached():
+    _expand = numba.njit(cache=True, nogil=True)(_product)
+
+
+class Space:
+    """The mapspace of a layer on an architecture under one dataflow.
+
+    No factor is larger than what it splits, and iacts are only kept where they are used again.
+
+    Parameters
+    ----------
+    config : ArchConfig
+    layer : Layer
+    flow : Dataflow
+    whole : bool
+        Every set of factors, not only those that are worth a look: those that fill the array or divide a dimension, the
+        twelve widest tiles that split it evenly, as many row steps as fit or one.
+    """
+
+    def __init__(self, config: ArchConfig, layer: Layer, flow: Dataflow, *, whole: bool = False) -> None:
+        self.config, self.layer, self.flow, self.whole = config, layer, flow, whole
+        self.m, self.c = layer.m // layer.groups, layer.c // layer.groups
+        self.planar = TensorLayout(layer.n, layer.c, layer.h, layer.w, config.data_width, config.beat_bytes).planar
+        self.window = (layer.s - 1) * layer.dilation[1] + 1
+        self.stride = layer.stride[1] if self.planar else min(layer.stride[1], self.window)
+
+    def bases(self) -> Iterator[list[int]]:
+        """Yield rows of factors whose filters and row steps are 1."""
+        flow = self.flow
+        for stationary, rows in itertools.product(flow.stationary, self._rows()):
+            for c0 in _divisors(self.c, self.config.iact_spad):
+                if not flow.allows("pe", "C", c0, self.c):
+                    continue
+                if rows["g_y"] * rows["g0"] > 1 and c0 != self.c:
+                    continue
+                chains = rows["p_y"] * rows["m_y"] * rows["g_y"]
+                columns = list(self._columns(stationary, c0 * rows["r0"] * rows["g0"], rows))
+                for c_s in self._chain(self.config.rows // (chains * rows["r_s"]), c0, rows["g_y"] * rows["g0"]):
+                    base = {**_NONE, **rows, "stationary": STATIONARY.index(stationary), "c0": c0, "c_s": c_s}
+                    base["ports"] = self._ports(rows, c0, c_s)
+                    for of_columns in columns:
+                        base.update(of_columns)
+                        yield [base[name] for name in FACTORS]
+
+    def count(self, bases: Ints) -> int:
+        """Return how many rows of factors some bases stand for."""
+        return int(self._expanded(bases, np.zeros((0, len(FACTORS)), np.int64)))
+
+    def expand(self, bases: Ints) -> Ints:
+        """Return the rows of factors that some bases stand for.
+
+        Parameters
+        ----------
+        bases : ndarray of int64, (bases, FACTORS)
+
+        Returns
+        -------
+        ndarray of int64, (mappings, FACTORS)
+        """
+        rows = np.zeros((self.count(bases), len(FACTORS)), np.int64)
+        self._expanded(bases, rows)
+        return rows
+
+    def _expanded(self, bases: Ints, rows: Ints) -> int:
+        a, x, allows = self.config, self.layer, self.flow.allows
+        m0 = np.array([d for d in _divisors(self.m, self.m) if allows("pe", "M", d, self.m)], np.int64)
+        p0 = np.array([False, *(allows("pe", "P", steps, x.p) for steps in range(1, x.p + 1))])
+        limits = (a.weight_spad, a.psum_spad, a.psum_bank_words)
+        return int(_expand(bases, m0, p0, (self.m, x.p, x.s), limits, self.whole, rows))
+
+    def _spread(self, size: int, places: int) -> list[int]:
+        """How many of a dimension lie along an axis."""
+        return list(range(min(size, places), 0, -1)) if self.whole else _even(size, places)
+
+    def _rows(self) -> Iterator[Factors]:
+        """What is along the rows beside channels: filter rows of a chain (or in the PE), or chains of their own."""
+        a, x, allowed = self.config, self.layer, self.flow.rows
+        for r_s, r0 in sorted({(1, 1), (x.r, 1), (1, x.r)}, reverse=True):
+            if r_s > 1 and ("R" not in allowed or r_s > a.rows):
+                continue
+            if not self.flow.allows("rows", "R", r_s, x.r) or not self.flow.allows("pe", "R", r0, x.r):
+                continue
+            if r0 > 1 and (x.dilation[0] > 1 or self.planar):
+                continue
+            none = {"r_s": r_s, "r0": r0, "p_y": 1, "m_y": 1, "g_y": 1, "g0": 1}
+            yield none
+            if r_s > 1:
+                continue
+            depthwise = self.m == self.c == 1 < x.groups
+            for g0 in _divisors(x.groups, min(a.iact_spad, a.psum_spad)) if depthwise else [1]:
+                if g0 > 1:
+                    yield none | {"g0": g0}
+                yield from self._chains(none | {"g0": g0})
+
+    def _chains(self, none: Factors) -> Iterator[Factors]:
+        a, x, allowed = self.config, self.layer, self.flow.rows
+        for name, dimension, values in (
+            ("p_y", "P", self._spread(x.p, a.rows)),
+            ("m_y", "M", _divisors(self.m, a.rows)),
+            ("g_y", "G", _divisors(x.groups // none["g0"], a.rows) if self.m == 1 else []),
+        ):
+            if dimension not in allowed:
+                continue
+            for value in values:
+                size = {"P": x.p, "M": self.m, "G": x.groups}[dimension]
+                if value > 1 and self.flow.allows("rows", dimension, value, size):
+                    yield none | {name: value}
+
+    def _ports(self, rows: Factors, c0: int, c_s: int) -> int:
+        """Groups of rows that ports of their own feed: as many as there are, where each can have its share."""
+        ports, lanes = self.config.ports, self.config.flit_words
+        chains = rows["m_y"] * rows["g_y"]
+        words = rows["g_y"] * rows["g0"] * self.c if rows["g_y"] > 1 else c_s * c0
+        whole = self.planar or rows["m_y"] > 1 or words % (ports * lanes) == 0 or self.config.iact_ports == 1
+        shared = (c_s if chains == 1 else chains) % ports == 0 and rows["p_y"] == 1
+        return ports if shared and whole and self.c % (c_s * c0) == 0 else 1
+
+    def _chain(self, most: int, c0: int, groups_at_once: int) -> list[int]:
+        """Channel groups along a chain: as many as fit, or a divisor near that."""
+        groups = self.c // c0
+        most = min(most, groups)
+        if "C" not in self.flow.rows or groups_at_once > 1:
+            most = min(most, 1)
+        if most < 1:
+            return []
+        worth = {most, *(d for d in _divisors(groups, most) if 2 * d > most)}
+        sizes = sorted(range(1, most + 1) if self.whole else worth, reverse=True)
+        return [size for size in sizes if self.flow.allows("rows", "C", size, self.c)]
+
+    def _columns(self, stationary: str, words: int, rows: Factors) -> Iterator[Factors]:
+        """What is across the columns, and the output columns of a PE; ``words`` are those of one iact column."""
+        a, x, allowed = self.config, self.layer, self.flow.columns
+        longest = x.q
+        if stationary != "weight":
+            room = (a.iact_spad // words - self.window) // self.stride + 1
+            longest = min(x.q, room, a.psum_spad)
+        parts = _divisors(x.q, longest) if "Q" in allowed and not self.planar else []
+        for q in parts:
+            whole = x.q // q
+            worth = {min(whole, a.cols), *(d for d in _divisors(whole, a.cols) if 4 * d >= a.cols)}
+            for q_x in range(1, min(whole, a.cols) + 1) if self.whole else sorted(worth):
+                if q_x > 1 and self.flow.allows("pe", "Q", q, x.q) and self.flow.allows("columns", "Q", q_x, x.q):
+                    yield from self._across({"p_x": 1, "q_x": q_x, "q0": q * q_x}, q_x)
+        tiles = _tiles(x.q) if stationary == "weight" else sorted({*_tiles(x.q), *_divisors(x.q, longest), longest})
+        tiles = [q for q in (range(1, longest + 1) if self.whole else tiles) if 0 < q <= longest]
+        one = self.flow.factors.get(("pe", "Q"))
+        if one is not None and not one.most and one.value:
+            tiles = [min(one.value, x.q)]
+        p_values = self._spread(x.p, a.cols) if "P" in allowed and rows["p_y"] == 1 else [1]
+        for p_x in p_values:
+            if not self.flow.allows("columns", "P", p_x, x.p):
+                continue
+            for q in tiles:
+                if self.flow.allows("pe", "Q", q, x.q):
+                    yield from self._across({"p_x": p_x, "q_x": 1, "q0": q}, p_x)
+
+    def _across(self, base: Factors, inner: int) -> Iterator[Factors]:
+        """Filter groups beside the rest across the columns."""
+        most = self.config.cols // inner if "M" in self.flow.columns else 1
+        sizes = {1, most, *(_divisors(self.m, most) if inner == 1 else ())}
+        for m_x in range(1, most + 1) if self.whole else sorted(sizes):
+            if m_x <= self.m and self.flow.allows("columns", "M", m_x, self.m):
+                yield base | {"m_x": m_x}
+
+
+def flattened(config: ArchConfig, layer: Layer) -> list[Layer]:
+    """Return the layer with its plane as a single row, where that is the same: pixels in memory follow one another."""
+    if (layer.r, layer.s, layer.stride, layer.padding) != (1, 1, (1, 1), (0, 0, 0, 0)) or layer.h == 1:
+        return []
+    bits = config.data_width if layer.output == "requant" else storage_bits(config.acc_width)
+    for channels, width in ((layer.c, config.data_width), (layer.m, bits)):
+        if TensorLayout(layer.n, channels, layer.h, layer.w, width, config.beat_bytes).planar:
+            return []
+    return [layer.as_row()]
