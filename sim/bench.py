@@ -67,7 +67,7 @@ def run_loop(job: SimJob) -> SimResult:
             word = value >> (32 * index) & 0xFFFFFFFF
             lines.append(f"{register.offset + 4 * index} {word} {int(name == 'CONTROL')}")
     with tempfile.TemporaryDirectory(prefix="rowmesh-") as name:
-        folder = JobFolder(Path(name), job, model)
+        folder = JobFolder(Path(name), [job], model)
         writes = folder.path / "writes.txt"
         writes.write_text("\n".join(lines) + "\n")
         process = subprocess.run(

@@ -143,6 +143,12 @@ class Host:
         self._dut.host_limit.value = limit
         await self.write("CONTROL", 1, start=True)
 
+    async def clear_irq(self) -> None:
+        """Clear the interrupt of a run that has ended."""
+        await self.write("CONTROL", 2)
+        if self.irq:
+            await FallingEdge(self._dut.host_irq)
+
     async def finish(self) -> bool:
         """Wait for the end of the run; whether it ended with the interrupt."""
         if not self._dut.host_done.value:
@@ -297,3 +303,10 @@ class Session:
                 fail_read=self.job["fail_read"],
                 fail_write=self.job["fail_write"],
             )
+
+    def exchange(self, number: int) -> None:
+        """Keep the memory's contents as those of the job before, and replace them by those of a job."""
+        before, after = (self.folder / f"memory{k}.bin" for k in (number - 1, number))
+        before.write_bytes(self.memory[:])
+        contents = after.read_bytes()
+        self.memory[:] = contents.ljust(len(self.memory), b"\0")

@@ -13,7 +13,7 @@ from cocotb_tools.check_results import get_results
 
 from rowmesh.sim.build import BuildProgress, BuiltModel, Kind, ToolRunner, build_model
 
-__all__ = ["JobFolder", "RunProgress", "SimJob", "SimResult", "SimulationError", "run_test", "simulate"]
+__all__ = ["JobFolder", "RunProgress", "SimJob", "SimResult", "SimulationError", "run_test", "simulate", "simulate_all"]
 
 RunProgress = Callable[[int], None]
 """Called now and then with the number of cycles simulated so far."""
@@ -135,31 +135,40 @@ class SimResult:
 
 
 class JobFolder:
-    """A job on disk, as the simulation's process reads it: job.json, and the memory as a sparse file.
+    """Jobs on disk, as the simulation's process reads them: job.json, and the memory as a sparse file.
+
+    The memory of a job is ``memory.bin`` while it runs, and ``memory0.bin``, ``memory1.bin`` ... before and after; of
+    the only job, and of the last one after its run, it stays ``memory.bin``.
 
     Parameters
     ----------
     path : Path
         An empty folder.
-    job : SimJob
-        The job.
+    jobs : sequence of SimJob
+        To be run one after another.
     model : BuiltModel
-        Its model.
+        Their model.
     """
 
-    def __init__(self, path: Path, job: SimJob, model: BuiltModel) -> None:
+    def __init__(self, path: Path, jobs: Sequence[SimJob], model: BuiltModel) -> None:
         self.path = path
-        self._job = job
-        with (path / "memory.bin").open("wb") as file:
-            file.truncate(job.memory_size)
-            for address, content in job.image:
-                file.seek(address)
-                file.write(content)
-        entries: dict[str, Any] = {
-            name: getattr(job, name)
-            for name in ("memory", "seed", "max_cycles", "program_address", "fail_read", "fail_write")
-        }
-        entries["register_writes"] = dict(job.register_writes)
+        self._jobs = list(jobs)
+        self._job = job = self._jobs[0]
+        for number, own in enumerate(self._jobs):
+            with (path / (f"memory{number}.bin" if number else "memory.bin")).open("wb") as file:
+                file.truncate(own.memory_size if number else max(one.memory_size for one in self._jobs))
+                for address, content in own.image:
+                    file.seek(address)
+                    file.write(content)
+        entries: dict[str, Any] = {name: getattr(job, name) for name in ("memory", "seed", "fail_read", "fail_write")}
+        entries["runs"] = [
+            {
+                "max_cycles": own.max_cycles,
+                "program_address": own.program_address,
+                "register_writes": dict(own.register_writes),
+            }
+            for own in self._jobs
+        ]
         entries["registers"] = {name: dataclasses.asdict(r) for name, r in model.registers.items()}
         (path / "job.json").write_text(json.dumps(entries))
 
@@ -182,11 +191,11 @@ class JobFolder:
             arguments += [f"+verilator+seed+{job.seed % (2**31 - 1) + 1}", "+verilator+rand+reset+2"]
         return arguments
 
-    def dumps(self) -> list[bytes]:
-        """Return the regions of memory that the job asks for."""
+    def dumps(self, number: int = 0, *, last: bool = True) -> list[bytes]:
+        """Return the regions of memory that a job asks for; ``last``: it was the last one that was run."""
         contents = []
-        with (self.path / "memory.bin").open("rb") as file:
-            for address, size in self._job.dumps:
+        with (self.path / ("memory.bin" if last else f"memory{number}.bin")).open("rb") as file:
+            for address, size in self._jobs[number].dumps:
                 file.seek(address)
                 contents.append(file.read(size))
         return contents
@@ -219,19 +228,60 @@ def simulate(
     SimulationError
         If the simulation fails. A run that reaches max_cycles is a result, not a failure.
     """
+    return simulate_all([job], progress, build_progress)[0]
+
+
+_SHARED = ("verilog_dir", "memory", "latency", "write_latency", "bytes_per_cycle", "fail_read", "fail_write", "kind")
+
+
+def simulate_all(
+    jobs: Sequence[SimJob],
+    progress: RunProgress | None = None,
+    build_progress: BuildProgress | None = None,
+) -> list[SimResult]:
+    """Run jobs one after another in one simulation: nothing is reset between them but the memory's contents.
+
+    A run that reaches max_cycles or leaves the accelerator with an error is the last one.
+
+    Parameters
+    ----------
+    jobs : sequence of SimJob
+        Of one design and one memory model; ``seed`` is that of the first.
+    progress, build_progress : callable, optional
+        As of :func:`simulate`; the cycles are those of all jobs together.
+
+    Returns
+    -------
+    list of SimResult
+        As many as were run, in order.
+
+    Raises
+    ------
+    ValueError
+        If the jobs differ in their design or memory model.
+    BuildError, SimulationError
+        As of :func:`simulate`.
+    """
+    job = jobs[0]
+    for name in _SHARED:
+        if any(getattr(other, name) != getattr(job, name) for other in jobs):
+            raise ValueError(f"SimJob.{name} must be the same in all jobs of a simulation")
     model = build_model(job.verilog_dir, kind=job.kind, progress=build_progress)
     with tempfile.TemporaryDirectory(prefix="rowmesh-") as name:
-        folder = JobFolder(Path(name), job, model)
+        folder = JobFolder(Path(name), jobs, model)
         _run_cocotb(folder, job, model, "rowmesh.sim.testbench", progress)
-        raw = json.loads((folder.path / "result.json").read_text())
-        return SimResult(
-            dumps=folder.dumps(),
-            registers=raw["register_values"],
-            cycles=raw["cycles"],
-            seconds=raw["seconds"],
-            timed_out=raw["timed_out"],
-            traffic=raw["traffic"],
-        )
+        found = json.loads((folder.path / "result.json").read_text())
+        return [
+            SimResult(
+                dumps=folder.dumps(number, last=number == len(found) - 1),
+                registers=raw["register_values"],
+                cycles=raw["cycles"],
+                seconds=raw["seconds"],
+                timed_out=raw["timed_out"],
+                traffic=raw["traffic"],
+            )
+            for number, raw in enumerate(found)
+        ]
 
 
 def run_test(job: SimJob, test_module: str, testcase: str | None = None) -> list[bytes]:
@@ -260,7 +310,7 @@ def run_test(job: SimJob, test_module: str, testcase: str | None = None) -> list
     """
     model = build_model(job.verilog_dir, kind=job.kind)
     with tempfile.TemporaryDirectory(prefix="rowmesh-") as name:
-        folder = JobFolder(Path(name), job, model)
+        folder = JobFolder(Path(name), [job], model)
         _run_cocotb(folder, job, model, test_module, None, testcase)
         return folder.dumps()
 

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from platformdirs import user_cache_path
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.top import Top, metadata
-from rowmesh.sim.run import SimJob, simulate
+from rowmesh.sim.run import SimJob, SimResult, simulate, simulate_all
 from rowmesh.sw.compiler import MemoryMap, compile_layer, pack_params, pack_weights
 from rowmesh.sw.dataflow import Dataflow
 from rowmesh.sw.layerdata import LayerData, make_data, nonzero_macs
@@ -36,6 +36,7 @@ __all__ = [
     "predict_mapping",
     "run_layer",
     "run_mapping",
+    "run_mappings",
 ]
 
 Progress = Callable[[str, float | None], None]
@@ -225,17 +226,58 @@ def run_mapping(
     RunError
         If the hardware reports an error or does not finish.
     """
-    config, layer = mapping.config, mapping.layer
-    predicted = predict(mapping)
     progress("golden", None)
-    data = make_data(config, layer, seed)
-    job = make_job(mapping, data, seed=seed, memory=memory, max_cycles=4 * predicted.cycles + 2_000_000)
+    case = _prepared(mapping, seed, memory)
     progress("build", None)
     result = simulate(
-        job,
-        progress=lambda cycles: progress("simulate", min(0.99, cycles / predicted.cycles)),
+        case.job,
+        progress=lambda cycles: progress("simulate", min(0.99, cycles / case.predicted.cycles)),
         build_progress=lambda *_: progress("build", None),
     )
+    return _compared(case, result, origin)
+
+
+def run_mappings(mappings: Sequence[Mapping], *, seed: int = 0, memory: str = "fast") -> list[LayerResult]:
+    """Run mappings on one accelerator, one after another without a reset between them.
+
+    Parameters
+    ----------
+    mappings : sequence of Mapping
+        All of one architecture.
+    seed, memory
+        See :func:`run_mapping`.
+
+    Raises
+    ------
+    RunError
+        If the hardware reports an error or does not finish.
+    """
+    cases = [_prepared(mapping, seed, memory) for mapping in mappings]
+    results = simulate_all([case.job for case in cases])
+    return [_compared(case, result) for case, result in zip(cases, results, strict=False)]
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A mapping, ready to be run."""
+
+    mapping: Mapping
+    memory: str
+    predicted: Prediction
+    data: LayerData
+    job: SimJob
+
+
+def _prepared(mapping: Mapping, seed: int, memory: str) -> _Case:
+    predicted, data = predict(mapping), make_data(mapping.config, mapping.layer, seed)
+    job = make_job(mapping, data, seed=seed, memory=memory, max_cycles=4 * predicted.cycles + 2_000_000)
+    return _Case(mapping, memory, predicted, data, job)
+
+
+def _compared(case: _Case, result: SimResult, origin: Layer | None = None) -> LayerResult:
+    """Compare what a run left behind with what was expected; see :func:`run_mapping`."""
+    mapping, data = case.mapping, case.data
+    config, layer = mapping.config, mapping.layer
     status = result.registers
     if result.timed_out or status["ERROR"]:
         shown = ", ".join(f"{name} {status[name]:#x}" for name in ("STATUS", "ERROR", "ERROR_DETAIL", "WAITS"))
@@ -255,7 +297,7 @@ def run_mapping(
             **({"plane": "row"} if origin not in (None, layer) else {}),
             "loop_nest": mapping.loop_nest(),
         },
-        predicted=predicted,
+        predicted=case.predicted,
         rtl=measured,
         outputs=Outputs(checked=int(ofmap.size), mismatches=int((ofmap != data.expected).sum())),
         macs=layer.macs,
@@ -263,7 +305,7 @@ def run_mapping(
         gated_macs=counters["pe_gated"],
         pes=config.pes,
         cycles_per_second=result.cycles_per_second,
-        memory=memory,
+        memory=case.memory,
         arch=asdict(config),
         shape=(origin or layer).model_dump(by_alias=True),
     )

@@ -88,6 +88,8 @@ class CopyEngine(wiring.Component):
             with m.Switch(self.s_axil_awaddr):
                 with m.Case(0x00):
                     m.d.comb += start.eq(self.s_axil_wdata[0] & ~busy)
+                    with m.If(self.s_axil_wdata[1]):
+                        m.d.sync += self.irq.eq(0)
                 with m.Case(0x0C):
                     m.d.sync += scratch.eq(self.s_axil_wdata)
                 with m.Case(0x10):

@@ -16,7 +16,7 @@ async def two_runs_with_a_reset_between(dut):
     cycles = []
     for word in (b"original", b"modified"):
         session.memory[0x1000:0x1008] = word
-        await host.write("PROGRAM", session.job["program_address"])
+        await host.write("PROGRAM", session.job["runs"][0]["program_address"])
         await host.start(limit=10_000)
         assert await host.finish()
         assert host.irq

@@ -11,7 +11,7 @@ from copy_dut import BURST, OVERHEAD, write_copy_dut
 from rowmesh.sim import build
 from rowmesh.sim.bench import bench
 from rowmesh.sim.build import BuildError, MissingToolError, build_model, cache_directory, check_tools
-from rowmesh.sim.run import SimJob, SimulationError, run_test, simulate
+from rowmesh.sim.run import SimJob, SimulationError, run_test, simulate, simulate_all
 
 PROGRAM, SOURCE, DESTINATION = 0x100, 0x1000, 0x8000
 
@@ -69,6 +69,30 @@ def test_bytes_per_cycle_limits_the_rate(design, limit):
 def test_same_job_takes_same_cycles(design):
     first, second = (simulate(copy_job(design)) for _ in range(2))
     assert (first.cycles, first.dumps, first.registers) == (second.cycles, second.dumps, second.registers)
+
+
+@pytest.mark.parametrize("memory", ["fast", "axi-random"])
+def test_jobs_one_after_another(design, memory):
+    sizes = [(64, 1 << 16), (128, 1 << 15), (16, 1 << 17)]
+    places = {"dumps": [(SOURCE, 128), (DESTINATION, 128)]}  # as much as the smallest copies
+    jobs = [copy_job(design, beats, memory_size=size + 0x8000, memory=memory, **places) for beats, size in sizes]
+    together = simulate_all(jobs)
+    assert len(together) == len(jobs)
+    for (beats, _), job, result in zip(sizes, jobs, together, strict=True):
+        alone = simulate(job)
+        assert_copied(result)
+        assert (result.dumps, result.traffic, result.registers) == (alone.dumps, alone.traffic, alone.registers)
+        assert result.traffic["write_beats"] == beats
+        if memory == "fast":
+            assert result.cycles == alone.cycles
+
+
+def test_jobs_end_with_the_first_that_fails(design):
+    jobs = [copy_job(design), copy_job(design, program_address=1 << 15), copy_job(design)]
+    results = simulate_all(jobs)
+    assert [result.registers["ERROR"] for result in results] == [0, 3]
+    with pytest.raises(ValueError, match=r"SimJob\.latency must be the same"):
+        simulate_all([copy_job(design), copy_job(design, latency=7)])
 
 
 def test_random_stalls_change_cycles_and_nothing_else(design):

@@ -12,7 +12,7 @@ START, SOFT_RESET, IRQ_CLEAR = 1, 2, 4
 async def begin(session):
     host = session.host
     await host.ready()
-    await host.write("PROGRAM", session.job["program_address"])
+    await host.write("PROGRAM", session.job["runs"][0]["program_address"])
     return host
 
 
