@@ -88,7 +88,7 @@ def test_jobs_one_after_another(design, memory):
 
 
 def test_jobs_end_with_the_first_that_fails(design):
-    jobs = [copy_job(design), copy_job(design, program_address=1 << 15), copy_job(design)]
+    jobs = [copy_job(design), copy_job(design, program_address=1 << 20), copy_job(design)]
     results = simulate_all(jobs)
     assert [result.registers["ERROR"] for result in results] == [0, 3]
     with pytest.raises(ValueError, match=r"SimJob\.latency must be the same"):
