@@ -372,7 +372,7 @@ class LoopNest(Block):
         loops: list[tuple[int, int, int, Mapping[str, int]]],
         bases: Mapping[str, int],
     ) -> NestProgram:
-        """Encode loops as configuration words.
+        """Encode loops as configuration words, as few as they need: a level that runs once never adds its strides.
 
         Parameters
         ----------
@@ -400,6 +400,8 @@ class LoopNest(Block):
                 raise ValueError(f"mask of level {level} must name outer levels only, not {mask:#b}")
             words[LoopNest.address(levels, 0, level)] = mask >> (level + 1) << BOUND_WIDTH | (bound - 1)
             words[LoopNest.address(levels, 1, level)] = (last if mask else bound) - 1
+            if level >= len(loops):
+                continue
             for row, (name, width) in enumerate(outputs.items(), _STRIDE_ROW):
                 words[LoopNest.address(levels, row, level)] = _fit(strides.get(name, 0), width, f"stride of {name}")
         for row, (name, width) in enumerate(outputs.items(), _STRIDE_ROW):

@@ -247,7 +247,7 @@ def search(
     """
     flows = flows or (load_dataflow("rs"),)
     goal = objective if isinstance(objective, Objective) else Objective(objective)
-    pool = _Pool(goal, config_cycles(config, layer))
+    pool = _Pool(goal, config_cycles(config))
     end = math.inf if budget is None or budget.seconds is None else time.monotonic() + budget.seconds
     budget, given = budget or Budget(), budget is not None
     spaces = _spaces(config, layer, flows, whole=True)

@@ -17,7 +17,6 @@ from rowmesh.hw.array import OPERANDS
 from rowmesh.hw.command_processor import SETTLE_CYCLES, CommandProcessor, fetch_beats
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.core import Core
-from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.link import Buffer
 from rowmesh.hw.program import Program
 from rowmesh.hw.read_arbiter import ReadArbiter
@@ -30,7 +29,6 @@ from rowmesh.sw.results import PARTS, Prediction
 from rowmesh.sw.subscriptions import array_writes, subscriptions
 from rowmesh.sw.timing.run import run
 from rowmesh.sw.timing.streams import streams
-from rowmesh.sw.workload import Layer
 
 __all__ = ["COARSE", "FINE", "STEPS_AHEAD", "Effort", "config_cycles", "predict", "predict_parts", "work"]
 
@@ -72,8 +70,6 @@ _KEEPS_UP = 0.998
 
 _EVEN = 0.005
 """Share of its cycles by which the first and the second half of what stands for others may differ, or else likewise."""
-
-_EMPTY = len(Program().words)  # of a program without commands
 
 _AT_END = Core.idle_latency + 3
 """Cycles from an idle store engine to the interrupt: WAIT and END of the program, and the register of the latter."""
@@ -235,24 +231,28 @@ def predict(m: Mapping) -> Prediction:
     return Prediction(cycles=sum(parts.values()), parts=parts, accesses=access_counts(m))
 
 
-@functools.lru_cache(maxsize=64)
-def _descriptor_words(config: ArchConfig, iact_ports: int, weight_ports: int, requant: bool) -> int:
-    """Words of a layer's descriptors in its program: every field of every engine in use is written."""
+def _program_words(m: Mapping) -> int:
+    """Words of a layer's program: subscriptions, descriptors, and start, wait and end."""
     from rowmesh.hw.top import descriptors
 
-    ports = {Engine.LOAD_IACT: iact_ports, Engine.READ_IACT: iact_ports, Engine.LOAD_PARAM: int(requant)}
-    ports |= {Engine.LOAD_WEIGHT: weight_ports, Engine.READ_WEIGHT: weight_ports}
-    used = [layout for engine, layout in descriptors(config).items() if engine.port < ports.get(engine.first, 1)]
-    return sum(len(Program().write(0, layout.encode([], {}, {})).words) - _EMPTY for layout in used)
-
-
-def _program_words(m: Mapping) -> int:
-    """Words of a layer's program: descriptors, subscriptions, and start, wait and end."""
-    array = Program()
+    program, layouts = Program(), descriptors(m.config)
     for words in array_writes(m.config, subscriptions(m)):
-        array.write(0, words)
-    requant = m.layer.output == "requant"
-    return len(array.words) + _descriptor_words(m.config, m.iact_ports, m.weight_ports, requant) + 3
+        program.write(0, words)
+    for engine, nest in nests(m, MemoryMap.of(m)).items():
+        program.write(0, nest.encode(layouts[engine]))
+    return len(program.words) + 3
+
+
+@functools.lru_cache(maxsize=64)
+def _descriptor_words(config: ArchConfig) -> int:
+    """Words of the descriptors of a layer that uses one port of each operand and no loops."""
+    from rowmesh.hw.top import descriptors
+
+    program = Program()
+    for engine, layout in descriptors(config).items():
+        if engine.port == 0:
+            program.write(0, layout.encode([], {}, {}))
+    return len(program.words)
 
 
 def _config_cycles(config: ArchConfig, words: int) -> int:
@@ -263,13 +263,12 @@ def _config_cycles(config: ArchConfig, words: int) -> int:
     return first + max(fetched, request + CommandProcessor.length_latency) + max(0, words - fetched) + SETTLE_CYCLES
 
 
-def config_cycles(a: ArchConfig, layer: Layer) -> int:
-    """Estimate the cycles of a layer's program, whatever the mapping: one port, a write for each row and column.
+def config_cycles(a: ArchConfig) -> int:
+    """Estimate the cycles of a layer's program, whatever the mapping; for comparisons in a search.
 
     Parameters
     ----------
     a : ArchConfig
-    layer : Layer
     """
     lines = 2 * (a.rows + a.cols) + a.rows * (1 + 2 * len(OPERANDS))  # of PEs, and taps
-    return _config_cycles(a, lines + _descriptor_words(a, 1, 1, layer.output == "requant"))
+    return _config_cycles(a, lines + _descriptor_words(a))
