@@ -75,7 +75,7 @@ class Row(Block):
     """A row of PEs with its taps of the three trunks.
 
     Contract: one flit, one weight flit and one step a cycle past the row; one word a cycle of each operand along it.
-    Every ``link_segment`` PEs the buses have a fully registered link.
+    Every ``link_segment`` PEs the buses have a fully registered link, those of words one in front of the first PE too.
 
     Parameters
     ----------
@@ -165,7 +165,8 @@ class Row(Block):
 
         for name, (upstream, layout) in buses.items():
             for col, pe in enumerate(pes):
-                if col and col % config.link_segment == 0:
+                # behind the row's tap too, whose ready goes on to the whole trunk; steps come one a cycle anyway
+                if col % config.link_segment == 0 and (col or name in OPERANDS):
                     m.submodules[f"{name}_link{col}"] = link = Buffer(layout)
                     wiring.connect(m, upstream, link.i)
                     upstream = link.o

@@ -123,7 +123,7 @@ def move_steps(rows: Records, hops: Records, links: Records, steps: Records, dep
     for r in range(height - 1, -1, -1):
         row = rows[r]
         room = row.tapped < LINK
-        free = _along(row, hops[r], links[r], steps, depth, segment)
+        free = _along(row, hops[r], links[r], steps, depth, segment, 1)
         if row.tapped and free and next_room:
             _enter(hops[r, 0], steps, _leave(rows, r))
             row.inside += 1
@@ -150,12 +150,14 @@ def move_words(
     for r in range(height - 1, -1, -1):
         row = rows[r]
         room = row.tapped < LINK
-        free = _along(row, hops[r], links[r], flits, depth, segment)
+        free = _along(row, hops[r], links[r], flits, depth, segment, 0)
         serves = True
         if row.words >= 0:
             serves = free and row.left == 1
             if free:
-                _enter(hops[r, 0], flits, row.words)
+                first = links[r, 0]
+                first.items[first.count] = row.words
+                first.count += 1
                 row.inside += 1
                 row.left -= 1
                 if serves:
@@ -183,8 +185,11 @@ def _leave(rows: Records, r: int) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _along(row: Any, hops: Records, links: Records, items: Records, depth: int, segment: int) -> bool:
-    """Move what is on a row's bus, into buffets of ``depth``; return whether the first PE's tap is free."""
+def _along(row: Any, hops: Records, links: Records, items: Records, depth: int, segment: int, linked: int) -> bool:
+    """Move what is on a row's bus, into buffets of ``depth``; return whether its first place is free.
+
+    Links lie in front of every ``segment``-th PE from the PE ``linked`` on.
+    """
     if not row.inside:
         return True
     width, free = len(hops), True
@@ -195,15 +200,15 @@ def _along(row: Any, hops: Records, links: Records, items: Records, depth: int, 
             if c + 1 == width:
                 row.inside -= 1
             elif (c + 1) % segment == 0:
-                link = links[(c + 1) // segment - 1]
+                link = links[(c + 1) // segment]
                 link.items[link.count] = hop.item
                 link.count += 1
             else:
                 _enter(hops[c + 1], items, hop.item)
             hop.item = -1
         free = hop.item < 0
-        if c and c % segment == 0:
-            link = links[c // segment - 1]
+        if c >= linked and c % segment == 0:
+            link = links[c // segment]
             count = link.count
             if count and free:
                 _enter(hop, items, link.items[0])
