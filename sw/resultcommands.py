@@ -211,7 +211,7 @@ def _score_search(config: ArchConfig, out: Path | None) -> int:
         fastest = [(layer, flow.map_layer(config, layer, rs).mapping) for layer, _ in found]
         batch = f"batch {scorecard.CHIP_BATCH}"
         titles = (
-            f"PREDICTED, {batch}, mappings that meet the criteria",
+            f"PREDICTED, {batch}, mappings for the criteria",
             f"PREDICTED, {batch}, mappings of least cycles",
         )
         parts = [

@@ -13,9 +13,10 @@ from rowmesh.sw.activity import steps, used_pes
 from rowmesh.sw.counts import access_counts
 from rowmesh.sw.dataflow import ANY, load_dataflows
 from rowmesh.sw.files import InputError
-from rowmesh.sw.mapper import find_mapping
+from rowmesh.sw.mapper import search
 from rowmesh.sw.mapping import Mapping
 from rowmesh.sw.model import predict
+from rowmesh.sw.objective import Budget
 from rowmesh.sw.results import Measurement, Prediction
 from rowmesh.sw.runfile import RunLayer
 from rowmesh.sw.workload import Layer, load_workload
@@ -44,6 +45,9 @@ _WORD_BYTES = 2  # of the chip
 
 GLB_LIMIT, DRAM_LIMIT = 1.2, 1.1
 """What global buffer words may be of the chip's, and DRAM words of the fewest of any mapping."""
+
+_VISITED = 3_000_000
+"""Mappings that a search visits."""
 
 _BEYOND = 1e15
 """Cost of being beyond a limit by its size: more than the energy of any layer."""
@@ -130,7 +134,7 @@ def fewest_dram_words(config: ArchConfig, layer: Layer) -> int:
 
 
 def _least(config: ArchConfig, layer: Layer, objective: str) -> Mapping:
-    return find_mapping(config, layer, load_dataflows(ANY), objective)
+    return search(config, layer, load_dataflows(ANY), objective, Budget(mappings=_VISITED)).mapping
 
 
 def goal(chip: ChipLayer, fewest: int) -> str:
