@@ -20,7 +20,7 @@ from rich.table import Table
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw.activity import steps
 from rowmesh.sw.counts import access_counts
-from rowmesh.sw.dataflow import load_dataflow
+from rowmesh.sw.dataflow import Dataflow, Factor, load_dataflow
 from rowmesh.sw.energy import by_level
 from rowmesh.sw.mapper import UnmappableError, search
 from rowmesh.sw.workload import Layer, load_workload
@@ -36,8 +36,8 @@ BASELINE = 512
 """Bytes of a PE's spads in the baseline, and bytes of global buffer a PE: equation (2)."""
 
 SPAD_AREA = 1.6
-"""Area of a byte of spad relative to one of global buffer. It follows from section VI.B: without spads the global buffer
-is 2.6 times as large, (1 + 1.6) x 128 kB, and all storage 80 kB larger."""
+"""Area of a byte of spad relative to one of global buffer. It follows from section VI.B: without spads the global
+buffer is 2.6 times as large, (1 + 1.6) x 128 kB, and all storage 80 kB larger."""
 
 SPADS = {
     "rs": (16, 216, 24),
@@ -56,6 +56,7 @@ SPLITS = (0.25, 0.5, 0.75)
 banks are assigned for each layer."""
 
 WEIGHT_SHARE = 1 / 16
+MOST_FLITS = 1 << 16
 LEVELS = ("pe", "spad", "noc", "glb", "dram")
 
 
@@ -100,7 +101,7 @@ def architecture(flow: str, pes: int, split: float) -> ArchConfig:
         iact_spad=iact,
         weight_spad=weight,
         psum_spad=psum,
-        glb_iact_flits=iacts // 4,
+        glb_iact_flits=min(iacts // 4, MOST_FLITS),
         glb_weight_flits=weights // 4,
         psum_bank_words=(words - weights - iacts) // cols,
     )
@@ -114,12 +115,20 @@ def layer_of(name: str, batch: int) -> Layer:
     return Layer(name=name, kind="matmul", M=batch, K=layer.c * layer.h * layer.w, N=layer.m)
 
 
+def dataflow_of(name: str) -> Dataflow:
+    """Return a dataflow; NLR with two filters a PE, because a beat of memory holds two outputs of a column."""
+    flow = load_dataflow(name)
+    if name != "nlr":
+        return flow
+    return dataclasses.replace(flow, factors={**flow.factors, ("pe", "M"): Factor(2)})
+
+
 def measure(case: Case) -> Found | None:
     """Search a case's mapping of least energy over the splits; None if it has none."""
     layer, best = layer_of(case.layer, case.batch), None
     for split in SPLITS:
         try:
-            found = search(architecture(case.flow, case.pes, split), layer, (load_dataflow(case.flow),), "energy")
+            found = search(architecture(case.flow, case.pes, split), layer, (dataflow_of(case.flow),), "energy")
         except UnmappableError:
             continue
         if best is None or found.estimate < best.estimate:
