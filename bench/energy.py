@@ -41,11 +41,11 @@ buffer is 2.6 times as large, (1 + 1.6) x 128 kB, and all storage 80 kB larger."
 
 SPADS = {
     "rs": (16, 216, 24),
-    "ws": (16, 16, 2),
-    "os-a": (32, 16, 16),
-    "os-b": (32, 16, 16),
-    "os-c": (32, 16, 16),
-    "nlr": (16, 16, 2),
+    "ws": (16, 32, 2),
+    "os-a": (32, 64, 16),
+    "os-b": (32, 64, 16),
+    "os-c": (32, 64, 16),
+    "nlr": (16, 32, 2),
 }
 """Words of iacts, weights and psums of a PE: what a dataflow keeps there, and a filter row of the others, which passes
 through the PE in this hardware."""
