@@ -1,6 +1,6 @@
 """All benches: one table, and build/bench.json.
 
-``python bench/run.py [generate] [simulation] [fpga]`` runs those named, by default all of them.
+``python bench/run.py [generate] [simulation] [mapper] [fpga]`` runs those named, by default all of them.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import fpga
+import mapper
 from rich.console import Console
 from rich.table import Table
 
@@ -79,6 +80,19 @@ def run_simulation(console: Console) -> list[Row]:
     ]
 
 
+def run_mapper(console: Console) -> list[Row]:
+    """Time the closed forms on AlexNet's CONV3."""
+    found = mapper.speeds(load_arch("eyeriss"), load_workload("alexnet").layers[2])
+    together, alone = found["us a mapping valid"], found["us a mapping alone"]
+    return [
+        *(Row(f"eyeriss, CONV3, rs: mappings {what}", found[what], "") for what in ("visited", "valid", "evaluated")),
+        Row("cost of a mapping, many at once", together, "us", "under 2", together < 2),
+        Row("cost of a mapping alone", alone, "us", "under 1000", alone < 1000),
+        Row("mappings together", 1e6 / together, "/s"),
+        Row("mappings alone", 1e6 / alone, "/s"),
+    ]
+
+
 def run_fpga(console: Console) -> list[Row]:
     """Place and route the prototype."""
     result = fpga.measure()
@@ -94,6 +108,7 @@ def run_fpga(console: Console) -> list[Row]:
 BENCHES: dict[str, Callable[[Console], list[Row]]] = {
     "generate": run_generate,
     "simulation": run_simulation,
+    "mapper": run_mapper,
     "fpga": run_fpga,
 }
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,7 @@ import typer
 
 from rowmesh.sw import files
 from rowmesh.sw import workload as workloads
-from rowmesh.sw.files import InputError
+from rowmesh.sw.selection import select
 
 __all__ = [
     "Arch",
@@ -125,17 +124,5 @@ def select_layers(name_or_path: str, patterns: Sequence[str] | None, batch: int 
     InputError
         If a pattern matches no layer, or the workload is wrong.
     """
-    layers = workloads.load_workload(name_or_path).layers
-    names = [layer.name for layer in layers]
-    for pattern in patterns or ():
-        if not any(fnmatchcase(name, pattern) for name in names):
-            near = files.suggest(pattern, names)
-            raise InputError(
-                f"--layer: no layer of {name_or_path} is named {files.show_value(pattern)}, "
-                + (f"did you mean {near}? " if near else "")
-                + f"Its layers are {', '.join(names)}"
-            )
-    chosen = [
-        layer for layer in layers if not patterns or any(fnmatchcase(layer.name, pattern) for pattern in patterns)
-    ]
+    chosen = select(workloads.load_workload(name_or_path).layers, patterns, name_or_path)
     return [layer.with_batch(batch) for layer in chosen] if batch is not None else chosen

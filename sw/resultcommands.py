@@ -7,10 +7,12 @@ import typer
 from rich import box
 from rich.table import Table
 
+from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import dataflow as dataflows
 from rowmesh.sw import report, runfile, spec
 from rowmesh.sw.energy import DEFAULT, load_energy
 from rowmesh.sw.explain import Change
+from rowmesh.sw.files import InputError
 from rowmesh.sw.options import Arch, Batch, DataflowName, EnergyName, LayerNames, WorkloadName, select_layers
 from rowmesh.sw.progress import StageBars
 from rowmesh.sw.scorecard import Score
@@ -157,16 +159,35 @@ def eyexam(
     return 0
 
 
-def scorecard_(run: RunFiles) -> int:
+def scorecard_(
+    run: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[RUN.json...]", help="Results, as `rowmesh run --json` writes them.", show_default=False
+        ),
+    ] = None,
+    arch: Annotated[
+        str, typer.Option(metavar="ARCH", help="Without results: the architecture that is searched.")
+    ] = "eyeriss",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Write the mappings to this YAML file.", show_default=False),
+    ] = None,
+) -> int:
     """Put the Eyeriss chip's AlexNet table beside runs of alexnet.
 
     Cycles, active PEs, and megabytes of global buffer and memory for each CONV layer. Runs of the chip's batch of four
-    (--batch 4) are compared as they are; those of other batches are scaled in a table of their own.
+    (--batch 4) are compared as they are; those of other batches are scaled in a table of their own. Without results,
+    mappings that meet the criteria below the table are searched and predicted, and beside them those of least cycles.
     """
+    if not run:
+        return _score_search(spec.load_arch(arch), out)
+    if out:
+        raise InputError("--out: is for mappings that are searched, and with results there is none: leave it out")
     runs = [one for path in run for one in runfile.read_run(path)]
     from rowmesh.sw import scorecard
 
-    found, screen = scorecard.scores(runs), report.console()
+    found = scorecard.scores(runs)
     whole = scorecard.CHIP_BATCH
     same = [score for score in found if score.batch == whole]
     others = [score for score in found if score.batch != whole]
@@ -177,9 +198,39 @@ def scorecard_(run: RunFiles) -> int:
         scaled = [scorecard.extrapolated(score) for score in others if score.batch == batch]
         words = f"EXTRAPOLATED to batch {whole} from RTL runs of batch {batch}, {whole / batch:g} times each number"
         parts.append((words, scaled))
+    _show_scores(parts, "RTL\ncycles")
+    return 0
+
+
+def _score_search(config: ArchConfig, out: Path | None) -> int:
+    from rowmesh.sw import flow, mappingfile, scorecard
+
+    with new_text(out) as write:
+        found = [scorecard.best_mapping(config, name) for name in scorecard.CHIP]
+        rs = dataflows.load_dataflows("rs")
+        fastest = [(layer, flow.map_layer(config, layer, rs).mapping) for layer, _ in found]
+        batch = f"batch {scorecard.CHIP_BATCH}"
+        titles = (
+            f"PREDICTED, {batch}, mappings for the criteria",
+            f"PREDICTED, {batch}, mappings of least cycles",
+        )
+        parts = [
+            (title, [scorecard.predicted_score(layer, mapping) for layer, mapping in mapped])
+            for title, mapped in zip(titles, (found, fastest), strict=True)
+        ]
+        _show_scores(parts, "predicted\ncycles")
+        if out:
+            write(mappingfile.write_mappings(found, f"alexnet, {batch}, for the scorecard of {config.name}"))
+    return 0
+
+
+def _show_scores(parts: list[tuple[str, list[Score]]], cycles: str) -> None:
+    from rowmesh.sw import scorecard
+
+    screen = report.console()
     for title, part in parts:
         screen.print(title, style="bold", soft_wrap=True)
-        screen.print(_score_table(part if len(part) == 1 else [*part, scorecard.total(part)]))
+        screen.print(_score_table(part if len(part) == 1 else [*part, scorecard.total(part)], cycles))
         for line in scorecard.criteria(part):
             screen.print(line, soft_wrap=True)
         screen.print()
@@ -190,14 +241,13 @@ def scorecard_(run: RunFiles) -> int:
         style="dim",
         soft_wrap=True,
     )
-    return 0
 
 
-def _score_table(found: list[Score]) -> Table:
+def _score_table(found: list[Score], cycles: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("layer", no_wrap=True)
     for name in (
-        "RTL\ncycles",
+        cycles,
         "chip\nprocessing",
         "chip with\nloads",
         "PEs",

@@ -13,6 +13,7 @@ from rowmesh.sw import files
 from rowmesh.sw.files import InputError
 from rowmesh.sw.mapping import IllegalMappingError, Mapping
 from rowmesh.sw.results import LayerResult, Measurement, Outputs, Prediction
+from rowmesh.sw.selection import select
 from rowmesh.sw.workload import Layer
 
 __all__ = ["MADE_BY", "RunLayer", "check_same", "read_run", "select_results"]
@@ -185,31 +186,8 @@ def _result(source: str, number: int, entry: _Entry) -> LayerResult:
 
 
 def select_results(runs: Sequence[RunLayer], patterns: Sequence[str] | None) -> list[RunLayer]:
-    """Return the layers that are asked for.
-
-    Parameters
-    ----------
-    runs : sequence of RunLayer
-    patterns : sequence of str, optional
-        Names, which may hold wildcards; all layers by default.
-
-    Raises
-    ------
-    InputError
-        If a pattern matches no layer.
-    """
-    from fnmatch import fnmatchcase
-
-    names = [run.name for run in runs]
-    for pattern in patterns or ():
-        if not any(fnmatchcase(name, pattern) for name in names):
-            near = files.suggest(pattern, names)
-            raise InputError(
-                f"--layer: no layer of {runs[0].source} is named {files.show_value(pattern)}, "
-                + (f"did you mean {near}? " if near else "")
-                + f"Its layers are {', '.join(names)}"
-            )
-    return [run for run in runs if not patterns or any(fnmatchcase(run.name, pattern) for pattern in patterns)]
+    """Return the layers that are asked for; see :func:`rowmesh.sw.selection.select`."""
+    return select(runs, patterns, runs[0].source)
 
 
 def check_same(

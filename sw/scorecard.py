@@ -4,26 +4,36 @@ The chip's numbers are measured on silicon, for a batch of four images at 200 MH
 table V (also EcoFlow, table 2). Its memory traffic is run-length compressed; this hardware's is not.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw.activity import steps, used_pes
-from rowmesh.sw.counts import dram_beats
+from rowmesh.sw.counts import access_counts
 from rowmesh.sw.dataflow import ANY, load_dataflows
 from rowmesh.sw.files import InputError
-from rowmesh.sw.mapper import candidates
+from rowmesh.sw.mapper import search
+from rowmesh.sw.mapping import Mapping
+from rowmesh.sw.model import predict
+from rowmesh.sw.objective import Budget
+from rowmesh.sw.results import Measurement, Prediction
 from rowmesh.sw.runfile import RunLayer
 from rowmesh.sw.workload import Layer, load_workload
 
 __all__ = [
     "CHIP",
     "CHIP_BATCH",
+    "DRAM_LIMIT",
+    "GLB_LIMIT",
     "ChipLayer",
     "Score",
+    "best_mapping",
     "criteria",
     "extrapolated",
     "fewest_dram_words",
+    "goal",
+    "predicted_score",
     "scores",
     "total",
 ]
@@ -32,6 +42,15 @@ CHIP_BATCH = 4
 
 _CHIP_CLOCK = 200_000  # cycles a millisecond
 _WORD_BYTES = 2  # of the chip
+
+GLB_LIMIT, DRAM_LIMIT = 1.2, 1.1
+"""What global buffer words may be of the chip's, and DRAM words of the fewest of any mapping."""
+
+_VISITED = 3_000_000
+"""Mappings that a search visits."""
+
+_BEYOND = 1e15
+"""Cost of being beyond a limit by its size: more than the energy of any layer."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +97,13 @@ class Score:
     batch : int
         Images that the numbers are of.
     cycles : int
-        Of the RTL.
+        Of the RTL, or predicted.
     used_pes : int
         PEs that have work; 0 for a sum.
     active_pes : float
         MACs / steps: those that work in a step, on average.
     glb, dram, fewest : float
-        Megabytes of words of 16 bits: counted accesses of the global buffer, counted words of DRAM, and the fewest of
-        any mapping.
+        Megabytes of words of 16 bits: accesses of the global buffer, words of DRAM, and the fewest of any mapping.
     chip : ChipLayer
         For a batch of four.
     """
@@ -101,17 +119,75 @@ class Score:
     chip: ChipLayer
 
 
+@functools.lru_cache(maxsize=64)
 def fewest_dram_words(config: ArchConfig, layer: Layer) -> int:
-    """Return the fewest words of memory traffic of all mappings that the mapper enumerates, of all shipped dataflows.
+    """Return the fewest words of memory traffic of all mappings that a search visits, of all shipped dataflows.
 
     Parameters
     ----------
     config : ArchConfig
     layer : Layer
     """
-    return min(
-        sum(dram_beats(mapping).values()) * mapping.lanes + layer.outputs
-        for _, mapping in candidates(config, layer, load_dataflows(ANY))
+    return sum(
+        words for name, words in access_counts(_least(config, layer, "dram")).items() if name.startswith("dram.")
+    )
+
+
+def _least(config: ArchConfig, layer: Layer, objective: str) -> Mapping:
+    return search(config, layer, load_dataflows(ANY), objective, Budget(mappings=_VISITED)).mapping
+
+
+def goal(chip: ChipLayer, fewest: int) -> str:
+    """Return the objective that meets the criteria: first they, then the least energy.
+
+    Parameters
+    ----------
+    chip : ChipLayer
+    fewest : int
+        Fewest words of DRAM of any mapping.
+    """
+    cycles, glb = chip.processing - 1, GLB_LIMIT * chip.glb * 1e6 / _WORD_BYTES
+    over = (f"cycles / {cycles}", f"glb / {glb:.0f}", f"dram / {DRAM_LIMIT * fewest:.0f}")
+    return f"{_BEYOND:.0e} * ({' + '.join(f'max(1, {ratio})' for ratio in over)} - {len(over)}) + energy"
+
+
+def best_mapping(config: ArchConfig, name: str) -> tuple[Layer, Mapping]:
+    """Search the mapping of an AlexNet layer that meets the criteria for the chip's batch, or comes nearest to them.
+
+    Parameters
+    ----------
+    config : ArchConfig
+    name : str
+        One of :data:`CHIP`.
+
+    Returns
+    -------
+    (Layer, Mapping)
+    """
+    layer = _alexnet()[name].with_batch(CHIP_BATCH)
+    return layer, _least(config, layer, goal(CHIP[name], fewest_dram_words(config, layer)))
+
+
+def predicted_score(layer: Layer, mapping: Mapping) -> Score:
+    """Return the score of a layer by the model's prediction of a mapping."""
+    return _score(layer, mapping, predict(mapping))
+
+
+def _alexnet() -> dict[str, Layer]:
+    return {layer.name: layer for layer in load_workload("alexnet").layers if layer.name in CHIP}
+
+
+def _score(layer: Layer, mapping: Mapping, found: Measurement | Prediction) -> Score:
+    return Score(
+        name=layer.name,
+        batch=layer.n,
+        cycles=found.cycles,
+        used_pes=used_pes(mapping),
+        active_pes=layer.macs / steps(mapping),
+        glb=_megabytes(found.words("glb")),
+        dram=_megabytes(found.words("dram")),
+        fewest=_megabytes(fewest_dram_words(mapping.config, layer)),
+        chip=CHIP[layer.name],
     )
 
 
@@ -136,7 +212,7 @@ def scores(runs: Sequence[RunLayer]) -> list[Score]:
     InputError
         If there is none, or an image of a layer is not AlexNet's, or one is there twice for a batch.
     """
-    known = {layer.name: layer for layer in load_workload("alexnet").layers if layer.name in CHIP}
+    known = _alexnet()
     found: list[Score] = []
     for run in runs:
         if run.name not in CHIP:
@@ -147,20 +223,7 @@ def scores(runs: Sequence[RunLayer]) -> list[Score]:
             raise InputError(f"{run.source}: layer {run.name} was run with memory {run.result.memory}, not fast")
         if any((score.name, score.batch) == (run.name, run.layer.n) for score in found):
             raise InputError(f"{run.source}: layer {run.name} of batch {run.layer.n} is there twice")
-        rtl = run.result.rtl
-        found.append(
-            Score(
-                name=run.name,
-                batch=run.layer.n,
-                cycles=rtl.cycles,
-                used_pes=used_pes(run.mapping),
-                active_pes=run.result.macs / steps(run.mapping),
-                glb=_megabytes(rtl.words("glb")),
-                dram=_megabytes(rtl.words("dram")),
-                fewest=_megabytes(fewest_dram_words(run.config, run.layer)),
-                chip=CHIP[run.name],
-            )
-        )
+        found.append(_score(run.layer, run.mapping, run.result.rtl))
     if not found:
         raise InputError(f"{runs[0].source}: holds none of the layers {', '.join(CHIP)} of alexnet")
     return found
@@ -213,8 +276,12 @@ def criteria(found: Sequence[Score]) -> list[str]:
     """
     rules = (
         ("cycles below the chip's processing", [score.cycles / score.chip.processing for score in found], 1.0),
-        ("GLB words at most 1.2 times the chip's", [score.glb / score.chip.glb for score in found], 1.2),
-        ("DRAM words at most 1.1 times the fewest of any mapping", [s.dram / s.fewest for s in found], 1.1),
+        (f"GLB words at most {GLB_LIMIT} times the chip's", [one.glb / one.chip.glb for one in found], GLB_LIMIT),
+        (
+            f"DRAM words at most {DRAM_LIMIT} times the fewest of any mapping",
+            [one.dram / one.fewest for one in found],
+            DRAM_LIMIT,
+        ),
     )
     lines = []
     for rule, ratios, limit in rules:

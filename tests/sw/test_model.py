@@ -38,11 +38,7 @@ LAYERS = [
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
 @pytest.mark.parametrize("flow", ["rs", "ws", "os-a", "is"])
 def test_a_part_stands_for_the_whole(layer, flow):
-    flows = (load_dataflow(flow),)
-    try:
-        mapping = find_mapping(CONFIG, layer, flows)
-    except ValueError:
-        pytest.skip("not mappable")
+    mapping = find_mapping(CONFIG, layer, (load_dataflow(flow),))
     whole = model.predict_parts(mapping, replace(model.FINE, largest=10**9))
     part = model.predict_parts(mapping, replace(model.FINE, largest=100_000))
     cycles = sum(whole.values())
@@ -57,12 +53,12 @@ def test_work_is_what_is_run():
     assert model.work(mapping, model.COARSE) < model.work(mapping) < model.work(mapping, whole)
 
 
-@pytest.mark.parametrize("flow", shipped_names("dataflows"))
+# all but nlr: one filter a PE leaves a handful of mappings, of depthwise layers only
+@pytest.mark.parametrize("flow", sorted(set(shipped_names("dataflows")) - {"nlr"}))
 def test_the_estimate_ranks_as_the_prediction_does(flow):
     layer = Layer(name="ranked", M=32, C=16, H=14, W=14, R=3, S=3, padding=1)
     found = [mapping for _, mapping in candidates(CONFIG, layer, [load_dataflow(flow)])]
-    if len(found) < 20:
-        pytest.skip("too few mappings")
+    assert len(found) >= 20
     chosen = sorted(found, key=estimate)[:: max(1, len(found) // 12)]
     cycles = [sum(model.predict_parts(mapping).values()) for mapping in chosen]
     pairs = [(a, b) for k, a in enumerate(cycles) for b in cycles[k + 1 :]]

@@ -11,7 +11,11 @@ from rowmesh.sw.activity import steps
 from rowmesh.sw.counts import dram_beats
 from rowmesh.sw.dataflow import load_dataflow
 from rowmesh.sw.mapper import candidates
+from rowmesh.sw.mappingfile import read_mappings
+from rowmesh.sw.objective import Objective
+from rowmesh.sw.results import ACCESSES
 from rowmesh.sw.runfile import read_run
+from rowmesh.sw.spec import load_arch
 from rowmesh.sw.workload import Layer, load_workload
 
 CONV5 = load_workload("alexnet").layers[4]
@@ -100,6 +104,8 @@ def test_the_command(five, run_file, capsys):
     out = capsys.readouterr().out
     assert out.index("measured in RTL") < out.index("EXTRAPOLATED to batch 4 from RTL runs of batch 1, 4 times each")
     assert "total" not in out
+    assert cli.main(["scorecard", str(five(4)), "--out", "x.yaml"]) == 2
+    assert "--out: is for mappings that are searched" in capsys.readouterr().err
     for path, message in (
         (run_file(), "holds none of the layers CONV1, "),
         (five(4, 4), "layer CONV5 of batch 4 is there twice"),
@@ -109,3 +115,36 @@ def test_the_command(five, run_file, capsys):
         assert cli.main(["scorecard", str(path)]) == 2
         out, err = capsys.readouterr()
         assert (message in err, err.count("\n")) == (True, 1)
+
+
+def test_the_goal_puts_the_limits_before_energy():
+    chip = scorecard.CHIP["CONV3"]
+    goal = Objective(scorecard.goal(chip, fewest=1_000_000))
+
+    def cost(cycles, glb, dram, spad=0):
+        counts = dict.fromkeys(ACCESSES, 0) | {"glb.iact.read": glb, "dram.iact.read": dram, "spad.iact.read": spad}
+        return goal.costs(cycles, list(counts.values()))[0]
+
+    most = (chip.processing - 1, int(0.6e6 * chip.glb), 1_100_000)
+    energy = 6 * most[1] + 200 * most[2]
+    assert cost(*most) == pytest.approx(energy)
+    assert cost(*most, spad=7) == pytest.approx(energy + 7)
+    for place in range(3):
+        beyond = [value + (value // 1000 if at == place else 0) for at, value in enumerate(most)]
+        assert cost(*beyond) > 100 * cost(*most)
+
+
+def test_the_search_meets_what_can_be_met(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(scorecard, "CHIP", {"CONV3": scorecard.CHIP["CONV3"]})
+    path = tmp_path / "best.yaml"
+    assert cli.main(["scorecard", "--out", str(path)]) == 0
+    out = capsys.readouterr().out
+    best, fastest = out.split("PREDICTED, batch 4, mappings of least cycles")
+    assert best.count(": holds; largest ratio CONV3") == 3
+    assert "cycles below the chip's processing: holds" in fastest
+    config, layer = load_arch("eyeriss"), load_workload("alexnet").layers[2].with_batch(4)
+    (mapping,) = read_mappings(path, config, [layer])
+    score = scorecard.predicted_score(layer, mapping)
+    assert f"{score.cycles:,}" in best
+    assert score.dram <= 1.1 * score.fewest
+    assert score.glb <= 1.2 * score.chip.glb
