@@ -122,7 +122,7 @@ class GlobalBank(Block):
     def latency(self) -> int:
         """Cycles from the start token to the first flit."""
         nest = LoopNest.cycles_to_first(self.descriptor.levels, self._config.link_segment)
-        return nest + Stage.latency + Buffer.latency + Buffet.latency + Fifo.latency
+        return nest + Stage.latency + Buffer.latency + Buffet.latency + Fifo.latency + Stage.latency
 
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
@@ -258,7 +258,11 @@ class GlobalBank(Block):
             word = buffet.response.word_select(k, config.data_width)
             m.d.comb += out.data[k].eq(Mux(held.mask[k], word, field["pad"] if clip else 0))
         m.d.comb += pad_bank.eq(held.bank)
-        wiring.connect(m, queue.o, wiring.flipped(self.o))
+        m.submodules.out = out_stage = Stage(
+            flit_layout(config)
+        )  # behind the queue's RAM, before the taps' comparisons
+        wiring.connect(m, queue.o, out_stage.i)
+        wiring.connect(m, out_stage.o, wiring.flipped(self.o))
 
         running = Signal(2)
         started = self.start.valid & self.start.ready

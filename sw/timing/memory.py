@@ -29,7 +29,7 @@ store."""
 FLIT = records("offset", "release", "sync", "touch", "index", "edge")
 """A flit of a bank's reader."""
 
-READER = records("stored", "held", "made", "stage", "plan", "read", "pending", "queue", "reserved", "sent")
+READER = records("stored", "held", "made", "stage", "plan", "read", "pending", "queue", "reserved", "out", "sent")
 """A bank and its reader."""
 
 LANE = records("held", "offered", "head", "free", "returned")
@@ -205,9 +205,12 @@ def fetch(memory: Any, now: int, latency: int, bursts: int) -> None:
 @numba.njit(cache=True, nogil=True)
 def read(reader: Any, flits: Records, x: Any, started: bool, room: bool, queue: int) -> tuple[int, bool]:
     """Advance a bank and its reader; return the flit that leaves for the trunk (-1: none), and whether it starves."""
-    leaves = reader.queue > 0 and room
-    sent = reader.sent if leaves else -1
-    reader.sent += leaves
+    sends = reader.out == 1 and room
+    sent = reader.sent if sends else -1
+    reader.sent += sends
+    leaves = reader.queue > 0 and (sends or reader.out == 0)
+    if sends or leaves:
+        reader.out = leaves
     reader.queue += reader.pending - leaves
     go, starved = False, False
     flit = flits[min(reader.read, len(flits) - 1)]
