@@ -136,6 +136,7 @@ def test_the_goal_puts_the_limits_before_energy():
 
 def test_the_search_meets_what_can_be_met(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(scorecard, "CHIP", {"CONV3": scorecard.CHIP["CONV3"]})
+    monkeypatch.setenv("COLUMNS", "150")
     path = tmp_path / "best.yaml"
     assert cli.main(["scorecard", "--out", str(path)]) == 0
     out = capsys.readouterr().out
