@@ -98,7 +98,7 @@ def _mapping(space: Space, row: Ints) -> Mapping:
 
 
 _CLOSE = 1.002
-"""Mappings within this factor of the least estimate are told apart by their energy."""
+"""Mappings within this factor of the best are told apart by their energy."""
 
 _PROMISING = 1.15
 """Mappings whose estimate is within this factor of the best one are candidates for a prediction."""
@@ -225,8 +225,7 @@ def search(
     Mappings are evaluated in closed form (:mod:`rowmesh.sw.batch`): all of them where that is quick, or else those that
     are worth a look (:mod:`rowmesh.sw.mapspace`). With a budget the search goes on after these in a random order of
     all. If the objective depends on cycles, those of the best mappings are then predicted
-    (:mod:`rowmesh.sw.model`), and the best of these is taken; where some are within 0.2 % of the least estimate, the
-    one of least energy.
+    (:mod:`rowmesh.sw.model`), and the best of these is taken; where some are within 0.2 %, the one of least energy.
 
     Parameters
     ----------
@@ -314,8 +313,7 @@ def _best(pool: _Pool) -> tuple[Mapping, int]:
         effort += sum(work(pool.mapping(index), COARSE) for index in some)
         predict(some)
         in_vain = 0 if min(found.values()) < least else in_vain + len(some)
-    # as good as the best, if that is as good as the estimate of any; nothing but the best, if not
-    limit = max(min(found.values()), _beyond(costs.min()))
+    limit = _beyond(min(found.values()))
     chosen = min((index for index in found if found[index] <= limit), key=lambda index: (energy[index], index))
     # mappings of less energy that may be as good
     cheaper = np.flatnonzero((costs <= limit) & (energy < energy[chosen]))

@@ -167,8 +167,14 @@ def scorecard_(
         ),
     ] = None,
     arch: Annotated[
-        str, typer.Option(metavar="ARCH", help="Without results: the architecture that is searched.")
-    ] = "eyeriss",
+        str | None,
+        typer.Option(
+            "--search",
+            metavar="ARCH",
+            help="Instead of results: search mappings on this architecture, some minutes.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="FILE", help="Write the mappings to this YAML file.", show_default=False),
@@ -177,14 +183,16 @@ def scorecard_(
     """Put the Eyeriss chip's AlexNet table beside runs of alexnet.
 
     Cycles, active PEs, and megabytes of global buffer and memory for each CONV layer. Runs of the chip's batch of four
-    (--batch 4) are compared as they are; those of other batches are scaled in a table of their own. Without results,
+    (--batch 4) are compared as they are; those of other batches are scaled in a table of their own. With --search,
     mappings that meet the criteria below the table are searched and predicted, and beside them those of least cycles.
     """
-    if not run:
+    if bool(run) == (arch is not None):
+        raise InputError("give either results (RUN.json) or --search ARCH" + (", not both" if run else ""))
+    if arch is not None:
         return _score_search(spec.load_arch(arch), out)
     if out:
         raise InputError("--out: is for mappings that are searched, and with results there is none: leave it out")
-    runs = [one for path in run for one in runfile.read_run(path)]
+    runs = [one for path in run or () for one in runfile.read_run(path)]
     from rowmesh.sw import scorecard
 
     found = scorecard.scores(runs)

@@ -106,6 +106,9 @@ def test_the_command(five, run_file, capsys):
     assert "total" not in out
     assert cli.main(["scorecard", str(five(4)), "--out", "x.yaml"]) == 2
     assert "--out: is for mappings that are searched" in capsys.readouterr().err
+    for argv in ([], [str(five(4)), "--search", "eyeriss"]):
+        assert cli.main(["scorecard", *argv]) == 2
+        assert "give either results (RUN.json) or --search ARCH" in capsys.readouterr().err
     for path, message in (
         (run_file(), "holds none of the layers CONV1, "),
         (five(4, 4), "layer CONV5 of batch 4 is there twice"),
@@ -136,8 +139,9 @@ def test_the_goal_puts_the_limits_before_energy():
 
 def test_the_search_meets_what_can_be_met(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(scorecard, "CHIP", {"CONV3": scorecard.CHIP["CONV3"]})
+    monkeypatch.setenv("COLUMNS", "150")
     path = tmp_path / "best.yaml"
-    assert cli.main(["scorecard", "--out", str(path)]) == 0
+    assert cli.main(["scorecard", "--search", "eyeriss", "--out", str(path)]) == 0
     out = capsys.readouterr().out
     best, fastest = out.split("PREDICTED, batch 4, mappings of least cycles")
     assert best.count(": holds; largest ratio CONV3") == 3
