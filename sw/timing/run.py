@@ -71,6 +71,7 @@ def _loop(
     sizes: Sizes,
     s: Streams,
     rows: Records,
+    step_link: Records,
     links: Records,
     chain_links: Records,
     banks: Records,
@@ -91,7 +92,7 @@ def _loop(
     seen, marked = np.zeros((len(marks) + 1, len(parts)), np.int64), 0
     memory, d, stores = memory_state[0], drain_state[0], store_state[0]
     first = s.pes[0, 0]
-    issued, link = 0, np.zeros(1, LinkState)[0]
+    issued, link = 0, step_link[0]
     # ports of weights, then those of iacts, then that of parameters
     weights, fed = sizes.weight_ports, len(readers)
     rooms = np.zeros(fed, np.bool_)
@@ -254,6 +255,7 @@ def run(
         sizes,
         s,
         rows,
+        np.zeros(1, LinkState),  # from here: numba frees an array of its own while a record of it is still in use
         np.zeros((3, height, 1 + width // config.link_segment), LinkState),
         np.zeros((1 + config.rows // config.link_segment, width), LinkState),
         banks,

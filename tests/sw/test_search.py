@@ -100,7 +100,7 @@ def check(number):
     best, valid = None, 0
     for shape in (layer, *flattened(config, layer)):
         for mapping in all_mappings(config, shape, flows[0]):
-            cycles = estimate(mapping) + config_cycles(config, layer)
+            cycles = estimate(mapping) + config_cycles(config)
             cost = float(goal.costs(cycles, words(mapping))[0])
             best, valid = cost if best is None else min(best, cost), valid + 1
     if best is None:

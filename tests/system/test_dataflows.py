@@ -118,7 +118,7 @@ def test_dataflows_are_right_or_refused(config):
 
 SHARED = {
     "channels": ("rs", {"C": 16, "M": 12, "R": 2, "S": 3}, lambda mapping: mapping.c_s),
-    "filters": ("os-c", {"C": 8, "M": 16}, lambda mapping: mapping.m_y),
+    "filters": ("os-c", {"C": 8, "M": 16, "R": 1, "S": 1}, lambda mapping: mapping.m_y),
     "groups": ("rs-g", {"kind": "depthwise", "C": 24, "R": 3, "S": 3, "padding": 1}, lambda mapping: mapping.g_y),
 }
 
@@ -128,11 +128,10 @@ def test_ports_share(shared):
     """Channels, filters or groups along the rows, each port with its own."""
     config, (name, sizes, along) = SHAPES[-1], SHARED[shared]
     layer = Layer.model_validate({"name": shared, "H": 9, "W": 7, "output": "requant"} | sizes)
-    mapping = flow.map_layer(config, layer, (load_dataflow(name),)).mapping
-    assert (mapping.ports, mapping.weight_ports) == (2, 2)
-    assert mapping.iact_ports == (1 if shared == "filters" else 2)
-    assert along(mapping) > 1
-    check([mapping])
+    legal = [mapping for _, mapping in candidates(config, layer, (load_dataflow(name),))]
+    split = [mapping for mapping in legal if mapping.ports == 2 and along(mapping) > 1]
+    assert {(m.weight_ports, m.iact_ports) for m in split} == {(2, 1 if shared == "filters" else 2)}
+    check(split[:: max(1, len(split) // 8)])
 
 
 @pytest.mark.slow
