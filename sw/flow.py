@@ -1,5 +1,6 @@
 """From a configuration and a layer to Verilog, a mapping, a run and its comparison."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from rowmesh import hw
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.top import Top, metadata
 from rowmesh.sim.run import SimJob, SimResult, simulate, simulate_all
@@ -40,6 +42,11 @@ __all__ = [
 ]
 
 Progress = Callable[[str, float | None], None]
+
+# of the generator as it was imported: sources that change under a running process are not what it generates from
+_GENERATOR = hashlib.sha256(
+    b"\0".join(source.read_bytes() for source in sorted(Path(hw.__file__).parent.glob("*.py")))
+).digest()
 
 _WATCHDOG = 200_000  # cycles without progress that end a run
 
@@ -115,13 +122,7 @@ def predict_mapping(mapping: Mapping) -> MappedLayer:
 
 def _verilog_folder(config: ArchConfig) -> Path:
     """Generate into the cache, once for each configuration and version of the generator."""
-    import hashlib
-
-    from rowmesh import hw
-
-    digest = hashlib.sha256(repr(asdict(config)).encode())
-    for source in sorted(Path(hw.__file__).parent.glob("*.py")):
-        digest.update(source.read_bytes())
+    digest = hashlib.sha256(repr(asdict(config)).encode() + _GENERATOR)
     root = Path(os.environ["ROWMESH_CACHE"]) if "ROWMESH_CACHE" in os.environ else user_cache_path("rowmesh")
     folder = root / "verilog" / digest.hexdigest()[:32]
     if not (folder / "rowmesh.json").exists():
