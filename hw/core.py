@@ -23,7 +23,7 @@ from rowmesh.hw.nest import ConfigBus
 from rowmesh.hw.observer import PARTS, Observer
 from rowmesh.hw.pe import PE_EVENTS, PE_WAITS
 from rowmesh.hw.program import STARTABLE
-from rowmesh.hw.psum_bank import BANK_EVENTS, PsumBank
+from rowmesh.hw.psum_bank import BANK_EVENTS, PsumBank, PsumEntry
 from rowmesh.hw.reset import with_own_reset
 from rowmesh.hw.segments import Beats, request_layout
 from rowmesh.hw.storer import Storer
@@ -209,15 +209,18 @@ class Core(Block):
             bank = PsumBank(config)
             m.submodules[f"bank{col}"] = with_own_reset(m, f"bank{col}", bank)
             banks.append(bank)
-            wiring.connect(m, array.psum[col], bank.i)
+            m.submodules[f"entry{col}"] = entry = PsumEntry(config)
+            wiring.connect(m, array.psum[col], entry.i)
+            wiring.connect(m, entry.o, bank.i)
             port = drain.banks[col]
             m.d.comb += [
+                entry.busy.eq(bank.busy),
                 bank.offset.eq(port.offset),
                 bank.enable.eq(port.enable),
                 bank.free.eq(port.free),
                 bank.release.eq(port.release),
                 port.finals.eq(bank.finals),
-                port.busy.eq(bank.busy),
+                port.busy_next.eq(entry.busy_next),
                 port.response.eq(bank.response),
             ]
         for lane in range(config.lanes):

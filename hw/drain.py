@@ -83,13 +83,13 @@ def lane_depth(config: ArchConfig) -> int:
 
 
 def drain_port(config: ArchConfig) -> wiring.Signature:
-    """The drain's side of a psum bank (see PsumBank)."""
+    """The drain's side of a psum bank (see PsumBank and PsumEntry)."""
     depth = config.psum_bank_words
     return wiring.Signature(
         {
             "offset": Out(ceil_log2(depth)),
             "finals": In(range(depth + 1)),
-            "busy": In(1),
+            "busy_next": In(1),
             "enable": Out(1),
             "free": Out(1),
             "release": Out(range(depth + 1)),
@@ -327,11 +327,14 @@ class Drain(Block):
             return ~words.use_param | (reaches(held, words.param_release, freed) & Cat(enough).all())
 
         next_final, still_final = Signal(config.cols), Signal(config.cols)
+        next_busy, still_busy = Signal(config.cols), Signal(config.cols)
         for col, bank in enumerate(self.banks):
             freed = Mux(word.o.valid & now.held[col], now.release, 0)  # what goes with this word
             m.d.comb += [
                 next_final[col].eq(final(coming, col, freed)),
                 still_final[col].eq(final(now, col, 0)),
+                next_busy[col].eq(coming.used[col] & bank.busy_next),
+                still_busy[col].eq(now.used[col] & bank.busy_next),
                 bank.offset.eq(now.offset),
                 bank.enable.eq(go & now.used[col]),
                 bank.free.eq(go & now.held[col]),
@@ -341,7 +344,6 @@ class Drain(Block):
         m.d.comb += [
             next_there.eq(there(coming, Mux(word.o.valid, now.param_release, 0))),
             still_there.eq(there(now, 0)),
-            undisturbed.eq(~Cat(used & bank.busy for used, bank in zip(now.used, self.banks, strict=True)).any()),
             word_ready.eq(psums_final & undisturbed & params_there & room & settled),
             word.o.ready.eq(word_ready),
             go.eq(word.o.valid & word_ready),
@@ -349,6 +351,7 @@ class Drain(Block):
         ]
         m.d.sync += [
             psums_final.eq(Mux(word.i.ready, next_final.all(), still_final.all())),
+            undisturbed.eq(Mux(word.i.ready, ~next_busy.any(), ~still_busy.any())),
             params_there.eq(Mux(word.i.ready, next_there, still_there)),
         ]
         for lane, table in enumerate(params):

@@ -9,7 +9,7 @@ words that are final, and releases them.
 from typing import Any
 
 from amaranth.hdl import Module, Mux, Signal, signed
-from amaranth.lib import memory, stream
+from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
@@ -17,11 +17,59 @@ from rowmesh.hw.block import Block, memory_style
 from rowmesh.hw.buffet import wrapped_sum
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.layouts import psum_layout
+from rowmesh.hw.link import Stage
 
-__all__ = ["BANK_EVENTS", "PsumBank"]
+__all__ = ["BANK_EVENTS", "PsumBank", "PsumEntry"]
 
 BANK_EVENTS = ("write", "read", "drain")
 """What a bank reports for the performance counters: words written, read for an update, read by the drain."""
+
+
+def _updates(psum: Any) -> Any:
+    """Whether a psum reads the word that it is added to."""
+    return ~psum.first & ~psum.void
+
+
+class PsumEntry(Block):
+    """Register in front of a psum bank, which tells a cycle ahead whether the bank's memory will be busy.
+
+    Contract: one psum a cycle sustained; latency 1 cycle.
+
+    Parameters
+    ----------
+    config : ArchConfig
+
+    Members
+    -------
+    i : In(stream.Signature(psum_layout(config)))
+    o : Out(stream.Signature(psum_layout(config)))
+        To the bank.
+    busy : In(1)
+        The bank's.
+    busy_next : Out(1)
+        Whether the bank will be busy in the next cycle.
+    """
+
+    i: stream.Interface
+    o: stream.Interface
+    busy: Signal
+    busy_next: Signal
+
+    latency = Stage.latency
+    shared = True
+
+    def __init__(self, config: ArchConfig) -> None:
+        self._layout = psum_layout(config)
+        port = stream.Signature(self._layout)
+        super().__init__({"i": In(port), "o": Out(port), "busy": In(1), "busy_next": Out(1)})
+
+    def elaborate(self, platform: object) -> Module:  # noqa: D102
+        m = Module()
+        m.submodules.stage = stage = Stage(self._layout)
+        wiring.connect(m, wiring.flipped(self.i), stage.i)
+        wiring.connect(m, stage.o, wiring.flipped(self.o))
+        m.d.comb += self.busy_next.eq(Mux(stage.i.ready, self.i.valid & _updates(self.i.payload), self.busy))
+        return m
 
 
 class PsumBank(Block):
@@ -136,7 +184,7 @@ class PsumBank(Block):
             ),
             self.i.ready.eq(Mux(psum.first, ~full, ~clash)),
             accept.eq(self.i.valid & self.i.ready),
-            update.eq(~psum.first & ~psum.void),
+            update.eq(_updates(psum)),
             busy.eq(self.i.valid & update),
             self.blocked.eq(self.i.valid & psum.first & full),
             self.finals.eq(finals),

@@ -109,9 +109,11 @@ BANK = records(
     "freed",
     "topped",
     "quiet",
+    "entry",
+    "entry_flags",
     top=LINK,
 )
-"""A psum bank and the link below it. ``kind`` of an update under way is 1 if it makes the word final, -1 if none;
+"""A psum bank, the register in front of it, and the link below that. ``kind`` of an update under way is 1 if it makes the word final, -1 if none;
 ``quiet`` tells that nothing moves in the column."""
 
 
@@ -317,7 +319,7 @@ def move_psums(
             if bank.quiet:
                 continue
         above = bank.topped < LINK  # what is above takes a psum
-        bank.quiet = bank.topped == 0 and bank.kind0 < 0 and bank.kind1 < 0
+        bank.quiet = bank.topped == 0 and bank.entry == 0 and bank.kind0 < 0 and bank.kind1 < 0
         _accumulate(bank, depth)
         for r in range(height - 1, -1, -1):
             hop = chains[r, c]
@@ -384,15 +386,15 @@ def move_psums(
 @numba.njit(cache=True, nogil=True)
 def updates(bank: Any) -> bool:
     """Whether a bank has its read port busy with an update."""
-    return bank.topped > 0 and not bank.top[0] & (FIRST | VOID)
+    return bank.entry > 0 and not bank.entry_flags & (FIRST | VOID)
 
 
 @numba.njit(cache=True, nogil=True)
 def _accumulate(bank: Any, depth: int) -> None:
-    """Advance a bank, and let it take the psum at the top of its column."""
-    accept, address, flags = False, 0, bank.top[0]
+    """Advance a bank: it takes the psum in the register in front of it, this one that at the top of the column."""
+    accept, address, flags = False, 0, bank.entry_flags
     first = flags & FIRST > 0
-    if bank.topped:
+    if bank.entry:
         if first:
             address = bank.tail
             accept = bank.held != depth
@@ -408,11 +410,15 @@ def _accumulate(bank: Any, depth: int) -> None:
     bank.kind0, bank.address0 = -1, address
     if accept:
         bank.kind0 = flags & LAST > 0
-        bank.top[0] = bank.top[1]
-        bank.topped -= 1
         bank.next_word = (address + 1) % depth
         if first:
             bank.held += 1
             if flags & START:
                 bank.base = bank.tail
             bank.tail = (address + 1) % depth
+    if accept or not bank.entry:
+        bank.entry = bank.topped > 0
+        if bank.topped:
+            bank.entry_flags = bank.top[0]
+            bank.top[0] = bank.top[1]
+            bank.topped -= 1

@@ -8,7 +8,7 @@ from rowmesh.hw.block import Block
 from rowmesh.hw.drain import Drain, beat_layout, lane_depth
 from rowmesh.hw.layouts import psum_layout
 from rowmesh.hw.link import Fifo
-from rowmesh.hw.psum_bank import PsumBank
+from rowmesh.hw.psum_bank import PsumBank, PsumEntry
 
 __all__ = ["DrainUnit"]
 
@@ -40,10 +40,13 @@ class DrainUnit(Block):
             m.d.sync += drain.returned[lane].eq(queue.o.valid & queue.o.ready)
         for col in range(self._config.cols):
             m.submodules[f"bank{col}"] = bank = PsumBank(self._config)
-            wiring.connect(m, wiring.flipped(self.psum[col]), bank.i)
+            m.submodules[f"entry{col}"] = entry = PsumEntry(self._config)
+            wiring.connect(m, wiring.flipped(self.psum[col]), entry.i)
+            wiring.connect(m, entry.o, bank.i)
             port = drain.banks[col]
             for name in ("offset", "enable", "free", "release"):
                 m.d.comb += getattr(bank, name).eq(getattr(port, name))
-            for name in ("finals", "busy", "response"):
+            for name in ("finals", "response"):
                 m.d.comb += getattr(port, name).eq(getattr(bank, name))
+            m.d.comb += [entry.busy.eq(bank.busy), port.busy_next.eq(entry.busy_next)]
         return m
