@@ -113,8 +113,8 @@ BANK = records(
     "entry_flags",
     top=LINK,
 )
-"""A psum bank, the register in front of it, and the link below that. ``kind`` of an update under way is 1 if it makes the
-word final, -1 if none; ``quiet`` tells that nothing moves in the column."""
+"""A psum bank, the register in front of it, and the link below that. ``kind`` of an update under way is 1 if it makes
+the word final, -1 if none; ``quiet`` tells that nothing moves in the column."""
 
 
 @numba.njit(cache=True, nogil=True)
