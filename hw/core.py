@@ -214,7 +214,6 @@ class Core(Block):
             wiring.connect(m, entry.o, bank.i)
             port = drain.banks[col]
             m.d.comb += [
-                entry.busy.eq(bank.busy),
                 bank.offset.eq(port.offset),
                 bank.enable.eq(port.enable),
                 bank.free.eq(port.free),

@@ -44,15 +44,12 @@ class PsumEntry(Block):
     i : In(stream.Signature(psum_layout(config)))
     o : Out(stream.Signature(psum_layout(config)))
         To the bank.
-    busy : In(1)
-        The bank's.
     busy_next : Out(1)
-        Whether the bank will be busy in the next cycle.
+        Whether the bank will be busy in the next cycle. (Only psums of a first pass wait here.)
     """
 
     i: stream.Interface
     o: stream.Interface
-    busy: Signal
     busy_next: Signal
 
     latency = Stage.latency
@@ -61,22 +58,22 @@ class PsumEntry(Block):
     def __init__(self, config: ArchConfig) -> None:
         self._layout = psum_layout(config)
         port = stream.Signature(self._layout)
-        super().__init__({"i": In(port), "o": Out(port), "busy": In(1), "busy_next": Out(1)})
+        super().__init__({"i": In(port), "o": Out(port), "busy_next": Out(1)})
 
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
         m.submodules.stage = stage = Stage(self._layout)
         wiring.connect(m, wiring.flipped(self.i), stage.i)
         wiring.connect(m, stage.o, wiring.flipped(self.o))
-        m.d.comb += self.busy_next.eq(Mux(stage.i.ready, self.i.valid & _updates(self.i.payload), self.busy))
+        m.d.comb += self.busy_next.eq(self.i.valid & stage.i.ready & _updates(self.i.payload))
         return m
 
 
 class PsumBank(Block):
     """An accumulating buffet.
 
-    Contract: one psum a cycle sustained (tiles of one or two words excepted: the same word waits for its update);
-    a word is final ``latency`` cycles after its last psum was accepted; updates go before drain reads.
+    Contract: one psum a cycle sustained; a word is final ``latency`` cycles after its last psum was accepted; updates
+    go before drain reads.
 
     Parameters
     ----------
@@ -148,7 +145,7 @@ class PsumBank(Block):
         second = Signal()  # the next psum is the second of its pass
 
         psum = self.i.payload
-        accept, update, clash, busy = Signal(), Signal(), Signal(), Signal()
+        accept, update, busy = Signal(), Signal(), Signal()
         address = Signal(range(depth))
         stages = []
         for k in range(2):
@@ -165,7 +162,9 @@ class PsumBank(Block):
                 }
             )
         one, two = stages
-        old = Signal(width, reset_less=True)
+        old, total, written = (Signal(width, reset_less=True, name=name) for name in ("old", "total", "written"))
+        # a word meets its own update, on its way to the memory, only where a pass of one or two words starts again
+        again1, again2 = Signal(reset_less=True), Signal(reset_less=True)
 
         with m.If(psum.first):
             m.d.comb += address.eq(tail)
@@ -174,15 +173,7 @@ class PsumBank(Block):
         with m.Else():
             m.d.comb += address.eq(next_word)
         m.d.comb += [
-            # a word meets its own update only where a pass of one or two words starts again
-            clash.eq(
-                Mux(
-                    psum.start,
-                    (one["valid"] & one["start"]) | (two["valid"] & two["start"]),
-                    second & two["valid"] & two["second"],
-                )
-            ),
-            self.i.ready.eq(Mux(psum.first, ~full, ~clash)),
+            self.i.ready.eq(~(psum.first & full)),
             accept.eq(self.i.valid & self.i.ready),
             update.eq(_updates(psum)),
             busy.eq(self.i.valid & update),
@@ -208,13 +199,17 @@ class PsumBank(Block):
             one["start"].eq(psum.start),
             one["second"].eq(second & ~psum.start),
             *[two[name].eq(one[name]) for name in one],
-            old.eq(read.data),
+            again1.eq(psum.start & one["start"] & one["valid"] & ~one["void"]),
+            again2.eq(Mux(psum.start, two["start"], second & two["second"]) & two["valid"] & ~two["void"]),
+            old.eq(Mux(again1, total, Mux(again2, written, read.data))),
+            written.eq(total),
         ]
         # with free coming late, all that it selects from is computed without it
         final = Signal()
         m.d.comb += [
             write.addr.eq(two["address"]),
-            write.data.eq(Mux(two["first"], 0, old) + two["value"]),
+            total.eq(Mux(two["first"], 0, old) + two["value"]),
+            write.data.eq(total),
             write.en.eq(two["valid"] & ~two["void"]),
             final.eq(two["valid"] & two["last"]),
         ]

@@ -97,13 +97,8 @@ CHAIN = records("slot", "passing", "slot_flags", "ahead", "turn", "out", "out_fl
 """A PE's hop of its column's chain: what it sends next, what goes past before its own psum, what it offers."""
 
 BANK = records(
-    "tail",
-    "base",
-    "next_word",
     "held",
     "finals",
-    "address0",
-    "address1",
     "kind0",
     "kind1",
     "freed",
@@ -392,30 +387,16 @@ def updates(bank: Any) -> bool:
 @numba.njit(cache=True, nogil=True)
 def _accumulate(bank: Any, depth: int) -> None:
     """Advance a bank: it takes the psum in the register in front of it, this one that at the top of the column."""
-    accept, address, flags = False, 0, bank.entry_flags
+    flags = bank.entry_flags
     first = flags & FIRST > 0
-    if bank.entry:
-        if first:
-            address = bank.tail
-            accept = bank.held != depth
-        else:
-            address = bank.base if flags & START else bank.next_word
-            accept = not (
-                (bank.kind0 >= 0 and bank.address0 == address) or (bank.kind1 >= 0 and bank.address1 == address)
-            )
+    accept = bank.entry > 0 and not (first and bank.held == depth)
     bank.finals += (bank.kind1 == 1) - bank.freed
     bank.held -= bank.freed
     bank.freed = 0
-    bank.kind1, bank.address1 = bank.kind0, bank.address0
-    bank.kind0, bank.address0 = -1, address
+    bank.kind1, bank.kind0 = bank.kind0, -1
     if accept:
         bank.kind0 = flags & LAST > 0
-        bank.next_word = (address + 1) % depth
-        if first:
-            bank.held += 1
-            if flags & START:
-                bank.base = bank.tail
-            bank.tail = (address + 1) % depth
+        bank.held += first
     if accept or not bank.entry:
         bank.entry = bank.topped > 0
         if bank.topped:

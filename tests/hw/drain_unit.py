@@ -48,5 +48,5 @@ class DrainUnit(Block):
                 m.d.comb += getattr(bank, name).eq(getattr(port, name))
             for name in ("finals", "response"):
                 m.d.comb += getattr(port, name).eq(getattr(bank, name))
-            m.d.comb += [entry.busy.eq(bank.busy), port.busy_next.eq(entry.busy_next)]
+            m.d.comb += port.busy_next.eq(entry.busy_next)
         return m
