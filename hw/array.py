@@ -15,7 +15,17 @@ from rowmesh.hw.nest import ConfigBus
 from rowmesh.hw.pe import PE_EVENTS, PE_FIELDS, PE_WAITS, ProcessingElement
 from rowmesh.hw.reset import with_own_reset
 
-__all__ = ["OPERANDS", "Array", "Row", "column_address", "pe_words", "port_words", "row_address", "row_words"]
+__all__ = [
+    "OPERANDS",
+    "Array",
+    "Row",
+    "column_address",
+    "mesh_address",
+    "pe_words",
+    "port_words",
+    "row_address",
+    "row_words",
+]
 
 OPERANDS = ("iact", "weight")
 """What comes along trunks of flits."""
@@ -24,7 +34,8 @@ OPERANDS = ("iact", "weight")
 # row's taps or ports; with the column bit too, a word of all PEs of the column whose number stands for the row's.
 _ROW_SHIFT, _COL_SHIFT, _TAP_BIT, _COLUMN_BIT = 9, 1, 8, 7
 _ALL_COLUMNS = (1 << _TAP_BIT - _COL_SHIFT) - 1
-_PORT_WORD = 2 * len(OPERANDS)  # behind the words of a row's taps
+_PORT_WORD = 2 * len(OPERANDS)  # behind the words of a row's taps, of the row that a port begins with
+_MESH_WORDS = {name: _PORT_WORD + k for k, name in enumerate((*OPERANDS, "psum"))}  # of the first row, which has no port
 
 
 def _pack(fields: tuple[tuple[str, int, int], ...], values: dict[str, int]) -> list[int]:
@@ -65,6 +76,11 @@ def port_words(config: ArchConfig, used: dict[str, int]) -> dict[int, int]:
         _port_address(config, port): sum((port < used[operand]) << k for k, operand in enumerate(OPERANDS))
         for port in range(1, config.ports)
     }
+
+
+def mesh_address(data_type: str) -> int:
+    """Address of a cluster's route of iacts or weights (:mod:`rowmesh.hw.router`), or of its psums' way (1: north)."""
+    return Engine.ARRAY.base | 1 << _TAP_BIT | _MESH_WORDS[data_type]
 
 
 def _port_address(config: ArchConfig, port: int) -> int:
@@ -201,6 +217,8 @@ class Array(Block):
     iact_open, weight_open : Out(arrays of 1 bit)
         Which of these feed their rows.
     step : In(stream.Signature(step_layout(config)))
+    psum_i : In(array of streams of psum_layout(config))
+        From below the first row.
     psum : Out(array of streams of psum_layout(config))
     events : Out
         For each of PE_EVENTS, how many PEs report it (two cycles later).
@@ -209,7 +227,7 @@ class Array(Block):
 
     def __init__(self, config: ArchConfig) -> None:
         self._config = config
-        self._sum_width = bits_for(config.pes)
+        self._sum_width = bits_for(config.rows * config.cols)
         super().__init__(
             {
                 "config": In(ConfigBus()),
@@ -220,6 +238,7 @@ class Array(Block):
                 "iact_open": Out(1).array(config.iact_ports - 1),
                 "weight_open": Out(1).array(config.weight_ports - 1),
                 "step": In(stream.Signature(step_layout(config))),
+                "psum_i": In(stream.Signature(psum_layout(config))).array(config.cols),
                 "psum": Out(stream.Signature(psum_layout(config))).array(config.cols),
                 "events": Out(self._sum_width * len(PE_EVENTS)),
                 "waits": Out(len(PE_WAITS)),
@@ -242,6 +261,8 @@ class Array(Block):
                 wiring.connect(m, wiring.flipped(self.config), row.config_i)
                 for name in ("iact", "weight", "step"):
                     wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(row, f"{name}_i"))
+                for col in range(config.cols):
+                    wiring.connect(m, wiring.flipped(self.psum_i[col]), row.psum_i[col])
                 continue
             below = rows[number - 1]
             wiring.connect(m, below.config_o, row.config_i)

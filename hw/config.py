@@ -7,10 +7,13 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["MOST_PORTS", "ArchConfig", "ConfigError"]
+__all__ = ["MOST_CLUSTERS", "MOST_PORTS", "ArchConfig", "ConfigError"]
 
 MOST_PORTS = 4
 """Ports of an operand."""
+
+MOST_CLUSTERS = 32
+"""Clusters of a mesh: bits of the word that selects those that are configured."""
 
 
 class ConfigError(ValueError):
@@ -34,6 +37,8 @@ class ArchConfig:
         Name of the configuration, copied to the metadata beside the Verilog.
     rows, cols : int
         PEs of a cluster: rows along a psum chain, columns across.
+    mesh_rows, mesh_cols : int
+        Clusters: rows northwards, the way of the psums, columns eastwards. Each has banks and routers of its own.
     data_width : int
         Bits of an iact and of a weight, 8 or 16, signed.
     acc_width : int
@@ -82,6 +87,8 @@ class ArchConfig:
     name: str = "custom"
     rows: int = 4
     cols: int = 4
+    mesh_rows: int = 1
+    mesh_cols: int = 1
     data_width: int = 8
     acc_width: int = 32
     iact_spad: int = 16
@@ -119,6 +126,8 @@ class ArchConfig:
         for name, low, high in (
             ("rows", 1, 64),
             ("cols", 1, 64),
+            ("mesh_rows", 1, MOST_CLUSTERS),
+            ("mesh_cols", 1, MOST_CLUSTERS // max(1, min(self.mesh_rows, MOST_CLUSTERS))),
             ("iact_spad", 2, 1024),
             ("weight_spad", 2, 4096),
             ("psum_spad", 1, 1024),
@@ -154,6 +163,11 @@ class ArchConfig:
                     f"ArchConfig.{name} {rule} ({self.rows if self.rows % value else self.ports}), not {value} "
                     f"(nearest legal value: {near})"
                 )
+        if self.clusters > 1 and self.ports > 1:
+            name = "iact_ports" if self.iact_ports > 1 else "weight_ports"
+            raise ConfigError(
+                f"ArchConfig.{name} must be 1 in a mesh of clusters, not {getattr(self, name)} (nearest legal value: 1)"
+            )
         if self.burst_beats & (self.burst_beats - 1):
             near = 1 << (self.burst_beats.bit_length() - 1)
             raise ConfigError(
@@ -176,9 +190,19 @@ class ArchConfig:
             )
 
     @property
+    def clusters(self) -> int:
+        """Clusters of the mesh."""
+        return self.mesh_rows * self.mesh_cols
+
+    @property
+    def cluster(self) -> "ArchConfig":
+        """A cluster alone."""
+        return self if self.clusters == 1 else self.replace(mesh_rows=1, mesh_cols=1)
+
+    @property
     def pes(self) -> int:
-        """PEs of the array."""
-        return self.rows * self.cols
+        """PEs of all clusters."""
+        return self.clusters * self.rows * self.cols
 
     @property
     def ports(self) -> int:
@@ -207,14 +231,14 @@ class ArchConfig:
 
     @property
     def bank_groups(self) -> int:
-        """Groups of ``lanes`` psum banks that are drained together."""
+        """Groups of ``lanes`` psum banks of a cluster that are drained together."""
         return -(-self.cols // self.lanes)
 
     @property
     def glb_bytes(self) -> int:
-        """Bytes of the whole global buffer: iact and weight banks and the psum banks."""
+        """Bytes of the whole global buffer: iact and weight banks and the psum banks of all clusters."""
         flits = self.iact_ports * self.glb_iact_flits + self.weight_ports * self.glb_weight_flits
-        return flits * self.beat_bytes + self.cols * self.psum_bank_words * self.acc_width // 8
+        return self.clusters * (flits * self.beat_bytes + self.cols * self.psum_bank_words * self.acc_width // 8)
 
     def replace(self, **changes: Any) -> "ArchConfig":
         """Return a copy with some parameters changed.

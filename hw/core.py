@@ -1,8 +1,7 @@
-"""The core: engines, global buffer, array, banks, drain; all that a program drives, without control and AXI reads."""
+"""The core: a mesh of clusters and what they share; all that a program drives, without control and AXI reads."""
 
 import functools
-from collections.abc import Callable, Iterable
-from operator import add, and_, or_
+from operator import and_, or_
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Signal
@@ -10,34 +9,40 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
-from rowmesh.hw.array import Array
+from rowmesh.hw.array import OPERANDS
 from rowmesh.hw.axi import Axi4Write
 from rowmesh.hw.block import Block
+from rowmesh.hw.cluster import (
+    CLUSTER_ENGINES,
+    CLUSTER_WAITS,
+    Cluster,
+    cluster_counters,
+    cluster_loaders,
+    link_port,
+    start_together,
+)
 from rowmesh.hw.config import ArchConfig
-from rowmesh.hw.descriptor import ENGINE_STRIDE, PORT_STRIDE, Engine
+from rowmesh.hw.descriptor import SELECT_ADDRESS, Engine
 from rowmesh.hw.drain import Drain
-from rowmesh.hw.glb import GlobalBank
 from rowmesh.hw.issuer import Issuer
+from rowmesh.hw.layouts import step_layout
 from rowmesh.hw.loader import Loader
 from rowmesh.hw.nest import ConfigBus
 from rowmesh.hw.observer import PARTS, Observer
-from rowmesh.hw.pe import PE_EVENTS, PE_WAITS
+from rowmesh.hw.pe import PE_WAITS
 from rowmesh.hw.program import STARTABLE
-from rowmesh.hw.psum_bank import BANK_EVENTS, PsumBank, PsumEntry
 from rowmesh.hw.reset import with_own_reset
+from rowmesh.hw.router import LINKS, Fork
 from rowmesh.hw.segments import Beats, request_layout
 from rowmesh.hw.storer import Storer
 
 __all__ = ["ENGINES", "WAITS", "Core", "counter_widths", "loaders"]
 
 
-def loaders(config: ArchConfig) -> tuple[Engine, ...]:
-    """Load engines in the order of their read ports."""
-    return (
-        *(Engine.LOAD_WEIGHT.at(port) for port in range(config.weight_ports)),
-        *(Engine.LOAD_IACT.at(port) for port in range(config.iact_ports)),
-        Engine.LOAD_PARAM,
-    )
+def loaders(config: ArchConfig) -> tuple[tuple[int, Engine], ...]:
+    """Cluster and load engine of each read port; that of the parameters, which all clusters share, comes last."""
+    each = [(cluster, engine) for cluster in range(config.clusters) for engine in cluster_loaders(config)]
+    return (*each, (0, Engine.LOAD_PARAM))
 
 
 ENGINES = STARTABLE
@@ -61,29 +66,14 @@ WAITS = (
 """Which engine waits for what: bits of the status register WAITS."""
 
 
-_PORT_BITS = -PORT_STRIDE * ENGINE_STRIDE & 0xFFFF  # of an address: which port's engine
-
-
 def counter_widths(config: ArchConfig) -> dict[str, int]:
     """Performance counters and the widths of their increments a cycle."""
-    words, beats = bits_for(config.flit_words), bits_for(config.burst_beats)
-    iacts, weights = (bits_for(ports * config.flit_words) for ports in (config.iact_ports, config.weight_ports))
-    pes, banks = bits_for(config.pes), bits_for(config.cols)
     return {
         **{f"part_{part}": 1 for part in PARTS},
-        "beats_load_iact": bits_for(config.iact_ports * config.burst_beats),
-        "beats_load_weight": bits_for(config.weight_ports * config.burst_beats),
-        "beats_load_param": beats,
+        "beats_load_param": bits_for(config.burst_beats),
         "beats_store": 1,
-        "words_store": words,
-        "glb_iact_fill": bits_for(config.iact_ports),
-        "glb_weight_fill": bits_for(config.weight_ports),
-        "glb_iact_read": iacts,
-        "glb_weight_read": weights,
-        "noc_iact_injected": iacts,
-        "noc_weight_injected": weights,
-        **{f"pe_{event}": pes for event in PE_EVENTS},
-        **{f"bank_{event}": banks for event in BANK_EVENTS},
+        "words_store": bits_for(config.flit_words),
+        **{name: bits_for(config.clusters * ((1 << width) - 1)) for name, width in cluster_counters(config).items()},
     }
 
 
@@ -144,84 +134,52 @@ class Core(Block):
         m = Module()
         config = self._config
 
-        issuer, drain, store, array = Issuer(config), Drain(config), Storer(config), Array(config)
+        issuer, drain, store = Issuer(config), Drain(config), Storer(config)
         load_param = Loader(config, Engine.LOAD_PARAM, clip=False, depth=config.param_words)
-        load_iact, load_weight = (
-            [Loader(config, engine, clip=clip, depth=depth) for _ in range(ports)]
-            for engine, clip, depth, ports in (
-                (Engine.LOAD_IACT, True, config.glb_iact_flits, config.iact_ports),
-                (Engine.LOAD_WEIGHT, False, config.glb_weight_flits, config.weight_ports),
-            )
-        )
-        read_iact = [GlobalBank(config, Engine.READ_IACT) for _ in load_iact]
-        read_weight = [GlobalBank(config, Engine.READ_WEIGHT) for _ in load_weight]
-        engines: dict[Engine, list[Any]] = {
-            Engine.LOAD_IACT: load_iact,
-            Engine.LOAD_WEIGHT: load_weight,
-            Engine.LOAD_PARAM: [load_param],
-            Engine.READ_IACT: read_iact,
-            Engine.READ_WEIGHT: read_weight,
-            Engine.STEP: [issuer],
-            Engine.DRAIN: [drain],
-            Engine.STORE: [store],
+        clusters = [Cluster(config) for _ in range(config.clusters)]
+        for number, cluster in enumerate(clusters):
+            m.submodules[f"cluster{number}" if config.clusters > 1 else "cluster"] = cluster
+        self._configure(m, clusters)
+        shared: dict[Engine, Any] = {
+            Engine.LOAD_PARAM: load_param,
+            Engine.STEP: issuer,
+            Engine.DRAIN: drain,
+            Engine.STORE: store,
         }
-        opened = {"iact": array.iact_open, "weight": array.weight_open}
         for number, engine in enumerate(ENGINES):
-            units = engines[engine]
-            for port, unit in enumerate(units):
-                name = engine.at(port).name.lower()
+            if engine in shared:
+                unit, name = shared[engine], engine.name.lower()
                 m.submodules[name] = with_own_reset(m, name, unit)
-                self._configure(m, port, unit)
-            if len(units) == 1:
-                wiring.connect(m, wiring.flipped(self.starts[number]), units[0].start)
+                wiring.connect(m, wiring.flipped(self.config), unit.config)
+                wiring.connect(m, wiring.flipped(self.starts[number]), unit.start)
+                m.d.sync += self.idle[number].eq(unit.idle)
             else:
-                operand = "iact" if engine in (Engine.LOAD_IACT, Engine.READ_IACT) else "weight"
-                self._start(m, number, units, opened[operand])
-            m.d.sync += self.idle[number].eq(_over(and_, (unit.idle for unit in units)))
-        m.submodules.array = array
-        wiring.connect(m, wiring.flipped(self.config), array.config)
+                place = CLUSTER_ENGINES.index(engine)
+                operand = OPERANDS.index(engine.name.split("_")[1].lower())
+                starts = [cluster.starts[place] for cluster in clusters]
+                start_together(m, self.starts[number], starts, [cluster.own[operand] for cluster in clusters])
+                # in a cluster this is a register already
+                m.d.comb += self.idle[number].eq(functools.reduce(and_, (each.idle[place] for each in clusters)))
 
-        for number, loader in enumerate(loaders(config)):
-            unit = engines[loader.first][loader.port]
-            wiring.connect(m, unit.request, wiring.flipped(self.requests[number]))
-            wiring.connect(m, wiring.flipped(self.data[number]), unit.data)
-        fed = list(zip([*load_iact, *load_weight], [*read_iact, *read_weight], strict=True))
-        for load, read in fed:
-            wiring.connect(m, load.fill, read.fill)
-        m.d.comb += [read.skip.eq(load.skip) for load, read in fed[: config.iact_ports]]
-        m.d.comb += [load.freed.eq(read.freed) for load, read in fed]
+        for number, (place, engine) in enumerate(loaders(config)):
+            if engine in shared:
+                request, beats = load_param.request, load_param.data
+            else:
+                port = cluster_loaders(config).index(engine)
+                request, beats = clusters[place].requests[port], clusters[place].data[port]
+            wiring.connect(m, request, wiring.flipped(self.requests[number]))
+            wiring.connect(m, wiring.flipped(self.data[number]), beats)
         m.d.comb += [
             load_param.freed.eq(drain.freed),
             drain.fill.valid.eq(load_param.fill.valid),
             drain.fill.payload.eq(load_param.fill.payload),
             load_param.fill.ready.eq(drain.fill.ready),
         ]
-        for reads, first, more in (
-            (read_iact, array.iact, array.iact_more),
-            (read_weight, array.weight, array.weight_more),
-        ):
-            for read, trunk in zip(reads, [first, *more], strict=True):
-                wiring.connect(m, read.o, trunk)
-        wiring.connect(m, issuer.o, array.step)
-
-        banks = []
-        for col in range(config.cols):
-            bank = PsumBank(config)
-            m.submodules[f"bank{col}"] = with_own_reset(m, f"bank{col}", bank)
-            banks.append(bank)
-            m.submodules[f"entry{col}"] = entry = PsumEntry(config)
-            wiring.connect(m, array.psum[col], entry.i)
-            wiring.connect(m, entry.o, bank.i)
-            port = drain.banks[col]
-            m.d.comb += [
-                bank.offset.eq(port.offset),
-                bank.enable.eq(port.enable),
-                bank.free.eq(port.free),
-                bank.release.eq(port.release),
-                port.finals.eq(bank.finals),
-                port.busy_next.eq(entry.busy_next),
-                port.response.eq(bank.response),
-            ]
+        self._join(m, clusters)
+        self._issue(m, issuer, clusters)
+        for number, cluster in enumerate(clusters):
+            for col in range(config.cols):
+                wiring.connect(m, drain.banks[number * config.cols + col], cluster.banks[col])
         for lane in range(config.lanes):
             wiring.connect(m, drain.lanes[lane], store.lanes[lane])
         m.d.comb += drain.returned.eq(store.returned)
@@ -232,54 +190,36 @@ class Core(Block):
             self.write_error.eq(store.error),
         ]
 
+        of_clusters = functools.reduce(or_, (cluster.waits for cluster in clusters))
         waits = {
-            "load_iact_room": _over(or_, (unit.waiting for unit in load_iact)),
-            "load_weight_room": _over(or_, (unit.waiting for unit in load_weight)),
+            **{name: of_clusters[k] for k, name in enumerate(CLUSTER_WAITS)},
             "load_param_room": load_param.waiting,
-            "read_iact_fill": _over(or_, (unit.starved for unit in read_iact)),
-            "read_weight_fill": _over(or_, (unit.starved for unit in read_weight)),
-            **{f"pe_{name}": array.waits[k] for k, name in enumerate(PE_WAITS)},
-            "bank_room": Cat(bank.blocked for bank in banks).any(),
             "drain_psum": drain.waits[0],
             "drain_param": drain.waits[1],
             "drain_beat": drain.waits[2],
             "store_beats": store.waiting,
         }
         m.d.sync += self.waits.eq(Cat(waits[name] for name in WAITS))
-
-        event_width = array.event_width
-        pe_events = {
-            f"pe_{name}": array.events[k * event_width : (k + 1) * event_width] for k, name in enumerate(PE_EVENTS)
-        }
+        increments = {"beats_load_param": load_param.requested}
+        increments |= {"beats_store": store.written_beats, "words_store": store.written_words}
+        at = 0
+        for name, width in cluster_counters(config).items():
+            increments[name] = sum(cluster.counters[at : at + width] for cluster in clusters)
+            at += width
         m.submodules.observer = observer = Observer()
         m.d.comb += [
             observer.busy.eq(self.busy),
             observer.active.eq(~issuer.idle),
-            observer.mac.eq(pe_events["pe_mac"] != 0),
+            observer.mac.eq(increments["pe_mac"] != 0),
             observer.issued.eq(issuer.issued),
-            observer.waits.eq(array.waits),
+            observer.waits.eq(Cat(waits[f"pe_{name}"] for name in PE_WAITS)),
         ]
         # the array's waits are older than that
         m.d.sync += [
-            observer.iact_starved.eq(_over(or_, (unit.starved for unit in read_iact))),
-            observer.weight_starved.eq(_over(or_, (unit.starved for unit in read_weight))),
+            observer.iact_starved.eq(waits["read_iact_fill"]),
+            observer.weight_starved.eq(waits["read_weight_fill"]),
         ]
-        increments = {
-            **{f"part_{part}": observer.part[k] for k, part in enumerate(PARTS)},
-            "beats_load_iact": _over(add, (unit.requested for unit in load_iact)),
-            "beats_load_weight": _over(add, (unit.requested for unit in load_weight)),
-            "beats_load_param": load_param.requested,
-            "beats_store": store.written_beats,
-            "words_store": store.written_words,
-            "glb_iact_fill": _over(add, (unit.fill.valid for unit in load_iact)),
-            "glb_weight_fill": _over(add, (unit.fill.valid for unit in load_weight)),
-            "glb_iact_read": _over(add, (unit.read for unit in read_iact)),
-            "glb_weight_read": _over(add, (unit.read for unit in read_weight)),
-            "noc_iact_injected": _over(add, (unit.injected for unit in read_iact)),
-            "noc_weight_injected": _over(add, (unit.injected for unit in read_weight)),
-            **pe_events,
-            **{f"bank_{name}": sum(bank.events[k] for bank in banks) for k, name in enumerate(BANK_EVENTS)},
-        }
+        increments |= {f"part_{part}": observer.part[k] for k, part in enumerate(PARTS)}
         at = 0
         moved = Signal()
         for name, width in self._counters.items():
@@ -293,32 +233,56 @@ class Core(Block):
         m.d.comb += self.progress.eq(moved)
         return m
 
-    def _configure(self, m: Module, port: int, unit: Any) -> None:
-        """Connect an engine's configuration bus; it takes the addresses of its port for those of the first."""
-        if port == 0:
-            wiring.connect(m, wiring.flipped(self.config), unit.config)
+    def _configure(self, m: Module, clusters: list[Cluster]) -> None:
+        """Connect the clusters' configuration buses; in a mesh, of those that are selected, with a register each."""
+        if len(clusters) == 1:
+            wiring.connect(m, wiring.flipped(self.config), clusters[0].config)
             return
-        own = self.config.address & _PORT_BITS
-        m.d.comb += [
-            unit.config.valid.eq(self.config.valid & (own == port * PORT_STRIDE * ENGINE_STRIDE)),
-            unit.config.bank.eq(self.config.bank),
-            unit.config.address.eq(self.config.address & ~_PORT_BITS),
-            unit.config.data.eq(self.config.data),
-        ]
-
-    def _start(self, m: Module, number: int, units: list[Any], opened: Any) -> None:
-        """Give a start token to the engines of all open ports, at once."""
-        token = self.starts[number]
-        ready = [units[0].start.ready, *(unit.start.ready | ~opened[k] for k, unit in enumerate(units[1:]))]
-        m.d.comb += token.ready.eq(Cat(ready).all())
-        for port, unit in enumerate(units):
-            others = Cat(ready[:port] + ready[port + 1 :]).all()
-            m.d.comb += [
-                unit.start.valid.eq(token.valid & others & (opened[port - 1] if port else 1)),
-                unit.start.payload.eq(token.payload),
+        selected = Signal(len(clusters), init=-1)
+        with m.If(self.config.valid & (self.config.address == SELECT_ADDRESS)):
+            m.d.sync += selected.eq(self.config.data)
+        for number, cluster in enumerate(clusters):
+            m.d.sync += [
+                cluster.config.valid.eq(self.config.valid & selected[number]),
+                *[getattr(cluster.config, name).eq(getattr(self.config, name)) for name in ("bank", "address", "data")],
             ]
 
+    def _join(self, m: Module, clusters: list[Cluster]) -> None:
+        """Connect clusters with their neighbours; a link over the edge of the mesh carries nothing."""
+        config = self._config
+        places = [divmod(number, config.mesh_cols) for number in range(len(clusters))]
+        at = dict(zip(places, clusters, strict=True))
+        for (y, x), cluster in at.items():
+            north = at.get((y + 1, x))
+            for col in range(config.cols):
+                if north is not None:
+                    wiring.connect(m, cluster.psum_o[col], north.psum_i[col])
+            if len(clusters) == 1:
+                continue
+            for operand in OPERANDS:
+                for side in LINKS[operand]:
+                    other = at.get((y + side.step[0], x + side.step[1]))
+                    if other is not None:
+                        entrance = getattr(other, link_port(operand, side.opposite, "i"))
+                        wiring.connect(m, getattr(cluster, link_port(operand, side, "o")), entrance)
 
-def _over(operation: Callable[[Any, Any], Any], values: Iterable[Any]) -> Any:
-    """Return a value over those of all ports."""
-    return functools.reduce(operation, values)
+    def _issue(self, m: Module, issuer: Issuer, clusters: list[Cluster]) -> None:
+        """Send the steps to all clusters: along the first row of the mesh, and from there up its columns."""
+        config = self._config
+        if len(clusters) == 1:
+            wiring.connect(m, issuer.o, clusters[0].step)
+            return
+        forks = []
+        for number in range(len(clusters)):
+            m.submodules[f"step_fork{number}"] = fork = Fork(step_layout(config), 3)  # own PEs, east, north
+            forks.append(fork)
+        wiring.connect(m, issuer.o, forks[0].i)
+        for number, (fork, cluster) in enumerate(zip(forks, clusters, strict=True)):
+            y, x = divmod(number, config.mesh_cols)
+            wiring.connect(m, fork.o[0], cluster.step)
+            east, north = y == 0 and x + 1 < config.mesh_cols, y + 1 < config.mesh_rows
+            m.d.comb += fork.mask.eq(1 | east << 1 | north << 2)
+            if east:
+                wiring.connect(m, fork.o[1], forks[number + 1].i)
+            if north:
+                wiring.connect(m, fork.o[2], forks[number + config.mesh_cols].i)

@@ -14,7 +14,7 @@ from amaranth.hdl import Module, Mux, Signal, ValueLike
 
 from rowmesh.hw.nest import ConfigBus, LoopNest, NestProgram
 
-__all__ = ["CONFIG_LATENCY", "ENGINE_STRIDE", "PORT_STRIDE", "Descriptor", "Engine", "Field"]
+__all__ = ["CONFIG_LATENCY", "ENGINE_STRIDE", "PORT_STRIDE", "SELECT_ADDRESS", "Descriptor", "Engine", "Field"]
 
 _STRIDE_BITS = 10
 ENGINE_STRIDE = 1 << _STRIDE_BITS
@@ -24,6 +24,9 @@ _FIELD_BASE = ENGINE_STRIDE // 2  # of an engine's addresses, those of the field
 
 PORT_STRIDE = 8
 """From an engine's number to that of the next port."""
+
+SELECT_ADDRESS = 0
+"""Word address of the mask of clusters that take what is written to their engines and arrays from then on."""
 
 CONFIG_LATENCY = 2
 """Cycles from a write on the configuration bus until the word is in its place: a register in the engine, the store."""

@@ -48,7 +48,7 @@ def drain_descriptor(config: ArchConfig) -> Descriptor:
     mask = levels + 1
     outputs = {
         "offset": ceil_log2(config.psum_bank_words) + 1,
-        "group": bits_for(config.bank_groups) + 1,
+        "group": bits_for(config.clusters * config.bank_groups) + 1,
         "param": ceil_log2(config.param_words) + 1,
         "slot": bits_for(config.flit_words) + 1,
     }
@@ -170,7 +170,7 @@ class Drain(Block):
     -------
     config : In(ConfigBus())
     start : In(stream.Signature(1))
-    banks : Out(array of drain_port(config), one a column)
+    banks : Out(array of drain_port(config), one a column, cluster after cluster)
     fill : In(stream.Signature(64))
         Parameters of output channels: bias in the low, scale (float32 bits) in the high half.
     freed : Out
@@ -192,7 +192,7 @@ class Drain(Block):
             {
                 "config": In(ConfigBus()),
                 "start": In(stream.Signature(1)),
-                "banks": Out(drain_port(config)).array(config.cols),
+                "banks": Out(drain_port(config)).array(config.clusters * config.cols),
                 "fill": In(stream.Signature(unsigned(64))),
                 "freed": Out(bits_for(config.param_words)),
                 "lanes": Out(stream.Signature(beat_layout(config))).array(config.lanes),
@@ -211,7 +211,11 @@ class Drain(Block):
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
         config, descriptor = self._config, self.descriptor
-        levels, lanes, groups = descriptor.levels, config.lanes, config.bank_groups
+        levels, lanes, groups = descriptor.levels, config.lanes, config.clusters * config.bank_groups
+        banks = range(len(self.banks))
+        cols = [bank % config.cols for bank in banks]
+        group_of = [bank // config.cols * config.bank_groups + cols[bank] // lanes for bank in banks]
+        of_lane = [[bank for bank in banks if cols[bank] % lanes == lane] for lane in range(lanes)]
         m.submodules.nest = nest = LoopNest(levels, descriptor.outputs, config.link_segment)
         own = descriptor.connect(m, self.config, nest)
         wiring.connect(m, wiring.flipped(self.start), nest.start)
@@ -233,8 +237,8 @@ class Drain(Block):
                 "use_param": 1,
                 "params": data.ArrayLayout(unsigned(ceil_log2(config.param_words)), lanes),
                 "slot": ceil_log2(config.flit_words),
-                "used": config.cols,  # columns of the group that give a word
-                "held": config.cols,  # columns of the group whose bank holds a slot
+                "used": len(banks),  # banks of the group that give a word
+                "held": len(banks),  # banks of the group that hold a slot
                 "release": bits_for(config.psum_bank_words),
                 "need": bits_for(config.psum_bank_words),  # final words, for a column that gives a word
                 "param_release": bits_for(config.param_words),
@@ -269,8 +273,8 @@ class Drain(Block):
             *[made.params[lane].eq(token.out.param + multiple(field["lane_param"], lane)) for lane in range(lanes)],
             columns.eq(Mux(matches(field["edge_mask"], token.last, levels), field["columns_edge"], field["columns"])),
             group.eq(token.out.group),
-            *[made.used[col].eq((group == col // lanes) & (col < columns)) for col in range(config.cols)],
-            *[made.held[col].eq((group == col // lanes) & (col < field["columns"])) for col in range(config.cols)],
+            *[made.used[bank].eq((group == group_of[bank]) & (cols[bank] < columns)) for bank in banks],
+            *[made.held[bank].eq((group == group_of[bank]) & (cols[bank] < field["columns"])) for bank in banks],
             short.eq(matches(field["short_mask"], token.last, levels)),
             thin.eq(matches(field["thin_mask"], token.last, levels)),
             made.release.eq(
@@ -308,7 +312,7 @@ class Drain(Block):
         settled = Signal()  # the words in the pipeline belong to the same descriptor
         chosen = Signal(lanes)  # lanes that give a word
         for lane in range(lanes):
-            m.d.comb += chosen[lane].eq(now.used[lane::lanes].any())
+            m.d.comb += chosen[lane].eq(Cat(now.used[bank] for bank in of_lane[lane]).any())
 
         def reaches(held: Value, *needs: Any) -> Value:
             """Whether no more is needed than is held: the sign of one sum."""
@@ -322,12 +326,12 @@ class Drain(Block):
 
         def there(words: Any, freed: Any) -> Value:
             held = params[0].held  # all lanes' parameters are filled and released together
-            used = [words.used[lane::lanes].any() for lane in range(lanes)]
+            used = [Cat(words.used[bank] for bank in of_lane[lane]).any() for lane in range(lanes)]
             enough = [~used[lane] | reaches(held, words.params[lane], freed, 1) for lane in range(lanes)]
             return ~words.use_param | (reaches(held, words.param_release, freed) & Cat(enough).all())
 
-        next_final, still_final = Signal(config.cols), Signal(config.cols)
-        next_busy, still_busy = Signal(config.cols), Signal(config.cols)
+        next_final, still_final = Signal(len(banks)), Signal(len(banks))
+        next_busy, still_busy = Signal(len(banks)), Signal(len(banks))
         for col, bank in enumerate(self.banks):
             freed = Mux(word.o.valid & now.held[col], now.release, 0)  # what goes with this word
             m.d.comb += [
@@ -401,7 +405,8 @@ class Drain(Block):
             packers.append(packer)
             psum = Signal(signed(config.acc_width), name=f"psum{lane}", reset_less=True)
             param = Signal(64, name=f"param{lane}", reset_less=True)
-            responses = [bank.response for bank in self.banks[lane::lanes]]
+            by_group = {group_of[bank]: self.banks[bank].response for bank in of_lane[lane]}
+            responses = [by_group.get(number, by_group[0]) for number in range(groups)]
             m.d.sync += [psum.eq(Array(responses)[source]), param.eq(params[lane].response)]
             m.d.comb += [
                 unit.psum.eq(psum),

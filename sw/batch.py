@@ -33,7 +33,7 @@ Ints = npt.NDArray[np.int64]
 STATIONARY: tuple[Stationary, ...] = get_args(Stationary)
 """Orders of loops within a PE, by their numbers in arrays of factors."""
 
-FACTORS = tuple(field.name for field in fields(Mapping) if field.name not in ("config", "layer", "dataflow"))
+FACTORS = tuple(field.name for field in fields(Mapping) if field.name not in ("config", "layer", "dataflow", "within"))
 """Columns of an array of factors: the parameters of a mapping; ``resident`` is 0 or 1, ``stationary`` a place."""
 
 

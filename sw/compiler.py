@@ -9,16 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from rowmesh.hw.descriptor import Engine
-from rowmesh.hw.program import Program
-from rowmesh.hw.top import descriptors
 from rowmesh.sw.counts import weight_beats
-from rowmesh.sw.deadlock import check_deadlock_freedom
 from rowmesh.sw.mapping import Mapping, ceil_div, chunk_beats
 from rowmesh.sw.nestprogram import Loop, Nest
-from rowmesh.sw.subscriptions import EDGES, array_writes, subscriptions
+from rowmesh.sw.subscriptions import EDGES
 from rowmesh.sw.tensors import BASE_ALIGNMENT
 
-__all__ = ["MemoryMap", "compile_layer", "nests", "pack_params", "pack_weights"]
+__all__ = ["MemoryMap", "nests", "pack_params", "pack_weights"]
 
 
 @dataclass(frozen=True)
@@ -33,13 +30,18 @@ class MemoryMap:
     size: int
 
     @classmethod
-    def of(cls, mapping: Mapping, program_bytes: int = 1 << 16) -> "MemoryMap":
-        """Lay out the memory of a layer: program, iacts, weights, parameters, ofmap."""
+    def of(
+        cls, mapping: Mapping, program_bytes: int = 1 << 16, *, weight_bytes: int = 0, filters: int = 0
+    ) -> "MemoryMap":
+        """Lay out the memory of a layer: program, iacts, weights, parameters, ofmap.
+
+        ``weight_bytes`` and ``filters`` are those of the whole layer if the mapping is of a share of it.
+        """
         sizes = {
             "program": program_bytes,
             "iact": mapping.iact_layout.nbytes,
-            "weight": weight_beats(mapping) * mapping.g_t * mapping.config.beat_bytes,
-            "param": mapping.layer.m * mapping.config.beat_bytes,
+            "weight": weight_bytes or weight_beats(mapping) * mapping.g_t * mapping.config.beat_bytes,
+            "param": (filters or mapping.layer.m) * mapping.config.beat_bytes,
             "ofmap": mapping.ofmap_layout.nbytes,
         }
         at, places = 0, {}
@@ -529,28 +531,3 @@ def pack_params(m: Mapping, bias: npt.NDArray[np.int64], scale: npt.NDArray[np.f
     beats[:, 0] = bias.astype("<i4").view("<u4")
     beats[:, 1] = scale.astype("<f4").view("<u4")
     return beats.tobytes()
-
-
-def compile_layer(m: Mapping, memory: MemoryMap, zero_point: int = 0, clamp: tuple[int, int] | None = None) -> Program:
-    """Compile a mapping to the program of one layer.
-
-    Raises
-    ------
-    DeadlockError
-        If the program could block.
-    ValueError
-        If a nest has more loops than its engine, or a value does not fit its field.
-    """
-    layouts = descriptors(m.config)
-    program = Program()
-    engines, array = nests(m, memory, zero_point, clamp), subscriptions(m)
-    check_deadlock_freedom(m.config, engines, array)
-    for words in array_writes(m.config, array):
-        program.write(0, words)
-    for engine, nest in engines.items():
-        program.write(0, nest.encode(layouts[engine]))
-    started = [engine for engine in engines if engine.port == 0]
-    program.start(0, *started)
-    program.wait(*started)
-    program.end()
-    return program

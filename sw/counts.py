@@ -150,6 +150,9 @@ def words(m: Mapping) -> tuple[int, ...]:
         weights_sent,
         x.n * x.m * m.c * x.r * x.s * parts * rows_of_tiles,
         outputs * passes,
+        0,  # hops, which only a mesh has: sw/meshcounts.py
+        0,
+        0,
         macs,  # spad
         macs,
         macs - emitted,

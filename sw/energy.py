@@ -31,7 +31,7 @@ DEFAULT = "eyeriss_65nm"
 
 _TOP = "energy"
 
-_COUNTED = tuple(name for name in ACCESSES if not name.endswith(".injected"))
+_COUNTED = tuple(name for name in ACCESSES if not name.endswith((".injected", ".hops")))
 
 
 def _place(name: str) -> tuple[str, str]:

@@ -15,11 +15,13 @@ from rowmesh import hw
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.top import Top, metadata
 from rowmesh.sim.run import SimJob, SimResult, simulate, simulate_all
-from rowmesh.sw.compiler import MemoryMap, compile_layer, pack_params, pack_weights
+from rowmesh.sw.assembler import compile_layer, memory_map, packed_weights
+from rowmesh.sw.compiler import MemoryMap, pack_params
 from rowmesh.sw.dataflow import Dataflow
 from rowmesh.sw.layerdata import LayerData, make_data, nonzero_macs
 from rowmesh.sw.mapper import Search, UnmappableError, search
 from rowmesh.sw.mapping import Mapping
+from rowmesh.sw.mesh import MeshMapping
 from rowmesh.sw.memory import MEMORY_LATENCY, WRITE_LATENCY
 from rowmesh.sw.model import predict
 from rowmesh.sw.objective import Budget, Objective
@@ -59,7 +61,7 @@ class RunError(RuntimeError):
 class MappedLayer:
     """A layer's mapping, what the model predicts for it, and how it was found (None if it was given)."""
 
-    mapping: Mapping
+    mapping: Mapping | MeshMapping
     predicted: Prediction
     search: Search | None = None
 
@@ -115,7 +117,7 @@ def map_layer(
     return MappedLayer(found.mapping, predict(found.mapping), found)
 
 
-def predict_mapping(mapping: Mapping) -> MappedLayer:
+def predict_mapping(mapping: Mapping | MeshMapping) -> MappedLayer:
     """Predict a mapping that was given."""
     return MappedLayer(mapping, predict(mapping))
 
@@ -136,7 +138,7 @@ def _verilog_folder(config: ArchConfig) -> Path:
     return folder
 
 
-def _accesses(mapping: Mapping, r: dict[str, int]) -> dict[str, int]:
+def _accesses(mapping: Mapping | MeshMapping, r: dict[str, int]) -> dict[str, int]:
     """Counters of the hardware under the model's names, in data words."""
     words = mapping.config.flit_words
     span = 32 // mapping.config.data_width if mapping.layer.output == "raw" else 1
@@ -157,6 +159,7 @@ def _accesses(mapping: Mapping, r: dict[str, int]) -> dict[str, int]:
         "noc.weight.injected": r["noc_weight_injected"],
         "noc.weight.delivered": r["pe_weight_delivered"],
         "noc.psum.delivered": r["bank_write"],
+        **{f"noc.{name}.hops": r.get(f"noc_{name}_hops", 0) for name in ("iact", "weight", "psum")},
         "spad.iact.read": r["pe_mac"],
         "spad.weight.read": r["pe_mac"],
         "spad.psum.read": r["pe_psum_read"],
@@ -165,7 +168,7 @@ def _accesses(mapping: Mapping, r: dict[str, int]) -> dict[str, int]:
     }
 
 
-def make_job(mapping: Mapping, data: LayerData, *, seed: int, memory: str, max_cycles: int) -> SimJob:
+def make_job(mapping: Mapping | MeshMapping, data: LayerData, *, seed: int, memory: str, max_cycles: int) -> SimJob:
     """Compile a mapping and lay out its memory: everything that a simulation needs.
 
     Raises
@@ -180,13 +183,13 @@ def make_job(mapping: Mapping, data: LayerData, *, seed: int, memory: str, max_c
     def image_of(place: MemoryMap) -> bytes:
         return compile_layer(mapping, place).to_bytes(config.beat_bytes, config.burst_beats)
 
-    place = MemoryMap.of(mapping, len(image_of(MemoryMap.of(mapping))))
+    place = memory_map(mapping, len(image_of(memory_map(mapping))))
     return SimJob(
         verilog_dir=_verilog_folder(config),
         image=[
             (place.program, image_of(place)),
             (place.iact, mapping.iact_layout.pack(data.iacts)),
-            (place.weight, pack_weights(mapping, data.weights)),
+            (place.weight, packed_weights(mapping, data.weights)),
             (place.param, pack_params(mapping, data.bias, data.scale)),
         ],
         memory_size=place.size,
@@ -202,7 +205,7 @@ def make_job(mapping: Mapping, data: LayerData, *, seed: int, memory: str, max_c
 
 
 def run_mapping(
-    mapping: Mapping,
+    mapping: Mapping | MeshMapping,
     *,
     origin: Layer | None = None,
     seed: int = 0,
@@ -238,7 +241,7 @@ def run_mapping(
     return _compared(case, result, origin)
 
 
-def run_mappings(mappings: Sequence[Mapping], *, seed: int = 0, memory: str = "fast") -> list[LayerResult]:
+def run_mappings(mappings: Sequence[Mapping | MeshMapping], *, seed: int = 0, memory: str = "fast") -> list[LayerResult]:
     """Run mappings on one accelerator, one after another without a reset between them.
 
     Parameters
@@ -262,14 +265,14 @@ def run_mappings(mappings: Sequence[Mapping], *, seed: int = 0, memory: str = "f
 class _Case:
     """A mapping, ready to be run."""
 
-    mapping: Mapping
+    mapping: Mapping | MeshMapping
     memory: str
     predicted: Prediction
     data: LayerData
     job: SimJob
 
 
-def _prepared(mapping: Mapping, seed: int, memory: str) -> _Case:
+def _prepared(mapping: Mapping | MeshMapping, seed: int, memory: str) -> _Case:
     predicted, data = predict(mapping), make_data(mapping.config, mapping.layer, seed)
     job = make_job(mapping, data, seed=seed, memory=memory, max_cycles=4 * predicted.cycles + 2_000_000)
     return _Case(mapping, memory, predicted, data, job)

@@ -75,6 +75,8 @@ class Mapping:
         groups along the rows are split over them.
     resident : bool
         The iacts of all channel tiles stay in the global buffer while the filter tiles pass.
+    within : Layer, optional
+        The layer that this one is a share of: its tensors are those in memory.
 
     Raises
     ------
@@ -103,6 +105,7 @@ class Mapping:
     m1: int = 1
     ports: int = 1
     stationary: Stationary = "weight"
+    within: Layer | None = None
 
     def __post_init__(self) -> None:
         for rule in RULES:
@@ -153,13 +156,13 @@ class Mapping:
     @cached_property
     def iact_layout(self) -> TensorLayout:
         """Iacts in memory."""
-        x = self.layer
+        x = self.within or self.layer
         return TensorLayout(x.n, x.c, x.h, x.w, self.config.data_width, self.config.beat_bytes)
 
     @cached_property
     def ofmap_layout(self) -> TensorLayout:
         """Ofmap in memory: accumulators or requantised words."""
-        x = self.layer
+        x = self.within or self.layer
         bits = self.config.data_width if x.output == "requant" else storage_bits(self.config.acc_width)
         return TensorLayout(x.n, x.m, x.p, x.q, bits, self.config.beat_bytes)
 
@@ -514,7 +517,7 @@ class Mapping:
 
     def to_json(self) -> dict[str, object]:
         """Return the factors."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("config", "layer")}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("config", "layer", "within")}
 
 
 def chunk_beats(m: Mapping) -> int:

@@ -20,13 +20,14 @@ from rowmesh.hw.core import Core
 from rowmesh.hw.link import Buffer
 from rowmesh.hw.program import Program
 from rowmesh.hw.read_arbiter import ReadArbiter
-from rowmesh.sw.compiler import MemoryMap, nests
-from rowmesh.sw.counts import access_counts, dram_beats
+from rowmesh.sw.assembler import assemble, memory_map, programs
+from rowmesh.sw.counts import dram_beats
 from rowmesh.sw.estimate import drain_cycles
 from rowmesh.sw.mapping import Mapping, ceil_div
 from rowmesh.sw.memory import MEMORY_LATENCY, WRITE_LATENCY
+from rowmesh.sw.mesh import MeshMapping, Splits, share_of
+from rowmesh.sw.meshcounts import access_counts
 from rowmesh.sw.results import PARTS, Prediction
-from rowmesh.sw.subscriptions import array_writes, subscriptions
 from rowmesh.sw.timing.run import run
 from rowmesh.sw.timing.streams import streams
 
@@ -77,28 +78,39 @@ _AT_END = Core.idle_latency + 3
 _Counts = dict[str, int]  # iterations of the outer loops
 
 
-def _outer(m: Mapping) -> _Counts:
+def _share(m: Mapping | MeshMapping) -> Mapping:
+    """Return what a single cluster does."""
+    return m if isinstance(m, Mapping) else m.share
+
+
+def _outer(of: Mapping | MeshMapping) -> _Counts:
     """Return the iterations of the loops outside a pass, from the outermost inwards."""
+    m = _share(of)
     return {"n": m.layer.n, "g": m.g_t, "pt": m.pt, "qt": m.qt, "mt": m.mt, "ct": m.ct}
 
 
-def _smaller(m: Mapping, counts: _Counts) -> Mapping:
+def _smaller(of: Mapping | MeshMapping, counts: _Counts) -> Mapping | MeshMapping:
     """Return the mapping with fewer iterations of its outer loops, of a smaller layer."""
-    x, now = m.layer, _outer(m)
+    m, now = _share(of), _outer(of)
     if counts == now:
-        return m
+        return of
+    x, s = of.layer, Splits() if isinstance(of, Mapping) else of.splits
     left_out = {name: now[name] - counts[name] for name in now}
-    groups = counts["g"] * m.g_n
+    groups = counts["g"] * m.g_n * s.g_y * s.g_x
     smaller = {
         "N": counts["n"],
         "groups": groups,
-        "M": (m.m - left_out["mt"] * m.m_x * m.column_filters) * groups,
-        "C": (m.c - left_out["ct"] * m.c_s * m.c0) * groups,
-        "H": x.h - left_out["pt"] * m.p0 * m.p_n * x.stride[0],
+        "M": (m.m - left_out["mt"] * m.m_x * m.column_filters) * groups * s.m_y * s.m_x,
+        "C": (m.c - left_out["ct"] * m.c_s * m.c0) * groups * s.c_y,
+        "H": x.h - left_out["pt"] * m.p0 * m.p_n * x.stride[0] * s.p_y * s.p_x,
         "W": x.w - left_out["qt"] * m.q0 * x.stride[1],
         "input": "random",
     }
-    return replace(m, layer=type(x).model_validate({**x.model_dump(by_alias=True), **smaller}))
+    layer = type(x).model_validate({**x.model_dump(by_alias=True), **smaller})
+    if isinstance(of, Mapping):
+        return replace(of, layer=layer)
+    share = replace(m, layer=share_of(layer, s, 0, 0).layer, within=layer)
+    return MeshMapping(of.config, layer, s, share)
 
 
 def _passes(m: Mapping) -> npt.NDArray[np.int64]:
@@ -163,18 +175,18 @@ def _chosen(m: Mapping, effort: Effort) -> _Counts:
     return counts
 
 
-def _run(m: Mapping, counts: _Counts, effort: Effort) -> tuple[npt.NDArray[np.int64], bool]:
+def _run(of: Mapping | MeshMapping, counts: _Counts, effort: Effort) -> tuple[npt.NDArray[np.int64], bool]:
     """Run some iterations of the outer loops; return the cycles by part of all of them, and whether to trust these.
 
     Of each loop, the iterations between the first ones and the last ones stand for those that are left out. That is
     right if they are all alike, and if the drain keeps up: while psums still pile up in the banks, a longer run is
     needed.
     """
-    full, part = _outer(m), _smaller(m, counts)
-    place, steps = MemoryMap.of(part), _passes(part)
+    m, full, part = _share(of), _outer(of), _smaller(of, counts)
+    place, steps = memory_map(part), _passes(_share(part))
     seen = run(
-        m.config,
-        streams(m.config, nests(part, place), subscriptions(part)),
+        of.config,
+        streams(of.config, programs(part, place)),
         np.concatenate([[0], np.cumsum(steps.ravel())[:-1]]),
         read_latency=MEMORY_LATENCY,
         write_latency=WRITE_LATENCY,
@@ -199,28 +211,28 @@ def _run(m: Mapping, counts: _Counts, effort: Effort) -> tuple[npt.NDArray[np.in
 
 
 @functools.lru_cache(maxsize=4096)
-def _measured(m: Mapping, effort: Effort) -> tuple[int, ...]:
+def _measured(m: Mapping | MeshMapping, effort: Effort) -> tuple[int, ...]:
     """Run a mapping on the timing model; cycles by part between start tokens and the last response."""
     for retry in range(effort.retries + 1):
-        counts = _chosen(m, replace(effort, largest=effort.largest * 4**retry))
+        counts = _chosen(_share(m), replace(effort, largest=effort.largest * 4**retry))
         total, steady = _run(m, counts, effort)
         if steady or counts == _outer(m):
             break
     return tuple(map(int, total))
 
 
-def predict_parts(m: Mapping, effort: Effort = FINE) -> dict[str, int]:
+def predict_parts(m: Mapping | MeshMapping, effort: Effort = FINE) -> dict[str, int]:
     """Predict the cycles of a mapping by part; for the parameters see :func:`work`."""
     parts = dict(zip(PARTS, _measured(m, effort), strict=True))
     return {**parts, "config": _config_cycles(m.config, _program_words(m)), "drain": parts["drain"] + _AT_END}
 
 
-def predict(m: Mapping) -> Prediction:
+def predict(m: Mapping | MeshMapping) -> Prediction:
     """Predict the cycles of a mapping by part, and its access counts.
 
     Parameters
     ----------
-    m : Mapping
+    m : Mapping or MeshMapping
 
     Returns
     -------
@@ -231,16 +243,9 @@ def predict(m: Mapping) -> Prediction:
     return Prediction(cycles=sum(parts.values()), parts=parts, accesses=access_counts(m))
 
 
-def _program_words(m: Mapping) -> int:
-    """Words of a layer's program: subscriptions, descriptors, and start, wait and end."""
-    from rowmesh.hw.top import descriptors
-
-    program, layouts = Program(), descriptors(m.config)
-    for words in array_writes(m.config, subscriptions(m)):
-        program.write(0, words)
-    for engine, nest in nests(m, MemoryMap.of(m)).items():
-        program.write(0, nest.encode(layouts[engine]))
-    return len(program.words) + 3
+def _program_words(m: Mapping | MeshMapping) -> int:
+    """Words of a layer's program, but for the two that precede its commands."""
+    return len(assemble(m, programs(m, memory_map(m))).words)
 
 
 @functools.lru_cache(maxsize=64)

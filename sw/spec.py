@@ -24,6 +24,8 @@ __all__ = ["PARAMETERS", "describe_arch", "load_arch"]
 PARAMETERS: Mapping[tuple[str, str], str] = {
     ("array", "rows"): "rows",
     ("array", "cols"): "cols",
+    ("mesh", "rows"): "mesh_rows",
+    ("mesh", "cols"): "mesh_cols",
     ("data", "data_width"): "data_width",
     ("data", "acc_width"): "acc_width",
     ("spads", "iact"): "iact_spad",

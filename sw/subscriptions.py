@@ -15,8 +15,11 @@ EDGES = "MCPQ"
 """Dimensions of the edge flags, in their order."""
 
 
-def subscriptions(m: Mapping) -> dict[int, int]:
-    """Return the configuration words of all PEs and row taps, idle ones included."""
+def subscriptions(m: Mapping, chained: bool = False) -> dict[int, int]:
+    """Return the configuration words of all PEs and row taps, idle ones included.
+
+    If ``chained``, the psums of the columns come from the cluster below.
+    """
     words: dict[int, int] = {}
     config = m.config
     words |= port_words(config, {"iact": m.iact_ports, "weight": m.weight_ports})
@@ -64,7 +67,7 @@ def subscriptions(m: Mapping) -> dict[int, int]:
                     "weight_high": mi,
                     "skip": sum(holds << flag for flag, holds in absent.items()),
                     "passes": k,
-                    "chain_start": int(place == 0),
+                    "chain_start": int(place == 0 and not chained),
                     "active": 1,
                     "maximum": int(m.layer.kind == "maxpool"),
                 },

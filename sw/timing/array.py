@@ -20,6 +20,7 @@ __all__ = [
     "LAST",
     "LINK",
     "PE",
+    "ROUTE",
     "ROW",
     "START",
     "STEP",
@@ -106,10 +107,16 @@ BANK = records(
     "quiet",
     "entry",
     "entry_flags",
+    "room",
     top=LINK,
 )
 """A psum bank, the register in front of it, and the link below that. ``kind`` of an update under way is 1 if it makes
-the word final, -1 if none; ``quiet`` tells that nothing moves in the column."""
+the word final, -1 if none; ``quiet`` tells that nothing moves in the column; ``room`` is that of the link at the
+beginning of a cycle in which the next cluster takes of it."""
+
+ROUTE = records("source", "north", "east")
+"""A cluster's route of an operand: the cluster whose bank it comes from (-1: not used), and the neighbours that it goes
+on to."""
 
 
 @numba.njit(cache=True, nogil=True)
@@ -300,22 +307,38 @@ def _release(buffet: Any, count: int, sync: int) -> None:
 
 @numba.njit(cache=True, nogil=True)
 def move_psums(
-    chains: Records, links: Records, banks: Records, pes: Records, steps: Records, depth: int, segment: int
+    chains: Records,
+    links: Records,
+    banks: Records,
+    below_banks: Records,
+    joined: bool,
+    pes: Records,
+    steps: Records,
+    depth: int,
+    segment: int,
 ) -> None:
-    """Move psums up the columns and into the banks."""
+    """Move psums of a cluster up the columns and into the banks, or to the next cluster if they are ``joined`` to it.
+
+    ``below_banks`` are those of the cluster below that is joined to this one, or none.
+    """
     height, width = chains.shape
     used = len(pes)
     for c in range(width):
         bank = banks[c]
+        if len(below_banks):
+            below_banks[c].room = below_banks[c].topped < LINK
         if bank.quiet and not bank.freed:
+            if len(below_banks) and below_banks[c].topped:
+                bank.quiet = 0
             for r in range(used):
                 if pes[r, c].offered:
                     bank.quiet = 0
             if bank.quiet:
                 continue
-        above = bank.topped < LINK  # what is above takes a psum
+        above = bank.room > 0 if joined else bank.topped < LINK  # what is above takes a psum
         bank.quiet = bank.topped == 0 and bank.entry == 0 and bank.kind0 < 0 and bank.kind1 < 0
-        _accumulate(bank, depth)
+        if not joined:
+            _accumulate(bank, depth)
         for r in range(height - 1, -1, -1):
             hop = chains[r, c]
             if hop.out and above:
@@ -334,6 +357,9 @@ def move_psums(
                 below, below_flags = under.count > 0, under.items[0]
             elif r:
                 below, below_flags = chains[r - 1, c].out > 0, chains[r - 1, c].out_flags
+            elif len(below_banks):
+                below, below_flags = below_banks[c].topped > 0, below_banks[c].top[0]
+                bank.quiet = bank.quiet and not below
             slot = hop.slot > 0
             fire = free and slot and (below or not adds)
             if fire or hop.out:
@@ -354,6 +380,9 @@ def move_psums(
                     under.items[0] = under.items[1]
                     under.count -= 1
                 above = had
+            if r == 0 and len(below_banks) and above and below:
+                below_banks[c].top[0] = below_banks[c].top[1]
+                below_banks[c].topped -= 1
             if fire or not slot:
                 # what goes next: a psum that goes past, or the PE's own
                 was = hop.slot

@@ -27,19 +27,22 @@ def drain_state(stages: int, lanes: int, room: int) -> Records:
 
 
 @numba.njit(cache=True, nogil=True)
-def drain(d: Any, words: Records, banks: Records, lanes: Records, params: Any, started: bool, columns: int) -> None:
+def drain(
+    d: Any, words: Records, banks: Records, lanes: Records, params: Any, started: bool, columns: int, groups: int
+) -> None:
     """Advance the drain (hw/drain.py).
 
-    ``columns`` hold slots of a tile; ``params`` is the parameters' load engine.
+    ``banks`` are those of all clusters, over clusters and columns; ``columns`` of a cluster hold slots of a tile, and
+    ``groups`` of them are drained one after another; ``params`` is the parameters' load engine.
     """
     width, stages = len(lanes), len(d.stage_lanes)
     k, go = d.done, False
     now = words[min(k, len(words) - 1)]
-    first = width * now.group
+    first, own = width * (now.group % groups), banks[now.group // groups]
     if d.word and d.room and d.psums and d.there:
         go = True
         for c in range(first, min(first + width, now.columns)):
-            if updates(banks[c]):
+            if updates(own[c]):
                 go = False
     # what the next word waits for, known a cycle before
     accepts = go or not d.word
@@ -47,12 +50,12 @@ def drain(d: Any, words: Records, banks: Records, lanes: Records, params: Any, s
     if n < len(words):
         coming = words[n]
         leaves = d.word and accepts
-        begin = width * coming.group
+        begin, others = width * (coming.group % groups), banks[coming.group // groups]
         freed = now.release if leaves and coming.group == now.group else 0
         d.psums = 1
         for c in range(begin, min(begin + width, columns)):
             need = coming.need if c < coming.columns else coming.release
-            if need + freed > banks[c].finals:
+            if need + freed > others[c].finals:
                 d.psums = 0
         d.there = coming.params + (now.param_release if leaves else 0) <= d.held
     # beats of a lane that have gone leave its credits two cycles later: two more may have gone
@@ -84,7 +87,7 @@ def drain(d: Any, words: Records, banks: Records, lanes: Records, params: Any, s
     d.held += params.fill
     if go:
         for c in range(first, min(first + width, columns)):
-            banks[c].freed = now.release
+            own[c].freed = now.release
         d.held -= now.param_release
         params.released = now.param_release
         d.done += 1

@@ -49,8 +49,8 @@ class Sizes(NamedTuple):
     nest: int
     store_start: int
     segment: int
-    port_rows: int
-    weight_ports: int
+    bank_groups: int
+    mesh_cols: int
     uop_fifo: int
     chain_fifo: int
     stages: int
@@ -81,6 +81,9 @@ def _loop(
     drain_state: Records,
     store_state: Records,
     lanes: Records,
+    forks: Records,
+    routers: Records,
+    had_room: npt.NDArray[np.bool_],
     marks: npt.NDArray[np.int64],
 ) -> tuple[npt.NDArray[np.int64], int]:
     """Return what :func:`run` does, and the cycle of the end (-1: stuck).
@@ -91,10 +94,9 @@ def _loop(
     parts = np.zeros(len(PARTS) + 1, np.int64)
     seen, marked = np.zeros((len(marks) + 1, len(parts)), np.int64), 0
     memory, d, stores = memory_state[0], drain_state[0], store_state[0]
-    first = s.pes[0, 0]
+    first = s.pes[0, 0, 0]
     issued, link = 0, step_link[0]
-    # ports of weights, then those of iacts, then that of parameters
-    weights, fed = sizes.weight_ports, len(readers)
+    fed, clusters = len(readers), len(s.pes)
     rooms = np.zeros(fed, np.bool_)
     # what the observer sees, by age
     waits1, waits2, mac1, mac2, starved1 = 0, 0, False, False, 0
@@ -105,35 +107,76 @@ def _loop(
             seen[marked] = parts
             return seen, now
         running, drained = now >= sizes.nest, d.done
-        drain(d, s.words, banks, lanes, loaders[fed], running, s.columns)
-        move_psums(s.chains, chain_links, banks, s.pes, s.steps, sizes.bank, sizes.segment)
-        room0 = move_steps(rows[0], s.hops[0], links[0], s.steps, sizes.uop_fifo, sizes.segment)
+        drain(d, s.words, banks, lanes, loaders[fed], running, s.columns, sizes.bank_groups)
+        waits, mac = 0, False
+        for c in range(clusters - 1, -1, -1):
+            under = banks[c - sizes.mesh_cols if s.joined[c] & 2 else c]
+            move_psums(
+                s.chains[c], chain_links[c], banks[c], under if s.joined[c] & 2 else under[:0], s.joined[c] & 1 > 0,
+                s.pes[c], s.steps, sizes.bank, sizes.segment,
+            )  # fmt: skip
+        for c in range(clusters - 1, -1, -1):
+            had_room[0, c] = forks[c].count < LINK
+            taken = move_steps(rows[c, 0], s.hops[0][c], links[c, 0], s.steps, sizes.uop_fifo, sizes.segment)
+            if len(s.routes) == 0:
+                room0 = taken
+                break
+            route = s.routes[0, c]
+            if _forwards(forks[c], route, had_room[0], c, sizes.mesh_cols, taken):
+                _pass_on(forks, route, c, sizes.mesh_cols, rows[c, 0, 0])
         for port in range(fed):
-            if s.flit_counts[port]:
-                k = 2 if port < weights else 1
-                low = (port if k == 2 else port - weights) * sizes.port_rows
+            if s.flit_counts[port] and len(s.routes) == 0:
+                k, c, low = s.ports[port].operand, s.ports[port].cluster, s.ports[port].row
                 high = low + s.fed_rows[port]
                 depth = sizes.weight_spad if k == 2 else sizes.iact_spad
                 rooms[port] = move_words(
-                    rows[k, low:high], s.hops[k][low:high], links[k, low:high],
+                    rows[c, k, low:high], s.hops[k][c, low:high], links[c, k, low:high],
                     s.flits[port], s.words_taken[port], depth, sizes.segment,
                 )  # fmt: skip
-        waits, mac = work(s.pes, s.hops[0], s.hops[1], s.hops[2], s.steps, sizes.chain_fifo, sizes.stages)
+        if len(s.routes):
+            room0 = had_room[0, 0]
+            for k in range(1, 3):
+                depth = sizes.weight_spad if k == 2 else sizes.iact_spad
+                for c in range(clusters - 1, -1, -1):
+                    had_room[k, c] = routers[k - 1, c].count < LINK
+                    route = s.routes[k, c]
+                    if route.source < 0:
+                        continue
+                    flits, words = s.flits[route.source], s.words_taken[route.source]
+                    high = s.fed_rows[route.source]
+                    taken = move_words(
+                        rows[c, k, :high], s.hops[k][c, :high], links[c, k, :high], flits, words, depth, sizes.segment
+                    )
+                    if _forwards(routers[k - 1, c], route, had_room[k], c, sizes.mesh_cols, taken):
+                        _pass_on(routers[k - 1], route, c, sizes.mesh_cols, rows[c, k, 0])
+            for port in range(fed):
+                rooms[port] = had_room[s.ports[port].operand, s.ports[port].cluster]
+        for c in range(clusters):
+            waiting, works = work(
+                s.pes[c], s.hops[0][c], s.hops[1][c], s.hops[2][c], s.steps, sizes.chain_fifo, sizes.stages
+            )
+            waits, mac = waits | waiting, mac or works
         # the banks' readers and the step nest
         starved_now, sends = 0, False
         for port in range(fed):
             if s.flit_counts[port]:
                 flits = s.flits[port, : s.flit_counts[port]]
                 flit, starved = read(readers[port], flits, loaders[port], running, rooms[port], sizes.queue)
-                k = 2 if port < weights else 1
+                k, c = s.ports[port].operand, s.ports[port].cluster
                 if starved:
                     starved_now |= k
                 if flit >= 0:
-                    _send(rows[k, (port if k == 2 else port - weights) * sizes.port_rows], flit)
+                    if len(s.routes):
+                        _push(routers[k - 1, c], flit)
+                    else:
+                        _send(rows[c, k, s.ports[port].row], flit)
                     sends = True
         room = link.count < LINK
         if link.count and room0:
-            _send(rows[0, 0], link.items[0])
+            if len(s.routes):
+                _push(forks[0], link.items[0])
+            else:
+                _send(rows[0, 0, 0], link.items[0])
             link.items[0] = link.items[1]
             link.count -= 1
         issues = running and issued < len(s.steps) and room
@@ -187,6 +230,38 @@ def _send(row: Any, item: int) -> None:
     row.tapped += 1
 
 
+@numba.njit(cache=True, nogil=True)
+def _push(link: Any, item: int) -> None:
+    """Put an item into a link."""
+    link.items[link.count] = item
+    link.count += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _forwards(fork: Any, route: Any, room: npt.NDArray[np.bool_], c: int, mesh_cols: int, taken: bool) -> bool:
+    """Whether a fork's oldest item leaves: all that it goes to had room."""
+    goes = fork.count > 0 and taken
+    if route.east:
+        goes = goes and room[c + 1]
+    if route.north:
+        goes = goes and room[c + mesh_cols]
+    return goes
+
+
+@numba.njit(cache=True, nogil=True)
+def _pass_on(forks: Records, route: Any, c: int, mesh_cols: int, row: Any) -> None:
+    """Hand a fork's oldest item to the first row of its cluster and to its neighbours."""
+    fork = forks[c]
+    item = fork.items[0]
+    fork.items[0] = fork.items[1]
+    fork.count -= 1
+    _send(row, item)
+    if route.east:
+        _push(forks[c + 1], item)
+    if route.north:
+        _push(forks[c + mesh_cols], item)
+
+
 def run(
     config: ArchConfig, s: Streams, marks: npt.NDArray[np.int64], *, read_latency: int, write_latency: int
 ) -> npt.NDArray[np.int64]:
@@ -220,15 +295,15 @@ def run(
         Engine.LOAD_WEIGHT: config.glb_weight_flits,
         Engine.LOAD_PARAM: config.param_words,
     }
-    depths = [depth_of[engine.first] for engine in engines]
+    depths = [depth_of[engine.first] for _, engine in engines]
     # a burst can be taken in the cycle before it could be requested
-    starts = [Loader.cycles_to_request(config, clip=engine.first is Engine.LOAD_IACT) - 1 for engine in engines]
+    starts = [Loader.cycles_to_request(config, clip=engine.first is Engine.LOAD_IACT) - 1 for _, engine in engines]
     sizes = Sizes(
         nest=nest,
         store_start=Storer.cycles_to_burst(config),
         segment=config.link_segment,
-        port_rows=config.port_rows,
-        weight_ports=config.weight_ports,
+        bank_groups=config.bank_groups,
+        mesh_cols=config.mesh_cols,
         uop_fifo=config.uop_fifo,
         chain_fifo=config.chain_fifo,
         stages=Datapath.latency - Fifo.latency - 1,  # behind them the FIFO, in block RAM
@@ -243,10 +318,10 @@ def run(
         bursts=config.read_bursts,
         patience=10 * (read_latency + write_latency) + 10_000,
     )
-    height, width = s.pes.shape
-    rows = np.zeros((3, height), ROW)
+    clusters, height, width = s.pes.shape
+    rows = np.zeros((clusters, 3, height), ROW)
     rows["words"] = -1
-    banks = np.zeros(width, BANK)
+    banks = np.zeros((clusters, config.cols), BANK)
     banks["kind0"] = banks["kind1"] = -1
     loaders = np.zeros(len(depths), loader_record(loader.order_entries(config)))
     loaders["depth"] = loaders["credits"] = depths
@@ -256,8 +331,8 @@ def run(
         s,
         rows,
         np.zeros(1, LinkState),  # from here: numba frees an array of its own while a record of it is still in use
-        np.zeros((3, height, 1 + width // config.link_segment), LinkState),
-        np.zeros((1 + config.rows // config.link_segment, width), LinkState),
+        np.zeros((clusters, 3, height, 1 + width // config.link_segment), LinkState),
+        np.zeros((clusters, 1 + config.rows // config.link_segment, width), LinkState),
         banks,
         loaders,
         np.zeros(len(engines) - 1, READER),
@@ -265,6 +340,9 @@ def run(
         drain_state(PIPELINE_STAGES, config.lanes, lane_depth(config)),
         store_state(config.read_bursts),
         np.zeros(config.lanes, LANE),
+        np.zeros(clusters, LinkState),
+        np.zeros((2, clusters), LinkState),
+        np.zeros((3, clusters), np.bool_),
         marks,
     )
     if end < 0:

@@ -1,27 +1,33 @@
 """A layer's programs as streams: what each engine does, step by step, as arrays for the timing model."""
 
 from collections.abc import Mapping as Dict
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
-from rowmesh.hw.array import pe_words, row_words
+from rowmesh.hw.array import OPERANDS, pe_words, row_words
 from rowmesh.hw.axi import PAGE_BYTES
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.core import loaders
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.multicast import ROW_FIELDS
 from rowmesh.hw.pe import PE_FIELDS
+from rowmesh.hw.router import Side
 from rowmesh.sw.nestprogram import Nest
-from rowmesh.sw.timing.array import CHAIN, FIRST, HOP, LAST, PE, START, STEP, Records
+from rowmesh.sw.programs import Programs
+from rowmesh.sw.timing.array import CHAIN, FIRST, HOP, LAST, PE, ROUTE, START, STEP, Records, records
 from rowmesh.sw.timing.drain import WORD
 from rowmesh.sw.timing.memory import BURST, FLIT
 
 __all__ = ["Streams", "decode", "edge_flags", "flit_lanes", "streams"]
 
 Tokens = Dict[str, npt.NDArray[np.int64]]
+
+PORT = records("operand", "cluster", "row")
+"""A port of an operand (1: iacts, 2: weights): its cluster, and the first row that it feeds."""
 
 _READERS = {
     Engine.LOAD_IACT: ("iact", Engine.READ_IACT),
@@ -32,11 +38,12 @@ _READERS = {
 class Streams(NamedTuple):
     """What every engine does: arrays of records, in order.
 
-    ``pes`` are the PEs in use with their subscriptions, over rows and columns, ``hops`` their taps of the buses of
-    steps, iacts and weights, and ``chains`` all hops of the psum chains. ``loads`` are those of the read ports in their
-    order (hw/core.py), ``flits`` what the banks behind them send, each ``load_counts`` and ``flit_counts`` of them.
-    ``words_taken`` are the words that a port's rows, ``fed_rows`` of them, take of each flit. ``columns`` hold psums of
-    a tile.
+    ``pes`` are the PEs in use with their subscriptions, over clusters, rows and columns, ``hops`` their taps of the
+    buses of steps, iacts and weights, and ``chains`` all hops of the psum chains. ``loads`` are those of the read ports
+    in their order (hw/core.py), ``flits`` what the banks behind them send, each ``load_counts`` and ``flit_counts`` of
+    them. ``words_taken`` are the words that a port's rows, ``fed_rows`` of them, take of each flit. ``columns`` of a
+    cluster hold psums of a tile. ``routes`` are those of steps, weights and iacts of all clusters, none without a
+    mesh; ``joined`` tells of each cluster whether its psums go to the next one (1) and come from the one before (2).
     """
 
     pes: Records
@@ -52,6 +59,9 @@ class Streams(NamedTuple):
     load_counts: npt.NDArray[np.int32]
     stores: Records
     columns: int
+    ports: Records
+    routes: Records
+    joined: npt.NDArray[np.int32]
 
 
 def decode(fields: tuple[tuple[str, int, int], ...], words: Dict[int, int], addresses: list[int]) -> dict[str, int]:
@@ -94,41 +104,40 @@ def _simple(nest: Nest) -> Nest:
 
 
 def _array(
-    config: ArchConfig, subscriptions: Dict[int, int]
+    config: ArchConfig, subscriptions: Sequence[Dict[int, int]]
 ) -> tuple[Records, tuple[Records, Records, Records], Records]:
-    """Return the PEs in use, their taps of the three buses, and all hops of the psum chains."""
+    """Return the PEs in use, their taps of the three buses, and all hops of the psum chains, over the clusters."""
+    addresses = [[list(pe_words(row, col, {})) for col in range(config.cols)] for row in range(config.rows)]
     fields = np.array(
-        [
-            [decode(PE_FIELDS, subscriptions, list(pe_words(row, col, {}))) for col in range(config.cols)]
-            for row in range(config.rows)
-        ]
+        [[[decode(PE_FIELDS, own, pe) for pe in of_row] for of_row in addresses] for own in subscriptions]
     )
 
     def of(name: str) -> npt.NDArray[np.int32]:
         return np.vectorize(lambda pe: pe[name], otypes=[np.int32])(fields)
 
     active = of("active")
-    height, width = (1 + int(np.nonzero(active)[axis].max()) for axis in range(2))
-    used = (slice(height), slice(width))
-    pes = _filled(PE, (height, width), active=active[used], skip=of("skip")[used])
+    height, width = (1 + int(np.nonzero(active)[axis].max()) for axis in (1, 2))
+    used = (slice(None), slice(height), slice(width))
+    shape = (len(subscriptions), height, width)
+    pes = _filled(PE, shape, active=active[used], skip=of("skip")[used])
     skip, everything = of("skip"), np.zeros_like(active)  # a step reaches absent PEs too
     hops = [
-        _filled(HOP, (height, width), item=-1, active=active[used], low=low[used], high=high[used], skip=skips[used])
+        _filled(HOP, shape, item=-1, active=active[used], low=low[used], high=high[used], skip=skips[used])
         for low, high, skips in (
             (everything, everything, everything),
             (of("iact_low"), of("iact_high"), skip),
             (of("weight_low"), of("weight_high"), skip),
         )
     ]
-    passes = of("passes")
+    passes = of("passes")[..., :width]
     chains = _filled(
         CHAIN,
-        (config.rows, width),
-        active=active[:, :width],
-        passes=passes[:, :width],
-        ahead=passes[:, :width],
-        turn=passes[:, :width] == 0,
-        begins=of("chain_start")[:, :width],
+        (len(subscriptions), config.rows, width),
+        active=active[..., :width],
+        passes=passes,
+        ahead=passes,
+        turn=passes == 0,
+        begins=of("chain_start")[..., :width],
     )
     return pes, tuple(hops), chains  # type: ignore[return-value]
 
@@ -216,7 +225,7 @@ def _words(config: ArchConfig, nest: Nest) -> Records:
     sizes = np.array([values[f"release{k}"] for k in range(4)])
     release = np.where(nest.holds("release_mask", t, "last"), sizes[short + 2 * thin], 0)
     columns, group = _columns(nest, t), t.get("group", zero)
-    used = np.clip(columns - group * config.lanes, 0, config.lanes)
+    used = np.clip(columns - group % config.bank_groups * config.lanes, 0, config.lanes)
     done = np.where(thin, values["param_thin"], values["param_release"])
     param_release = np.where(nest.holds("param_mask", t, "last"), done, 0)
     params = t.get("param", zero) + np.maximum(0, used - 1) * values["lane_param"] + 1
@@ -287,48 +296,78 @@ def _bursts(config: ArchConfig, nest: Nest) -> Records:
     return _filled(BURST, parts.shape[1], **dict(zip(("beats", "before", "behind", "lane"), parts, strict=True)))
 
 
-def streams(config: ArchConfig, nests: Dict[Engine, Nest], subscriptions: Dict[int, int]) -> Streams:
+def streams(config: ArchConfig, programs: Programs) -> Streams:
     """Return what every engine does for a layer.
 
     Parameters
     ----------
     config : ArchConfig
-    nests : Mapping[Engine, Nest]
-        See :func:`rowmesh.sw.compiler.nests`.
-    subscriptions : Mapping[int, int]
-        Configuration words of the array.
+    programs : Programs
     """
-    pes, hops, chains = _array(config, subscriptions)
-    simple = {engine: _simple(nest) for engine, nest in nests.items()}
+    pes, hops, chains = _array(config, programs.arrays)
+    shared = {engine: _simple(nest) for engine, nest in programs.shared.items()}
+    own = [{engine: _simple(nest) for engine, nest in nests.items()} for nests in programs.clusters]
     engines = loaders(config)
-    sent = []
-    for engine in engines[:-1]:
+    sent, ports = [], np.zeros(len(engines) - 1, PORT)
+    for place, (cluster, engine) in enumerate(engines[:-1]):
         operand, reader = _READERS[engine.first]
-        reader = reader.at(engine.port)
-        if reader not in simple:
+        reader, nests = reader.at(engine.port), own[cluster]
+        several = reader.first.at(1) in nests  # or else the first port feeds all rows
+        first = engine.port * config.port_rows
+        ports[place] = (1 + OPERANDS.index(operand), cluster, first)
+        if reader not in nests:
             sent.append((np.zeros(0, FLIT), np.zeros((0, 0), np.int32)))
             continue
-        several = reader.first.at(1) in simple  # or else the first port feeds all rows
-        first = engine.port * config.port_rows
-        rows = range(first, min(len(pes), first + (config.port_rows if several else config.rows)))
-        sent.append(_flits(config, simple[reader], operand, rows, subscriptions))
+        rows = range(first, min(pes.shape[1], first + (config.port_rows if several else config.rows)))
+        sent.append(_flits(config, nests[reader], operand, rows, programs.arrays[cluster]))
     nothing = np.zeros(0, BURST)
-    loads = [_bursts(config, simple[engine]) if engine in simple else nothing for engine in engines]
+    loads = [
+        _bursts(config, nests[engine]) if engine in nests else nothing
+        for nests, engine in ((shared if engine is Engine.LOAD_PARAM else own[cluster], engine) for cluster, engine in engines)
+    ]
     return Streams(
         pes=pes,
         hops=hops,
         chains=chains,
-        steps=_steps(config, simple[Engine.STEP]),
+        steps=_steps(config, shared[Engine.STEP]),
         flits=_stacked([flits for flits, _ in sent]),
         flit_counts=np.array([len(flits) for flits, _ in sent], np.int32),
         fed_rows=np.array([len(taken) for _, taken in sent], np.int32),
         words_taken=_stacked([taken for _, taken in sent]),
-        words=_words(config, simple[Engine.DRAIN]),
+        words=_words(config, shared[Engine.DRAIN]),
         loads=_stacked(loads),
         load_counts=np.array([len(load) for load in loads], np.int32),
-        stores=_bursts(config, simple[Engine.STORE]),
-        columns=simple[Engine.DRAIN].values["columns"],
+        stores=_bursts(config, shared[Engine.STORE]),
+        columns=shared[Engine.DRAIN].values["columns"],
+        ports=ports,
+        routes=_routes(config, programs, engines),
+        joined=np.array(_joined(config, programs), np.int32),
     )
+
+
+def _joined(config: ArchConfig, programs: Programs) -> list[int]:
+    north = list(programs.north) or [False] * config.clusters
+    return [north[c] + 2 * (c >= config.mesh_cols and north[c - config.mesh_cols]) for c in range(config.clusters)]
+
+
+def _routes(config: ArchConfig, programs: Programs, engines: Sequence[tuple[int, Engine]]) -> Records:
+    """Return the routes of steps, iacts and weights of all clusters; their sources as read ports."""
+    if config.clusters == 1:
+        return np.zeros((0, 0), ROUTE)
+    routes = np.zeros((3, config.clusters), ROUTE)
+    for c in range(config.clusters):
+        y, x = divmod(c, config.mesh_cols)
+        routes[0, c] = (0, y + 1 < config.mesh_rows, y == 0 and x + 1 < config.mesh_cols)
+        for k, (operand, load) in enumerate((("iact", Engine.LOAD_IACT), ("weight", Engine.LOAD_WEIGHT)), 1):
+            route = programs.routes[operand][c]
+            source = -1
+            if route.source is not None:
+                at = c
+                while (side := programs.routes[operand][at].source) is not Side.LOCAL:
+                    at += side.step[0] * config.mesh_cols + side.step[1]
+                source = engines.index((at, load))
+            routes[k, c] = (source, Side.NORTH in route.outputs, Side.EAST in route.outputs)
+    return routes
 
 
 def _stacked(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:

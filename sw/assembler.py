@@ -1,0 +1,253 @@
+"""From a mapping, of one array or of a mesh, to a layer's programs, and from these to the words that are fetched."""
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from rowmesh.hw.array import OPERANDS, mesh_address, pe_words
+from rowmesh.hw.descriptor import SELECT_ADDRESS, Engine
+from rowmesh.hw.pe import PE_FIELDS
+from rowmesh.hw.program import Program
+from rowmesh.hw.router import route_word
+from rowmesh.hw.top import descriptors
+from rowmesh.sw import compiler
+from rowmesh.sw.compiler import MemoryMap, pack_weights
+from rowmesh.sw.counts import weight_beats
+from rowmesh.sw.deadlock import check_deadlock_freedom
+from rowmesh.sw.mapping import Mapping
+from rowmesh.sw.mesh import MeshMapping
+from rowmesh.sw.nestprogram import Loop, Nest
+from rowmesh.sw.programs import Programs
+from rowmesh.sw.subscriptions import array_writes, subscriptions
+
+__all__ = ["assemble", "compile_layer", "memory_map", "packed_weights", "programs"]
+
+_OF_CLUSTER = (Engine.LOAD_IACT, Engine.LOAD_WEIGHT, Engine.READ_IACT, Engine.READ_WEIGHT)
+
+
+def _share_bytes(m: MeshMapping) -> int:
+    return weight_beats(m.share) * m.share.g_t * m.config.beat_bytes
+
+
+def memory_map(m: Mapping | MeshMapping, program_bytes: int = 1 << 16) -> MemoryMap:
+    """Lay out the memory of a layer: program, iacts, weights, parameters, ofmap."""
+    if isinstance(m, Mapping):
+        return MemoryMap.of(m, program_bytes)
+    return MemoryMap.of(m.share, program_bytes, weight_bytes=m.weight_shares * _share_bytes(m), filters=m.layer.m)
+
+
+def packed_weights(m: Mapping | MeshMapping, weights: npt.NDArray[np.int64]) -> bytes:
+    """Pack weights [M, C / G, R, S] in the order of use, cluster after cluster."""
+    if isinstance(m, Mapping):
+        return pack_weights(m, weights)
+    packed = {}
+    for (y, x), (share, mapping) in m.shares.items():
+        channels = share.layer.c // share.layer.groups
+        first = share.channel if m.splits.c_y > 1 else 0
+        own = weights[share.filter : share.filter + share.layer.m, first : first + channels]
+        packed.setdefault(m.weight_share(y, x), (mapping, own))
+    return b"".join(pack_weights(*packed[number]) for number in range(m.weight_shares))
+
+
+def programs(
+    m: Mapping | MeshMapping, memory: MemoryMap, zero_point: int = 0, clamp: tuple[int, int] | None = None
+) -> Programs:
+    """Return the programs of a layer.
+
+    Parameters
+    ----------
+    m : Mapping or MeshMapping
+    memory : MemoryMap
+    zero_point : int
+        Zero point of a requantised ofmap.
+    clamp : (int, int) or None
+        Smallest and largest output; None: the data width's range.
+    """
+    if isinstance(m, Mapping):
+        nests = compiler.nests(m, memory, zero_point, clamp)
+        own = {engine: nest for engine, nest in nests.items() if engine.first in _OF_CLUSTER}
+        return Programs({k: nest for k, nest in nests.items() if k not in own}, [own], [subscriptions(m)])
+
+    config, layout, clusters = m.config, m.iact_layout, []
+    arrays = [subscriptions(m.share, chained) for chained in (False, True)]
+    idle = dict.fromkeys(arrays[0], 0)
+    shared: dict[Engine, Nest] = {}
+    of_clusters = []
+    for number in range(config.clusters):
+        y, x = divmod(number, config.mesh_cols)
+        if (y, x) not in m.shares:
+            clusters.append({})
+            of_clusters.append(idle)
+            continue
+        share, mapping = m.shares[y, x]
+        place = replace(
+            memory,
+            iact=memory.iact
+            + share.channel // layout.words_per_beat * layout.stride_block
+            + share.input_row * layout.stride_row,
+            weight=memory.weight + m.weight_share(y, x) * _share_bytes(m),
+        )
+        nests = compiler.nests(mapping, place, zero_point, clamp)
+        if number == 0:
+            shared = {engine: nest for engine, nest in nests.items() if engine not in _OF_CLUSTER}
+        clusters.append({k: nests[k] for k in _OF_CLUSTER if m.own(k.name.split("_")[1].lower(), y, x)})
+        of_clusters.append(arrays[y % m.splits.c_y > 0])
+    shared |= {Engine.DRAIN: _drain(m, shared[Engine.DRAIN]), Engine.STORE: _store(m, shared[Engine.STORE])}
+    if Engine.LOAD_PARAM in shared:
+        shared[Engine.LOAD_PARAM] = _params(m, memory)
+    places = [divmod(number, config.mesh_cols) for number in range(config.clusters)]
+    return Programs(
+        shared,
+        clusters,
+        of_clusters,
+        {operand: [m.route(operand, *place) for place in places] for operand in OPERANDS},
+        [y < m.splits.rows and not m.heads(y) for y, _ in places],
+    )
+
+
+def _over_clusters(m: MeshMapping, nest: Nest, along_y: dict[str, int], along_x: dict[str, int]) -> list[Loop]:
+    """Loops of a nest with those over the clusters that have psums, behind the one over row steps."""
+    s, loops = m.splits, list(nest.loops)
+    at = 1 + next(place for place, loop in enumerate(loops) if loop.name == "pj")
+    outer = [Loop("cy", s.rows // s.c_y, along_y), Loop("cx", s.cols, along_x)]
+    return [*loops[:at], *outer, *loops[at:]]
+
+
+def _param_strides(m: MeshMapping) -> tuple[int, int]:
+    """Parameters from a cluster to the next along y and x, in units of a cluster's."""
+    s = m.splits
+    along_x = int(s.m_x * s.g_x > 1)
+    return (s.m_x * s.g_x if s.m_y * s.g_y > 1 else 0), along_x
+
+
+def _drain(m: MeshMapping, nest: Nest) -> Nest:
+    a, s, own = m.config, m.splits, m.share.m_x * m.share.column_filters
+    per_y, per_x = (stride * own for stride in _param_strides(m))
+    loops = _over_clusters(
+        m,
+        nest,
+        {"group": s.c_y * a.mesh_cols * a.bank_groups, "param": per_y},
+        {"group": a.bank_groups, "param": per_x},
+    )
+    conditions = dict(nest.conditions)
+    if (mask := conditions.get("param_mask")) is not None:
+        conditions["param_mask"] = ("cy", "cx", *mask)
+    values = dict(nest.values)
+    for name in ("param_release", "param_thin"):
+        values[name] *= m.param_shares
+    bases = {**nest.bases, "group": (s.c_y - 1) * a.mesh_cols * a.bank_groups}
+    return Nest(loops, bases, conditions, values)
+
+
+def _store(m: MeshMapping, nest: Nest) -> Nest:
+    s, layout = m.splits, m.ofmap_layout
+    share = m.share.layer
+    of_filters = share.m // (1 if layout.planar else layout.words_per_beat) * layout.stride_block
+    per_y, per_x = (stride * of_filters for stride in _param_strides(m))
+    if s.p_y > 1:
+        per_y = share.p * s.p_x * layout.stride_row
+    if s.p_x > 1:
+        per_x = share.p * layout.stride_row
+    return Nest(_over_clusters(m, nest, {"address": per_y}, {"address": per_x}), nest.bases, nest.conditions, nest.values)
+
+
+def _params(m: MeshMapping, memory: MemoryMap) -> Nest:
+    """Load the parameters of a filter tile of all clusters, one after another."""
+    x, beat, own = m.share.layer, m.config.beat_bytes, m.share.m_x * m.share.column_filters
+    loops = [
+        Loop("n", x.n),
+        Loop("g", m.share.g_t, {"address": own * beat}),
+        Loop("pt", m.share.pt),
+        Loop("qt", m.share.qt),
+        Loop("mt", m.share.mt, {"address": own * beat}),
+        Loop("cluster", m.param_shares, {"address": x.m * beat}),
+    ]
+    return Nest(loops, {"address": memory.param}, {"length_mask": None}, {"length": own})
+
+
+def assemble(m: Mapping | MeshMapping, parts: Programs) -> Program:
+    """Write a layer's programs as the words that the command processor executes.
+
+    Raises
+    ------
+    ValueError
+        If a nest has more loops than its engine, or a value does not fit its field.
+    """
+    config, program = m.config, Program()
+    layouts = descriptors(config)
+    if config.clusters == 1:
+        for words in array_writes(config, parts.arrays[0]):
+            program.write(0, words)
+        for nests in (*parts.clusters, parts.shared):
+            for engine, nest in nests.items():
+                program.write(0, nest.encode(layouts[engine]))
+    else:
+        _assemble_mesh(config.clusters, m, parts, program)
+    program.start(0, *parts.started)
+    program.wait(*parts.started)
+    program.end()
+    return program
+
+
+def _select(program: Program, clusters: list[int]) -> None:
+    program.write(0, {SELECT_ADDRESS: sum(1 << number for number in clusters)})
+
+
+def _assemble_mesh(count: int, m: Mapping | MeshMapping, parts: Programs, program: Program) -> None:
+    """Write what all clusters have first, and then what differs."""
+    layouts, everywhere = descriptors(m.config), list(range(count))
+    _select(program, everywhere)
+    for words in array_writes(m.config, parts.arrays[0]):
+        program.write(0, words)
+    for engine, nest in parts.shared.items():
+        program.write(0, nest.encode(layouts[engine]))
+    first = {engine: nest.encode(layouts[engine]) for engine, nest in parts.clusters[0].items()}
+    for words in first.values():
+        program.write(0, words)
+    kinds: dict[tuple[tuple[int, int], ...], list[int]] = {}
+    for number in everywhere:
+        own = {
+            mesh_address(operand): route_word(parts.routes[operand][number].source, parts.routes[operand][number].outputs)
+            for operand in OPERANDS
+        }
+        own[mesh_address("psum")] = int(parts.north[number])
+        for address, word in parts.arrays[number].items():
+            if word != parts.arrays[0][address] and (any(parts.arrays[number].values()) or _activates(address)):
+                own[address] = word
+        for engine, nest in parts.clusters[number].items():
+            for address, word in nest.encode(layouts[engine]).items():
+                if first[engine].get(address) != word:
+                    own[address] = word
+        kinds.setdefault(tuple(sorted(own.items())), []).append(number)
+    for words_of_kind, numbers in kinds.items():
+        _select(program, numbers)
+        program.write(0, dict(words_of_kind))
+    _select(program, everywhere)
+
+
+_ACTIVE_WORD = next(word for name, word, _ in PE_FIELDS if name == "active")
+
+
+def _activates(address: int) -> bool:
+    """Whether a word of the array decides if a PE is active."""
+    return address & 1 == _ACTIVE_WORD
+
+
+def compile_layer(
+    m: Mapping | MeshMapping, memory: MemoryMap, zero_point: int = 0, clamp: tuple[int, int] | None = None
+) -> Program:
+    """Compile a mapping to the program of one layer.
+
+    Raises
+    ------
+    DeadlockError
+        If the program could block.
+    ValueError
+        If a nest has more loops than its engine, or a value does not fit its field.
+    """
+    parts = programs(m, memory, zero_point, clamp)
+    # clusters differ in addresses and padding only: what the first one's programs hold, all hold
+    one = m.config.cluster
+    check_deadlock_freedom(one, {**parts.shared, **parts.clusters[0]}, parts.arrays[0])
+    return assemble(m, parts)
