@@ -227,7 +227,7 @@ class Cluster(Block):
                 port.busy_next.eq(entry.busy_next),
                 port.response.eq(bank.response),
             ]
-        hops["noc_psum_hops"] = sum(north.valid & north.ready for north in self.psum_o)
+        hops["noc_psum_hops"] = sum(north.valid & north.ready & ~north.payload.void for north in self.psum_o)
 
         waits = {
             "load_iact_room": _over(or_, (unit.waiting for unit in load_iact)),

@@ -18,12 +18,24 @@ from rowmesh.sw.dataflow import Dataflow, load_dataflow
 from rowmesh.sw.files import InputError
 from rowmesh.sw.mapping import Mapping
 from rowmesh.sw.mapspace import Space, flattened
+from rowmesh.sw.mesh import MeshMapping
 from rowmesh.sw.model import COARSE, config_cycles, predict_parts, work
 from rowmesh.sw.objective import Budget, Floats, Objective
 from rowmesh.sw.rules import RULES
 from rowmesh.sw.workload import Layer
 
-__all__ = ["Search", "UnmappableError", "candidates", "find_mapping", "flattened", "search"]
+__all__ = [
+    "Pool",
+    "Search",
+    "UnmappableError",
+    "candidates",
+    "chunks",
+    "find_mapping",
+    "flattened",
+    "look_at",
+    "search",
+    "spaces_of",
+]
 
 
 class UnmappableError(InputError):
@@ -46,7 +58,7 @@ class Search:
         The least cost in closed form.
     """
 
-    mapping: Mapping
+    mapping: Mapping | MeshMapping
     visited: int
     valid: int
     evaluated: int
@@ -63,8 +75,16 @@ class Search:
         )
 
 
-def _spaces(config: ArchConfig, layer: Layer, flows: Sequence[Dataflow], *, whole: bool) -> list[Space]:
-    shapes = [layer, *flattened(config, layer)]
+def spaces_of(
+    config: ArchConfig,
+    layer: Layer,
+    flows: Sequence[Dataflow],
+    *,
+    whole: bool,
+    shapes: Sequence[Layer] = (),
+) -> list[Space]:
+    """Return the mapspaces of a layer, of its shapes by default as it is and as a row."""
+    shapes = shapes or [layer, *flattened(config, layer)]
     return [Space(config, shape, flow, whole=whole) for flow, shape in itertools.product(flows, shapes)]
 
 
@@ -83,7 +103,7 @@ def candidates(config: ArchConfig, layer: Layer, flows: Sequence[Dataflow]) -> I
     flows : sequence of Dataflow
         Constraints; the mappings of all of them.
     """
-    spaces = _spaces(config, layer, flows, whole=False)
+    spaces = spaces_of(config, layer, flows, whole=False)
     rows = [space.expand(_bases(space)) for space in spaces]
     found = [evaluate(config, space.layer, part) for space, part in zip(spaces, rows, strict=True)]
     places = [(number, row) for number, costs in enumerate(found) for row in np.flatnonzero(costs.legal)]
@@ -124,7 +144,7 @@ _CHUNK = 256
 
 
 @dataclass
-class _Pool:
+class Pool:
     """The best mappings that a search has seen."""
 
     objective: Objective
@@ -133,6 +153,7 @@ class _Pool:
     rows: Ints = field(default_factory=lambda: np.zeros((0, len(FACTORS)), np.int64))
     of_space: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     keys: Floats = field(default_factory=lambda: np.zeros((0, 2)))  # costs and steps
+    estimates: Ints = field(default_factory=lambda: np.zeros(0, np.int64))  # cycles
     energy: Floats = field(default_factory=lambda: np.zeros(0))
     visited: int = 0
     valid: int = 0
@@ -161,6 +182,7 @@ class _Pool:
         keys = np.concatenate([self.keys, np.stack([values, worth.steps.astype(np.float64)], axis=1)])
         rows = np.concatenate([self.rows, rows[good]])
         of_space = np.concatenate([self.of_space, np.full(len(good), number)])
+        estimates = np.concatenate([self.estimates, worth.cycles])
         energy = np.concatenate([self.energy, self.objective.energy(worth.words)])
         order = np.lexsort((np.arange(len(keys)), keys[:, 1], keys[:, 0]))
         order = order[keys[order, 0] <= keys[order[0], 0] + (_PROMISING - 1) * abs(keys[order[0], 0])]
@@ -169,6 +191,7 @@ class _Pool:
         _, first = np.unique(np.column_stack([rows[order], shapes]), axis=0, return_index=True)
         order = order[np.sort(first)][:_KEPT]
         self.keys, self.rows, self.of_space, self.energy = keys[order], rows[order], of_space[order], energy[order]
+        self.estimates = estimates[order]
 
     def _note(self, space: Space, rows: Ints, costs: Costs) -> None:
         numbers, first, times = np.unique(costs.broken, return_index=True, return_counts=True)
@@ -189,6 +212,11 @@ class _Pool:
         return _mapping(self.spaces[self.of_space[index]], self.rows[index])
 
 
+def chunks(spaces: Sequence[Space], seed: int | None = None) -> Iterator[tuple[Space, Ints]]:
+    """Yield rows of factors of what is worth a look, as :func:`_chunks` does."""
+    yield from _chunks(spaces, [_bases(space) for space in spaces], seed)
+
+
 def _chunks(spaces: Sequence[Space], bases: Sequence[Ints], seed: int | None) -> Iterator[tuple[Space, Ints]]:
     """Yield rows of factors, in the order of the spaces or, with a seed, in random order."""
     random = np.random.default_rng(seed)
@@ -201,7 +229,7 @@ def _chunks(spaces: Sequence[Space], bases: Sequence[Ints], seed: int | None) ->
         yield space, space.expand(rows)
 
 
-def _look_at(pool: _Pool, chunks: Iterator[tuple[Space, Ints]], budget: Budget, end: float) -> bool:
+def look_at(pool: Pool, chunks: Iterator[tuple[Space, Ints]], budget: Budget, end: float) -> bool:
     """Evaluate mappings until the budget is spent; return whether all were."""
     for space, rows in chunks:
         left = len(rows) if budget.mappings is None else budget.mappings - pool.visited
@@ -245,22 +273,26 @@ def search(
     InputError
         If the objective is no expression.
     """
+    if config.clusters > 1:
+        from rowmesh.sw.meshmapper import search_mesh
+
+        return search_mesh(config, layer, flows, objective, budget, seed)
     flows = flows or (load_dataflow("rs"),)
     goal = objective if isinstance(objective, Objective) else Objective(objective)
-    pool = _Pool(goal, config_cycles(config))
+    pool = Pool(goal, config_cycles(config))
     end = math.inf if budget is None or budget.seconds is None else time.monotonic() + budget.seconds
     budget, given = budget or Budget(), budget is not None
-    spaces = _spaces(config, layer, flows, whole=True)
+    spaces = spaces_of(config, layer, flows, whole=True)
     bases = [_bases(space, _SMALL_BASES) for space in spaces]
     counted = [space.count(rows) for space, rows in zip(spaces, bases, strict=True)]
     exhaustive = max(map(len, bases)) < _SMALL_BASES and sum(counted) <= _SMALL
     if exhaustive:
-        exhaustive = _look_at(pool, _chunks(spaces, bases, None), budget, end)
+        exhaustive = look_at(pool, _chunks(spaces, bases, None), budget, end)
     else:
-        some = _spaces(config, layer, flows, whole=False)
-        going = _look_at(pool, _chunks(some, [_bases(space) for space in some], None), budget, end)
+        some = spaces_of(config, layer, flows, whole=False)
+        going = look_at(pool, _chunks(some, [_bases(space) for space in some], None), budget, end)
         if going and (given or not pool.valid):
-            exhaustive = _look_at(pool, _chunks(spaces, [_bases(space) for space in spaces], seed), budget, end)
+            exhaustive = look_at(pool, _chunks(spaces, [_bases(space) for space in spaces], seed), budget, end)
     if not pool.valid:
         names = ", ".join(flow.name for flow in flows)
         raise UnmappableError(f"layer {layer.name}: no mapping ({names}) fits {config.name}: {pool.reason()}")
@@ -281,12 +313,12 @@ def find_mapping(
     layer: Layer,
     flows: tuple[Dataflow, ...] | None = None,
     objective: Objective | str = "cycles",
-) -> Mapping:
+) -> Mapping | MeshMapping:
     """Return the best mapping of a layer; see :func:`search`."""
     return search(config, layer, flows, objective).mapping
 
 
-def _best(pool: _Pool) -> tuple[Mapping, int]:
+def _best(pool: Pool) -> tuple[Mapping, int]:
     """Predict the cycles of the best mappings and return the best, and how many were predicted."""
     costs, energy, objective = pool.keys[:, 0], pool.energy, pool.objective
     if not objective.depends_on_cycles:
@@ -328,7 +360,7 @@ def _best(pool: _Pool) -> tuple[Mapping, int]:
     return pool.mapping(chosen), len(found)
 
 
-def _by_turns(order: Ints, pool: _Pool) -> list[int]:
+def _by_turns(order: Ints, pool: Pool) -> list[int]:
     """Return the best mapping of each dataflow first, then the second best: estimates favour some dataflows."""
     flows = [pool.spaces[number].flow.name for number in pool.of_space[order]]
     seen: dict[str, int] = {}

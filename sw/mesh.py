@@ -29,7 +29,7 @@ from rowmesh.sw.programs import Route
 from rowmesh.sw.tensors import TensorLayout
 from rowmesh.sw.workload import Layer
 
-__all__ = ["MODES", "MeshMapping", "Share", "Splits", "share_of"]
+__all__ = ["MODES", "MeshMapping", "Share", "Splits", "mode_of", "route_of", "share_of", "sharings"]
 
 MODES = {
     (False, False): "unicast",
@@ -38,6 +38,59 @@ MODES = {
     (True, True): "broadcast",
 }
 """Name of a delivery mode: the same along y, along x."""
+
+
+def sharings(operand: str, rows: int, cols: int) -> list[tuple[bool, bool]]:
+    """Return what routers can do with an operand on a mesh: where its links lead, clusters can be sent the same.
+
+    Parameters
+    ----------
+    operand : str
+    rows, cols : int
+        Clusters.
+
+    Returns
+    -------
+    list of (bool, bool)
+        The same along y, along x.
+    """
+    along_y = [False, True] if rows > 1 and Side.NORTH in LINKS[operand] else [False]
+    along_x = [False, True] if cols > 1 and Side.EAST in LINKS[operand] else [False]
+    return [(same_y, same_x) for same_y in along_y for same_x in along_x]
+
+
+def mode_of(same: tuple[bool, bool], rows: int, cols: int) -> str:
+    """Return the name of a delivery mode; in a single row or column of clusters, all that share are all there are."""
+    same_y, same_x = same
+    everywhere = (same_y or rows == 1) and (same_x or cols == 1)
+    return MODES[True, True] if everywhere and (same_y or same_x) else MODES[same]
+
+
+def route_of(same: tuple[bool, bool], rows: int, cols: int, y: int, x: int) -> Route:
+    """Return the route at a cluster: from the first of those that share it eastwards, and from that row northwards.
+
+    Parameters
+    ----------
+    same : (bool, bool)
+        See :func:`sharings`.
+    rows, cols : int
+        Clusters in use.
+    y, x : int
+    """
+    if y >= rows or x >= cols:
+        return Route(None)
+    same_y, same_x = same
+    source = Side.LOCAL
+    if same_y and y > 0:
+        source = Side.SOUTH
+    elif same_x and x > 0:
+        source = Side.WEST
+    outputs = [Side.LOCAL]
+    if same_y and y + 1 < rows:
+        outputs.append(Side.NORTH)
+    if same_x and x + 1 < cols and (y == 0 or not same_y):
+        outputs.append(Side.EAST)
+    return Route(source, tuple(outputs))
 
 
 @dataclass(frozen=True)
@@ -245,25 +298,12 @@ class MeshMapping:
 
     def mode(self, operand: str) -> str:
         """Name of the delivery mode of an operand."""
-        return MODES[self.same(operand)]
+        return mode_of(self.same(operand), self.splits.rows, self.splits.cols)
 
     def route(self, operand: str, y: int, x: int) -> Route:
         """Return the route of an operand at a cluster."""
-        s, (same_y, same_x) = self.splits, self.same(operand)
-        if y >= s.rows or x >= s.cols:
-            return Route(None)
-        # from the first cluster eastwards along the first row, and northwards from there
-        source = Side.LOCAL
-        if same_y and y > 0:
-            source = Side.SOUTH
-        elif same_x and x > 0:
-            source = Side.WEST
-        outputs = [Side.LOCAL]
-        if same_y and y + 1 < s.rows:
-            outputs.append(Side.NORTH)
-        if same_x and x + 1 < s.cols and (y == 0 or not same_y):
-            outputs.append(Side.EAST)
-        return Route(source, tuple(outputs))
+        s = self.splits
+        return route_of(self.same(operand), s.rows, s.cols, y, x)
 
     def own(self, operand: str, y: int, x: int) -> bool:
         """Whether a cluster takes an operand from its own banks."""

@@ -1,0 +1,84 @@
+"""Whole layers on meshes of clusters: every output, every count, every part's cycles."""
+
+from dataclasses import replace
+
+import pytest
+
+from rowmesh.hw.router import LINKS
+from rowmesh.sw import flow
+from rowmesh.sw.dataflow import load_dataflow
+from rowmesh.sw.mapper import UnmappableError
+from rowmesh.sw.mapping import IllegalMappingError
+from rowmesh.sw.mesh import MeshMapping, Splits, share_of
+from rowmesh.sw.spec import load_arch
+from rowmesh.sw.workload import Layer
+
+CONV = Layer(name="conv", M=32, C=32, H=10, W=9, R=3, S=3, padding=1, output="requant")
+RAW = Layer(name="raw", M=32, C=16, H=11, W=8, R=3, S=3, stride=2, padding=[0, 1, 2, 0])
+POINTWISE = Layer(name="pointwise", M=64, C=64, H=8, W=6, R=1, S=1, output="requant")
+DEPTHWISE = Layer(name="depthwise", kind="depthwise", C=64, H=10, W=9, R=3, S=3, padding=1, output="requant")
+FC = Layer(name="fc", kind="fc", M=128, C=256, output="requant")
+POOL = Layer(name="pool", kind="maxpool", C=64, H=8, W=8, R=2, S=2)
+
+SPLITS = {
+    "filters": (CONV, {"m_y": 2, "m_x": 2}),
+    "filters and rows": (CONV, {"m_y": 2, "p_x": 2}),
+    "rows and filters": (CONV, {"p_y": 2, "m_x": 2}),
+    "some clusters": (RAW, {"m_y": 2}),
+    "channels": (CONV, {"c_y": 2}),
+    "channels and filters": (CONV, {"c_y": 2, "m_x": 2}),
+    "channels and rows": (RAW, {"c_y": 2, "p_x": 2}),
+    "groups": (DEPTHWISE, {"g_y": 2, "g_x": 2}),
+    "groups and rows": (DEPTHWISE, {"g_y": 2, "p_x": 2}),
+    "pools": (POOL, {"g_y": 2, "p_x": 2}),
+    "filters, one output": (FC, {"m_y": 2, "m_x": 2}),
+    "channels, one output": (FC, {"c_y": 2, "m_x": 2}),
+}
+
+
+def check(mappings):
+    for mapping, result in zip(mappings, flow.run_mappings(mappings), strict=True):
+        assert result.outputs.checked == mapping.layer.outputs
+        assert result.failures() == []
+        assert result.rtl.parts == result.predicted.parts
+
+
+def given(config, layer, factors):
+    splits = Splits(**factors)
+    share = share_of(layer, splits, 0, 0).layer
+    found = flow.map_layer(config.cluster, share, (load_dataflow("rs"), load_dataflow("ws"))).mapping
+    return MeshMapping(config, layer, splits, replace(found, layer=share, within=layer))
+
+
+def test_every_split_back_to_back():
+    """A layer after the other on one mesh: routes, chains and banks of each are no other's."""
+    config = load_arch("mesh2x2")
+    mappings = [given(config, layer, factors) for layer, factors in SPLITS.values()]
+    modes = {(operand, mapping.mode(operand)) for mapping in mappings for operand in LINKS}
+    assert {mode for operand, mode in modes if operand == "iact"} >= {
+        "unicast",
+        "grouped multicast",
+        "interleaved multicast",
+        "broadcast",
+    }
+    check(mappings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["mesh2x2", "mesh1x4"])
+@pytest.mark.parametrize("name", ["rs", "ws", "os-a", "os-b", "os-c", "is", "nlr", "rs-g"])
+def test_every_dataflow_that_maps(arch, name):
+    """The mapper's choice for each kind of layer under each dataflow."""
+    config, mappings = load_arch(arch), []
+    for layer in (CONV, RAW, POINTWISE, DEPTHWISE, FC, POOL):
+        try:
+            mappings.append(flow.map_layer(config, layer, (load_dataflow(name),)).mapping)
+        except UnmappableError as error:
+            assert "no mapping" in str(error)
+    assert mappings
+    check(mappings)
+
+
+def test_illegal_splits_are_refused():
+    with pytest.raises(IllegalMappingError, match="whole shares"):
+        share_of(CONV, Splits(m_y=3), 0, 0)
