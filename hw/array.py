@@ -35,7 +35,9 @@ OPERANDS = ("iact", "weight")
 _ROW_SHIFT, _COL_SHIFT, _TAP_BIT, _COLUMN_BIT = 9, 1, 8, 7
 _ALL_COLUMNS = (1 << _TAP_BIT - _COL_SHIFT) - 1
 _PORT_WORD = 2 * len(OPERANDS)  # behind the words of a row's taps, of the row that a port begins with
-_MESH_WORDS = {name: _PORT_WORD + k for k, name in enumerate((*OPERANDS, "psum"))}  # of the first row, which has no port
+_MESH_WORDS = {
+    name: _PORT_WORD + k for k, name in enumerate((*OPERANDS, "psum"))
+}  # of the first row, which has no port
 
 
 def _pack(fields: tuple[tuple[str, int, int], ...], values: dict[str, int]) -> list[int]:

@@ -146,16 +146,16 @@ class Core(Block):
             Engine.DRAIN: drain,
             Engine.STORE: store,
         }
-        for number, engine in enumerate(ENGINES):
-            if engine in shared:
-                unit, name = shared[engine], engine.name.lower()
+        for number, started in enumerate(ENGINES):
+            if started in shared:
+                unit, name = shared[started], started.name.lower()
                 m.submodules[name] = with_own_reset(m, name, unit)
                 wiring.connect(m, wiring.flipped(self.config), unit.config)
                 wiring.connect(m, wiring.flipped(self.starts[number]), unit.start)
                 m.d.sync += self.idle[number].eq(unit.idle)
             else:
-                place = CLUSTER_ENGINES.index(engine)
-                operand = OPERANDS.index(engine.name.split("_")[1].lower())
+                place = CLUSTER_ENGINES.index(started)
+                operand = OPERANDS.index(started.name.split("_")[1].lower())
                 starts = [cluster.starts[place] for cluster in clusters]
                 start_together(m, self.starts[number], starts, [cluster.own[operand] for cluster in clusters])
                 # in a cluster this is a register already

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from rowmesh.hw.array import OPERANDS, mesh_address, pe_words
+from rowmesh.hw.array import OPERANDS, mesh_address
 from rowmesh.hw.descriptor import SELECT_ADDRESS, Engine
 from rowmesh.hw.pe import PE_FIELDS
 from rowmesh.hw.program import Program
@@ -41,7 +41,7 @@ def packed_weights(m: Mapping | MeshMapping, weights: npt.NDArray[np.int64]) -> 
     """Pack weights [M, C / G, R, S] in the order of use, cluster after cluster."""
     if isinstance(m, Mapping):
         return pack_weights(m, weights)
-    packed = {}
+    packed: dict[int, tuple[Mapping, npt.NDArray[np.int64]]] = {}
     for (y, x), (share, mapping) in m.shares.items():
         channels = share.layer.c // share.layer.groups
         first = share.channel if m.splits.c_y > 1 else 0
@@ -69,7 +69,8 @@ def programs(
         own = {engine: nest for engine, nest in nests.items() if engine.first in _OF_CLUSTER}
         return Programs({k: nest for k, nest in nests.items() if k not in own}, [own], [subscriptions(m)])
 
-    config, layout, clusters = m.config, m.iact_layout, []
+    config, layout = m.config, m.iact_layout
+    clusters: list[dict[Engine, Nest]] = []
     arrays = [subscriptions(m.share, chained) for chained in (False, True)]
     idle = dict.fromkeys(arrays[0], 0)
     shared: dict[Engine, Nest] = {}
@@ -149,7 +150,9 @@ def _store(m: MeshMapping, nest: Nest) -> Nest:
         per_y = share.p * s.p_x * layout.stride_row
     if s.p_x > 1:
         per_x = share.p * layout.stride_row
-    return Nest(_over_clusters(m, nest, {"address": per_y}, {"address": per_x}), nest.bases, nest.conditions, nest.values)
+    return Nest(
+        _over_clusters(m, nest, {"address": per_y}, {"address": per_x}), nest.bases, nest.conditions, nest.values
+    )
 
 
 def _params(m: MeshMapping, memory: MemoryMap) -> Nest:
@@ -208,7 +211,9 @@ def _assemble_mesh(count: int, m: Mapping | MeshMapping, parts: Programs, progra
     kinds: dict[tuple[tuple[int, int], ...], list[int]] = {}
     for number in everywhere:
         own = {
-            mesh_address(operand): route_word(parts.routes[operand][number].source, parts.routes[operand][number].outputs)
+            mesh_address(operand): route_word(
+                parts.routes[operand][number].source, parts.routes[operand][number].outputs
+            )
             for operand in OPERANDS
         }
         own[mesh_address("psum")] = int(parts.north[number])

@@ -120,6 +120,7 @@ def map_(
     flows = dataflows.load_dataflows(dataflow)
     goal, limit = Objective(objective), Budget.parse(budget) if budget is not None else None
     from rowmesh.sw import flow, mappingfile
+    from rowmesh.sw.mesh import single
 
     given = mappingfile.read_mappings(mapping, config, layers) if mapping else None
     screen = report.console()
@@ -136,7 +137,8 @@ def map_(
                 lines.append(f"search {mapped.search.describe()}")
             screen.print("\n" * bool(index) + chosen.describe(), style="bold", soft_wrap=True)
             screen.print("\n".join(f"  {line}" for line in lines), soft_wrap=True)
-            found.append((chosen, mapped.mapping))
+            if out:
+                found.append((chosen, single(mapped.mapping, "--out")))
         if out:
             write(mappingfile.write_mappings(found, f"{workload} on {config.name}; docs/mapping.md has the format"))
     _warn_of_wraps(config, layers)
@@ -178,8 +180,12 @@ def run(
     goal, limit = Objective(objective), Budget.parse(budget) if budget is not None else None
     tools.require_tools()
     from rowmesh.sw import flow, mappingfile
+    from rowmesh.sw.mapping import Mapping
+    from rowmesh.sw.mesh import MeshMapping
 
-    mappings = mappingfile.read_mappings(mapping, config, layers) if mapping else []
+    mappings: list[Mapping | MeshMapping] = []
+    if mapping:
+        mappings += mappingfile.read_mappings(mapping, config, layers)
     search = {"mapping": str(mapping)} if mapping else {"dataflow": dataflow, "objective": objective}
     results = []
     with new_text(json_file) as write:

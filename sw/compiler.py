@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.descriptor import Engine
 from rowmesh.sw.counts import weight_beats
 from rowmesh.sw.mapping import Mapping, ceil_div, chunk_beats
@@ -525,9 +526,9 @@ def pack_weights(m: Mapping, weights: npt.NDArray[np.int64]) -> bytes:
     return b"".join(b"".join(port) for port in pieces)
 
 
-def pack_params(m: Mapping, bias: npt.NDArray[np.int64], scale: npt.NDArray[np.float32]) -> bytes:
+def pack_params(config: ArchConfig, bias: npt.NDArray[np.int64], scale: npt.NDArray[np.float32]) -> bytes:
     """Pack bias [M] and scale [M] as one beat a channel: bias in the low, float32 scale in the next 32 bits."""
-    beats = np.zeros((m.layer.m, m.config.beat_bytes // 4), "<u4")
+    beats = np.zeros((len(bias), config.beat_bytes // 4), "<u4")
     beats[:, 0] = bias.astype("<i4").view("<u4")
     beats[:, 1] = scale.astype("<f4").view("<u4")
     return beats.tobytes()

@@ -17,6 +17,7 @@ from rowmesh.sw.dataflow import Dataflow
 from rowmesh.sw.files import InputError
 from rowmesh.sw.mapper import candidates, find_mapping, flattened
 from rowmesh.sw.mapping import Mapping, ceil_div
+from rowmesh.sw.mesh import single
 from rowmesh.sw.model import predict
 from rowmesh.sw.runfile import RunLayer
 from rowmesh.sw.tensors import TensorLayout
@@ -272,7 +273,7 @@ def examine(config: ArchConfig, layer: Layer, flows: tuple[Dataflow, ...], run: 
     InputError
         If nothing fits.
     """
-    mapping = run.mapping if run else find_mapping(config, layer, flows)
+    mapping = run.mapping if run else single(find_mapping(config, layer, flows), "the exam")
     splits = [best_split(config, layer, flows, step) for step in (2, 3, 4)]
     fitting = next((steps(found) for _, found in candidates(config, layer, flows)), steps(mapping))
     fewest = min(fitting, steps(mapping))

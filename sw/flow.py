@@ -21,8 +21,8 @@ from rowmesh.sw.dataflow import Dataflow
 from rowmesh.sw.layerdata import LayerData, make_data, nonzero_macs
 from rowmesh.sw.mapper import Search, UnmappableError, search
 from rowmesh.sw.mapping import Mapping
-from rowmesh.sw.mesh import MeshMapping
 from rowmesh.sw.memory import MEMORY_LATENCY, WRITE_LATENCY
+from rowmesh.sw.mesh import MeshMapping
 from rowmesh.sw.model import predict
 from rowmesh.sw.objective import Budget, Objective
 from rowmesh.sw.results import PARTS, LayerResult, Measurement, Outputs, Prediction
@@ -190,7 +190,7 @@ def make_job(mapping: Mapping | MeshMapping, data: LayerData, *, seed: int, memo
             (place.program, image_of(place)),
             (place.iact, mapping.iact_layout.pack(data.iacts)),
             (place.weight, packed_weights(mapping, data.weights)),
-            (place.param, pack_params(mapping, data.bias, data.scale)),
+            (place.param, pack_params(config, data.bias, data.scale)),
         ],
         memory_size=place.size,
         program_address=place.program,
@@ -241,7 +241,9 @@ def run_mapping(
     return _compared(case, result, origin)
 
 
-def run_mappings(mappings: Sequence[Mapping | MeshMapping], *, seed: int = 0, memory: str = "fast") -> list[LayerResult]:
+def run_mappings(
+    mappings: Sequence[Mapping | MeshMapping], *, seed: int = 0, memory: str = "fast"
+) -> list[LayerResult]:
     """Run mappings on one accelerator, one after another without a reset between them.
 
     Parameters

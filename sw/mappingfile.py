@@ -30,6 +30,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import files
+from rowmesh.sw.files import InputError
 from rowmesh.sw.mapper import flattened
 from rowmesh.sw.mapping import Mapping, Stationary
 from rowmesh.sw.workload import LARGEST, Layer
@@ -165,6 +166,8 @@ def read_mappings(path: str | os.PathLike[str], config: ArchConfig, layers: Sequ
     InputError
         As ``file:line: field: message``; for a mapping that the hardware cannot run, every rule that it breaks.
     """
+    if config.clusters > 1:
+        raise InputError(f"--mapping: takes accelerators of one cluster, not the {config.clusters} of a mesh")
     document = files.parse(files.own_text(path, _TITLE, _MADE_BY), os.fspath(path))
     top = document.section(_TOP)
     document.known_keys((_TOP,), top, ["layers"])

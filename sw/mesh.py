@@ -24,12 +24,13 @@ from typing import NamedTuple
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.router import LINKS, Side
+from rowmesh.sw.files import InputError
 from rowmesh.sw.mapping import IllegalMappingError, Mapping
 from rowmesh.sw.programs import Route
 from rowmesh.sw.tensors import TensorLayout
 from rowmesh.sw.workload import Layer
 
-__all__ = ["MODES", "MeshMapping", "Share", "Splits", "mode_of", "route_of", "share_of", "sharings"]
+__all__ = ["MODES", "MeshMapping", "Share", "Splits", "mode_of", "route_of", "share_of", "sharings", "single"]
 
 MODES = {
     (False, False): "unicast",
@@ -57,6 +58,19 @@ def sharings(operand: str, rows: int, cols: int) -> list[tuple[bool, bool]]:
     along_y = [False, True] if rows > 1 and Side.NORTH in LINKS[operand] else [False]
     along_x = [False, True] if cols > 1 and Side.EAST in LINKS[operand] else [False]
     return [(same_y, same_x) for same_y in along_y for same_x in along_x]
+
+
+def single(mapping: "Mapping | MeshMapping", what: str) -> Mapping:
+    """Return the mapping of a single array.
+
+    Raises
+    ------
+    InputError
+        If it is of a mesh, which ``what`` cannot take.
+    """
+    if isinstance(mapping, MeshMapping):
+        raise InputError(f"{what}: takes accelerators of one cluster, not the {mapping.config.clusters} of a mesh")
+    return mapping
 
 
 def mode_of(same: tuple[bool, bool], rows: int, cols: int) -> str:
@@ -213,9 +227,7 @@ class MeshMapping:
     def __post_init__(self) -> None:
         s, a, m = self.splits, self.config, self.share
         if s.rows > a.mesh_rows or s.cols > a.mesh_cols:
-            raise IllegalMappingError(
-                f"{s.rows} x {s.cols} clusters exceed the mesh of {a.mesh_rows} x {a.mesh_cols}"
-            )
+            raise IllegalMappingError(f"{s.rows} x {s.cols} clusters exceed the mesh of {a.mesh_rows} x {a.mesh_cols}")
         if s.c_y > 1 and m.chains > 1:
             raise IllegalMappingError("channels split over clusters need one chain a column")
         if s.c_y > 1 and m.layer.kind == "maxpool":

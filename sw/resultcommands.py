@@ -212,11 +212,12 @@ def scorecard_(
 
 def _score_search(config: ArchConfig, out: Path | None) -> int:
     from rowmesh.sw import flow, mappingfile, scorecard
+    from rowmesh.sw.mesh import single
 
     with new_text(out) as write:
         found = [scorecard.best_mapping(config, name) for name in scorecard.CHIP]
         rs = dataflows.load_dataflows("rs")
-        fastest = [(layer, flow.map_layer(config, layer, rs).mapping) for layer, _ in found]
+        fastest = [(layer, single(flow.map_layer(config, layer, rs).mapping, "scorecard")) for layer, _ in found]
         batch = f"batch {scorecard.CHIP_BATCH}"
         titles = (
             f"PREDICTED, {batch}, mappings for the criteria",

@@ -117,8 +117,10 @@ class RunLayer:
         InputError
             If the file does not hold it, or that architecture cannot run it.
         """
+        if config.clusters > 1:
+            raise self._error("arch", f"must be of one cluster, not the {config.clusters} of a mesh")
         given = self.result.mapping
-        names = [field.name for field in fields(Mapping) if field.name not in ("config", "layer", "dataflow")]
+        names = [field.name for field in fields(Mapping) if field.name not in ("config", "layer", "dataflow", "within")]
         missing = [name for name in names if name not in given]
         if missing:
             raise self._error(f"mapping.{missing[0]}", "is required")

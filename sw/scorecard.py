@@ -15,6 +15,7 @@ from rowmesh.sw.dataflow import ANY, load_dataflows
 from rowmesh.sw.files import InputError
 from rowmesh.sw.mapper import search
 from rowmesh.sw.mapping import Mapping
+from rowmesh.sw.mesh import single
 from rowmesh.sw.model import predict
 from rowmesh.sw.objective import Budget
 from rowmesh.sw.results import Measurement, Prediction
@@ -134,7 +135,7 @@ def fewest_dram_words(config: ArchConfig, layer: Layer) -> int:
 
 
 def _least(config: ArchConfig, layer: Layer, objective: str) -> Mapping:
-    return search(config, layer, load_dataflows(ANY), objective, Budget(mappings=_VISITED)).mapping
+    return single(search(config, layer, load_dataflows(ANY), objective, Budget(mappings=_VISITED)).mapping, "scorecard")
 
 
 def goal(chip: ChipLayer, fewest: int) -> str:

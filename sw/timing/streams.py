@@ -323,7 +323,9 @@ def streams(config: ArchConfig, programs: Programs) -> Streams:
     nothing = np.zeros(0, BURST)
     loads = [
         _bursts(config, nests[engine]) if engine in nests else nothing
-        for nests, engine in ((shared if engine is Engine.LOAD_PARAM else own[cluster], engine) for cluster, engine in engines)
+        for nests, engine in (
+            (shared if engine is Engine.LOAD_PARAM else own[cluster], engine) for cluster, engine in engines
+        )
     ]
     return Streams(
         pes=pes,
@@ -363,7 +365,7 @@ def _routes(config: ArchConfig, programs: Programs, engines: Sequence[tuple[int,
             source = -1
             if route.source is not None:
                 at = c
-                while (side := programs.routes[operand][at].source) is not Side.LOCAL:
+                while (side := programs.routes[operand][at].source or Side.LOCAL) is not Side.LOCAL:
                     at += side.step[0] * config.mesh_cols + side.step[1]
                 source = engines.index((at, load))
             routes[k, c] = (source, Side.NORTH in route.outputs, Side.EAST in route.outputs)

@@ -59,9 +59,7 @@ def test_every_mode_reaches_what_it_says(operand):
             for rows, cols in itertools.product(range(1, mesh_rows + 1), range(1, mesh_cols + 1)):
                 golden = {
                     (y, x): {
-                        (b, a)
-                        for b in (range(rows) if same[0] else [y])
-                        for a in (range(cols) if same[1] else [x])
+                        (b, a) for b in (range(rows) if same[0] else [y]) for a in (range(cols) if same[1] else [x])
                     }
                     for y in ([0] if same[0] else range(rows))
                     for x in ([0] if same[1] else range(cols))

@@ -46,7 +46,7 @@ def check(mappings):
 def given(config, layer, factors):
     splits = Splits(**factors)
     share = share_of(layer, splits, 0, 0).layer
-    found = flow.map_layer(config.cluster, share, (load_dataflow("rs"), load_dataflow("ws"))).mapping
+    found = flow.map_layer(config.cluster, share, tuple(load_dataflow(name) for name in ("rs", "ws", "os-a"))).mapping
     return MeshMapping(config, layer, splits, replace(found, layer=share, within=layer))
 
 
