@@ -31,7 +31,7 @@ DEFAULT = "eyeriss_65nm"
 
 _TOP = "energy"
 
-_COUNTED = tuple(name for name in ACCESSES if not name.endswith((".injected", ".hops")))
+_COUNTED = tuple(name for name in ACCESSES if not name.endswith(".injected"))
 
 
 def _place(name: str) -> tuple[str, str]:

@@ -8,10 +8,11 @@ import pytest
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.registers import ErrorCode
 from rowmesh.sim.run import run_test, simulate
-from rowmesh.sw import compiler, flow
+from rowmesh.sw import assembler, compiler, flow
 from rowmesh.sw.deadlock import DeadlockError, check_deadlock_freedom
 from rowmesh.sw.mapper import find_mapping
 from rowmesh.sw.nestprogram import Nest
+from rowmesh.sw.programs import Programs
 from rowmesh.sw.spec import load_arch
 from rowmesh.sw.subscriptions import subscriptions
 from rowmesh.sw.timing.run import StuckError, run
@@ -69,23 +70,22 @@ def test_an_order_that_blocks_is_refused_and_does_block(monkeypatch):
             blocking_nests(compiler.nests, mapping, compiler.MemoryMap.of(mapping)),
             subscriptions(mapping),
         )
+    blocked = blocking_nests(compiler.nests, mapping, compiler.MemoryMap.of(mapping))
+    of_cluster = {engine: nest for engine, nest in blocked.items() if engine.name.split("_")[-1] in ("IACT", "WEIGHT")}
+    shared = {engine: nest for engine, nest in blocked.items() if engine not in of_cluster}
     with pytest.raises(StuckError):
         run(
             mapping.config,
-            streams(
-                mapping.config,
-                blocking_nests(compiler.nests, mapping, compiler.MemoryMap.of(mapping)),
-                subscriptions(mapping),
-            ),
+            streams(mapping.config, Programs(shared, [of_cluster], [subscriptions(mapping)])),
             np.zeros(1, np.int64),
             read_latency=100,
             write_latency=20,
         )
     original = compiler.nests
-    monkeypatch.setattr(compiler, "check_deadlock_freedom", lambda *_: None)
+    monkeypatch.setattr(assembler, "check_deadlock_freedom", lambda *_: None)
     monkeypatch.setattr(compiler, "nests", lambda m, place, *_: blocking_nests(original, m, place))
-    blocked = flow.make_job(mapping, data, seed=0, memory="fast", max_cycles=200_000)
-    result = simulate(dataclasses.replace(blocked, register_writes={"WATCHDOG": 5000}))
+    job = flow.make_job(mapping, data, seed=0, memory="fast", max_cycles=200_000)
+    result = simulate(dataclasses.replace(job, register_writes={"WATCHDOG": 5000}))
     assert not result.timed_out
     assert result.registers["ERROR"] == ErrorCode.WATCHDOG
     assert result.registers["WAITS"] != 0
