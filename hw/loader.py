@@ -22,6 +22,7 @@ from rowmesh.hw.segments import (
     Segments,
     Splitter,
     address_width,
+    burst_layout,
     request_layout,
     segment_fields,
     segment_layout,
@@ -153,7 +154,7 @@ class Loader(Block):
         """Cycles from the start token to the first request."""
         nest = LoopNest.cycles_to_first(config.nest_levels, config.link_segment)
         clipped = 2 * Stage.latency + Buffer.latency if clip else 0
-        return nest + Segments.latency + clipped + Buffer.latency + Splitter.latency + 1
+        return nest + Segments.latency + clipped + 2 * Buffer.latency + Splitter.latency + 1
 
     @property
     def latency(self) -> int:
@@ -178,8 +179,10 @@ class Loader(Block):
                 link.i.payload.beats.eq(segments.segment.length),
             ]
             busy = Const(0)
-        issuing = self._issue(m, splitter.o)
-        busy = busy | segments.busy | link.o.valid | splitter.busy | issuing
+        m.submodules.ahead = ahead = Buffer(burst_layout(config, carried))  # the arbiter's grant goes no further
+        wiring.connect(m, splitter.o, ahead.i)
+        issuing = self._issue(m, ahead.o)
+        busy = busy | segments.busy | link.o.valid | splitter.busy | ahead.o.valid | issuing
         m.d.comb += self.idle.eq(~busy)
         return m
 

@@ -82,9 +82,11 @@ class ReadArbiter(Block):
             wiring.connect(m, wiring.flipped(self.requests[port]), buffer.i)
             waiting.append(buffer.o)
 
+        m.submodules.sent = sent = Buffer(request_layout(config))
         chosen = Signal(port_shape)
         picked: Any = Signal(request_layout(config))
         go, done = Signal(), Signal()
+        full = Signal()  # outstanding is read_bursts
         turn = Signal(port_shape)  # the port that went last, of those behind port 0
         with m.Switch(turn):
             for before in range(self._ports):
@@ -96,12 +98,13 @@ class ReadArbiter(Block):
         with m.If(go & (chosen != 0)):
             m.d.sync += turn.eq(chosen)
         m.d.comb += [
-            go.eq(
-                (~axi.arvalid | axi.arready)
-                & ~self.halt
-                & (self.outstanding != config.read_bursts)
-                & Cat(port.valid for port in waiting).any()
-            ),
+            go.eq(sent.i.ready & ~self.halt & ~full & Cat(port.valid for port in waiting).any()),
+            sent.i.valid.eq(go),
+            sent.i.payload.eq(picked),
+            sent.o.ready.eq(axi.arready),
+            axi.arvalid.eq(sent.o.valid),
+            axi.araddr.eq(sent.o.payload.address),
+            axi.arlen.eq(sent.o.payload.beats - 1),
             *[port.ready.eq(go & (chosen == number)) for number, port in enumerate(waiting)],
             order.i.valid.eq(go),
             order.i.payload.eq(chosen),
@@ -112,11 +115,11 @@ class ReadArbiter(Block):
             done.eq(axi.rvalid & axi.rlast),
             order.o.ready.eq(done),
         ]
-        with m.If(~axi.arvalid | axi.arready):
-            m.d.sync += axi.arvalid.eq(go)
-        with m.If(go):
-            m.d.sync += [axi.araddr.eq(picked.address), axi.arlen.eq(picked.beats - 1)]
         m.d.sync += self.outstanding.eq(self.outstanding + go - done)
+        with m.If(done & ~go):
+            m.d.sync += full.eq(0)
+        with m.Elif(go & ~done):
+            m.d.sync += full.eq(self.outstanding == config.read_bursts - 1)
 
         beat = Signal(config.axi_data_width, reset_less=True)
         owner = order.o.payload
