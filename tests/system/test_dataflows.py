@@ -137,6 +137,27 @@ def test_ports_share(shared):
     check(split[:: max(1, len(split) // 8)])
 
 
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_columns_fill_beats_together(lanes):
+    """Columns whose filters are no whole beats, in every order of a PE and with thinner last filter tiles."""
+    config = ArchConfig(name=f"lanes{lanes}", rows=4, cols=4, data_width=16, drain_lanes=lanes, **MEDIUM)
+    sizes = {"C": 8, "H": 6, "W": 7, "R": 3, "S": 2, "padding": 1}
+    shapes = [("raw", 12), ("requant", 12), ("requant", 24)]
+    layers = [Layer.model_validate({"name": "shared", "M": m, "output": output} | sizes) for output, m in shapes]
+    merged = [
+        mapping
+        for layer, name in itertools.product(layers, ("ws", "os-b", "os-c"))
+        for _, mapping in candidates(config, layer, (load_dataflow(name),))
+        if mapping.merged > 1
+    ]
+    assert {mapping.merged for mapping in merged} == ({2, 4} if lanes == 1 else {2})
+    thin = [mapping for mapping in merged if mapping.m_x_rest < mapping.m_x]
+    assert bool(thin) == (lanes == 1)
+    some = merged[:: max(1, len(merged) // 24)] + thin[:: max(1, len(thin) // 8)]
+    assert {mapping.stationary for mapping in some} == {"weight", "psum"}
+    check(some)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", FLOWS)
