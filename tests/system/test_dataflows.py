@@ -11,6 +11,7 @@ from rowmesh.sw import flow
 from rowmesh.sw.dataflow import load_dataflow
 from rowmesh.sw.files import shipped_names
 from rowmesh.sw.mapper import UnmappableError, candidates
+from rowmesh.sw.mapping import Mapping
 from rowmesh.sw.workload import KINDS, Layer
 
 MEDIUM = {
@@ -135,6 +136,18 @@ def test_ports_share(shared):
     split = [mapping for mapping in legal if mapping.ports == 2 and along(mapping) > 1]
     assert {(m.weight_ports, m.iact_ports) for m in split} == {(2, 1 if shared == "filters" else 2)}
     check(split[:: max(1, len(split) // 8)])
+
+
+@pytest.mark.parametrize("width", [14, 8])
+def test_the_end_waits_for_columns_without_words(width):
+    """In the last row step only one column has words; the other group's are gone past when all is stored."""
+    layer = {"name": "edge", "kind": "depthwise", "C": 32, "H": 7, "W": width, "R": 3, "S": 1, "output": "requant"}
+    layer |= {"stride": [1, 2], "padding": [1, 0, 0, 0]}
+    factors = {"r_s": 1, "c_s": 1, "c0": 1, "p_x": 5, "m_x": 1, "p0": 1, "q0": 4, "m0": 1, "g0": 16, "resident": False}
+    mapping = Mapping(config=SHAPES[0], layer=Layer.model_validate(layer), dataflow="rs", **factors)
+    assert mapping.p_rest == 1
+    assert mapping.columns > mapping.config.lanes
+    check([mapping])
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
