@@ -318,8 +318,8 @@ def _step(m: Mapping) -> Nest:
 def _column_loops(m: Mapping, by_p: dict[str, int], by_m: dict[str, int], whole: dict[str, int]) -> list[Loop]:
     """Loops over the groups of columns that are drained together.
 
-    Strides: ``by_p`` for one output row (or part of the output columns), ``by_m`` for one filter group, ``whole`` for
-    one lane.
+    Strides: ``by_p`` for one output row (or part of the output columns), ``by_m`` for one filter group (or for those of
+    the columns that fill beats together), ``whole`` for one lane.
     """
     lanes = m.config.lanes
 
@@ -328,16 +328,17 @@ def _column_loops(m: Mapping, by_p: dict[str, int], by_m: dict[str, int], whole:
 
     if m.inner == 1:
         inner = {name: by_m.get(name, 0) + whole.get(name, 0) for name in {*by_m, *whole}}
-        return [Loop("group", ceil_div(m.m_x, lanes), scaled(inner, lanes))]
+        return [Loop("group", ceil_div(m.m_x // m.merged, lanes), scaled(inner, lanes))]
     inner = {name: by_p.get(name, 0) + whole.get(name, 0) for name in {*by_p, *whole}}
     outer = {name: by_m.get(name, 0) + m.inner * whole.get(name, 0) for name in {*by_m, *whole}}
     return [Loop("mi", m.m_x, outer), Loop("group", ceil_div(m.inner, lanes), scaled(inner, lanes))]
 
 
-def _columns(m: Mapping) -> tuple[dict[str, int], tuple[str, ...] | None]:
-    values = {"columns": m.columns, "columns_edge": m.columns}
+def _columns(m: Mapping, merged: int = 1) -> tuple[dict[str, int], tuple[str, ...] | None]:
+    """Columns of a tile, and of a tile at an edge; ``merged`` of them count as one."""
+    values = {"columns": m.columns // merged, "columns_edge": m.columns // merged}
     if m.m_x_rest != m.m_x:
-        return values | {"columns_edge": m.m_x_rest * m.inner}, ("mt",)
+        return values | {"columns_edge": m.m_x_rest * m.inner // merged}, ("mt",)
     if m.p_x > 1 and m.p_rest != m.p_n:
         return values | {"columns_edge": m.p_rest}, ("pt", "pj")
     if m.q_x_rest != m.q_x:
@@ -350,11 +351,12 @@ def _drain(m: Mapping, zero_point: int, clamp: tuple[int, int]) -> Nest:
     raw = x.output == "raw"
     span = 32 // m.config.data_width if raw else 1
     filters, chains = m.set_filters, m.p_y  # a position's words in a bank: filters, output rows innermost
-    groups_of_lanes = _column_loops(m, {}, {"param": m.column_filters}, {})
+    merged = m.merged
+    groups_of_lanes = _column_loops(m, {}, {"param": m.column_filters * merged}, {})
     # the group output counts groups of lanes: a filter group is inner / lanes of them
     per_filter = ceil_div(m.inner, m.config.lanes)
     groups_of_lanes = [
-        Loop(g.name, g.bound, {**g.strides, "group": per_filter if g.name == "mi" else 1}) for g in groups_of_lanes
+        Loop(g.name, g.bound, {**g.strides, "group": per_filter if g.name == "mi" else merged}) for g in groups_of_lanes
     ]
     loops = [*_tiles(m, {}), Loop("pj", m.p0, {}, m.p0_rest, ("pt",)), *groups_of_lanes]
     loops.append(Loop("k", chains, {"offset": 1}, *_chains_rest(m)))
@@ -386,7 +388,7 @@ def _drain(m: Mapping, zero_point: int, clamp: tuple[int, int]) -> Nest:
                 Loop("kb", 1),
                 Loop("mb", blocks, {"offset": k * chains, "param": k}),
                 Loop("q", m.q_pe, position, m.q_pe_rest, ("qt",)),
-                Loop("slots", 1),
+                Loop("slots", merged, {"group": 1, "param": filters, "slot": filters * span}),
                 Loop("slot", k, {"offset": chains, "param": 1, "slot": span}, rest, ("mb",)),
             ]
         tile = ("k", "mj", "kb", "mb", "q", "slots", "slot")
@@ -397,7 +399,7 @@ def _drain(m: Mapping, zero_point: int, clamp: tuple[int, int]) -> Nest:
         {},
         {
             "edge_mask": edge,
-            "release_mask": tile,
+            "release_mask": tuple(name for name in tile if merged == 1 or name != "slots"),
             "short_mask": ("qt",),
             "thin_mask": ("mt",),
             "flush_mask": ("slot",) if m.ofmap_layout.planar else ("slots", "slot"),
@@ -406,7 +408,7 @@ def _drain(m: Mapping, zero_point: int, clamp: tuple[int, int]) -> Nest:
         {
             **columns,
             **{f"release{n}": (m.q_pe_rest if n & 1 else m.q_pe) * m.column_filters * chains for n in range(4)},
-            "lane_param": m.column_filters if m.inner == 1 else 0,
+            "lane_param": m.column_filters * merged if m.inner == 1 else 0,
             "param_release": m.m_x * m.column_filters,
             "param_thin": m.m_x_rest * m.column_filters,
             "use_param": int(not raw),
@@ -427,14 +429,15 @@ def _store(m: Mapping, memory: MemoryMap) -> Nest:
     layout, k = m.ofmap_layout, m.out_lanes
     beat, lanes = m.config.beat_bytes, m.config.lanes
     planar = layout.planar
-    filters = m.column_filters if planar else m.column_filters // k  # blocks of one column's filters
+    merged = m.merged
+    filters = m.column_filters if planar else m.column_filters * merged // k  # blocks of one column's filters
     columns = m.q0 // k if planar else m.q0
     strides = {
         "n": {"address": layout.stride_n},
         "g": {"address": m.g_n * m.m // (1 if planar else k) * layout.stride_block},
         "pt": {"address": m.p0 * m.p_n * layout.stride_row},
         "qt": {"address": columns * beat},
-        "mt": {"address": m.m_x * filters * layout.stride_block},
+        "mt": {"address": m.m_x // merged * filters * layout.stride_block},
     }
     beats, beats_rest = (ceil_div(q, k) if planar else q for q in (m.q_pe, m.q_pe_rest))
     chunk = chunk_beats(m)
@@ -448,13 +451,13 @@ def _store(m: Mapping, memory: MemoryMap) -> Nest:
         Loop("k", m.p_y, {"address": layout.stride_row}, *_chains_rest(m)),
         Loop(
             "mb",
-            m.column_filters if planar else ceil_div(m.column_filters, k),
+            m.column_filters if planar else ceil_div(m.column_filters * merged, k),
             {"address": layout.stride_block},
         ),
         Loop("chunk", chunks, {"address": chunk * beat}, chunks_rest, ("qt",)),
         Loop("lane", lanes, {"column": 1, "lane": 1, **(by_m if m.inner == 1 else by_p)}),
     ]
-    columns_values, edge = _columns(m)
+    columns_values, edge = _columns(m, merged)
     return Nest(
         loops,
         {"address": memory.ofmap},
@@ -510,6 +513,9 @@ def pack_weights(m: Mapping, weights: npt.NDArray[np.int64]) -> bytes:
         for mt in range(m.mt):
             mx = m.m_x if mt < m.mt - 1 else m.m_x_rest
             filters = group[mt * m.m_x * m.column_filters :][: mx * m.column_filters]
+            if m.merged > 1:  # columns at a distance of the lanes have neighbouring filters
+                of_columns = filters.reshape(-1, m.config.lanes, m.merged, m.column_filters, *filters.shape[1:])
+                filters = of_columns.swapaxes(1, 2).reshape(filters.shape)
             for ct in range(m.ct):
                 cs = m.c_s if ct < m.ct - 1 else m.c_s_rest
                 tile = filters[:, ct * m.c_s * m.c0 :][:, : cs * m.c0]

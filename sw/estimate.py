@@ -148,12 +148,42 @@ def drain_cycles(m: Mapping, q: int, rows: int) -> int:
     q, rows : int
         Output columns of a PE, row steps.
     """
-    lanes, k, rows = m.config.lanes, m.out_lanes, rows * m.p_y
+    lanes, k, rows, merged = m.config.lanes, m.out_lanes, rows * m.p_y, m.merged
     groups = ceil_div(m.m_x, lanes) if m.inner == 1 else m.m_x * ceil_div(m.inner, lanes)
     words = rows * q * m.column_filters
     planar = m.ofmap_layout.planar
-    beats = rows * (m.column_filters * ceil_div(q, k) if planar else q * ceil_div(m.column_filters, k))
-    return max(groups * words, m.columns * beats)
+    beats = rows * (m.column_filters * ceil_div(q, k) if planar else q * ceil_div(m.column_filters * merged, k))
+    return max(groups * words, m.columns // merged * beats)
+
+
+def _drained(m: Mapping, steps: int) -> int:
+    """Return the cycles, out of those of some steps of an updating pass, in which no bank of a group is busy.
+
+    A PE sends its psums in consecutive steps, and each column a cycle after its neighbour.
+    """
+    together = m.pe_filters * (m.q_pe if m.patched else 1)
+    period = together * m.layer.s * m.r0 * m.c0
+    return steps * max(0, period - together * m.chains - m.config.lanes + 1) // period
+
+
+def _free_cycles(m: Mapping, tile: int) -> int:
+    """Return the cycles in which a tile leaves the banks to the drain: its first pass, and what its updates leave."""
+    passes = 1 if m.held else m.ct * m.r_t
+    if passes == 1:
+        return tile
+    first = tile // passes
+    return first - m.config.lanes + 1 + _drained(m, tile - first)
+
+
+def _behind_last_step(m: Mapping) -> int:
+    """Return the cycles of the drain behind the last step, whose words become final during the last pass."""
+    rows, groups = m.p0_rest, ceil_div(m.columns, m.config.lanes)
+    cycles = drain_cycles(m, m.q_pe_rest, rows)
+    last = _pass_steps(m, m.q_pe_rest, rows)
+    # of the last row step only the first group of columns is drained meanwhile, and of its blocks only the first
+    parts = max(1, groups // m.merged) * max(1, ceil_div(m.set_filters, m.out_lanes))
+    ordered = (cycles - cycles // parts) // rows
+    return max(ordered, cycles - (last if m.held or m.ct * m.r_t == 1 else _drained(m, last)))
 
 
 def _round_trip(m: Mapping) -> int:
@@ -182,7 +212,7 @@ def estimate(m: Mapping) -> int:
             if count:
                 tile = _tile_cycles(m, q, q_tile, p, rows, weights)
                 busy += count * tile
-                late += count * max(0, drain_cycles(m, q, rows) - tile)
+                late += count * max(0, drain_cycles(m, q, rows) - _free_cycles(m, tile))
     beats = read_beats(m)
     first = first_slice_beats(m)
     slow = max(1.0, _REQUEST / (a.read_bursts * min(m.tile_beats, a.burst_beats)))
@@ -190,6 +220,4 @@ def estimate(m: Mapping) -> int:
     rest = int(beats.iact + beats.weight + beats.param + (slow - 1) * beats.iact) - initial
     slices = images * m.pt * m.qt * (1 if m.resident else m.mt * m.ct) - 1
     waits = max(0, rest - busy, slices * _slice_wait(m, _round_trip(m)), late)
-    # the last tile's words become final during its last pass
-    last = _pass_steps(m, m.q_pe_rest, m.p0_rest)
-    return initial + busy + waits + max(0, drain_cycles(m, m.q_pe_rest, m.p0_rest) - last)
+    return initial + busy + waits + _behind_last_step(m)

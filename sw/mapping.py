@@ -245,6 +245,18 @@ class Mapping:
         return self.pe_filters * self.m_y * self.g_y
 
     @property
+    def merged(self) -> int:
+        """Columns that fill a beat of the ofmap together, one of each group of drain lanes; 1: columns fill their own.
+
+        Theirs are neighbouring filters, whose words the drain takes in turn. The beats of a filter tile use all lanes.
+        """
+        own, beat, lanes = self.set_filters, self.out_lanes, self.config.lanes
+        if self.ofmap_layout.planar or beat % own != 0 or self.m1 * self.inner > 1:
+            return 1
+        whole = lanes * (beat // own)
+        return beat // own if self.m_x % whole == 0 and self.m_x_rest % whole == 0 else 1
+
+    @property
     def inner(self) -> int:
         """Columns of one filter group."""
         return self.p_x * self.q_x

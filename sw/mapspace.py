@@ -28,15 +28,18 @@ def _divisors(value: int, limit: int) -> list[int]:
     return [d for d in range(1, min(value, limit) + 1) if value % d == 0]
 
 
-def _tiles(size: int) -> list[int]:
-    """Sizes that split a dimension into 1, 2, 3 ... tiles as evenly as possible."""
+def _tiles(size: int, most: int) -> list[int]:
+    """Sizes that split a dimension into 1, 2, 3 ... tiles as evenly as possible, the twelve widest of at most ``most``.
+
+    Of a longer dimension (a plane as a row) also smaller ones, each by about a tenth: filters share a bank with them.
+    """
     sizes: list[int] = []
-    for count in range(1, size + 1):
+    count = ceil_div(size, most)
+    while count <= size and len(sizes) < (12 if size <= most else 32):
         tile = ceil_div(size, count)
         if not sizes or tile < sizes[-1]:
             sizes.append(tile)
-        if len(sizes) >= 12:
-            break
+        count = max(count + 1, count * 10 // 9 if len(sizes) >= 12 else 0)
     return sizes
 
 
@@ -252,7 +255,9 @@ class Space:
             for q_x in range(1, min(whole, a.cols) + 1) if self.whole else sorted(worth):
                 if q_x > 1 and self.flow.allows("pe", "Q", q, x.q) and self.flow.allows("columns", "Q", q_x, x.q):
                     yield from self._across({"p_x": 1, "q_x": q_x, "q0": q * q_x}, q_x)
-        tiles = _tiles(x.q) if stationary == "weight" else sorted({*_tiles(x.q), *_divisors(x.q, longest), longest})
+        tiles = _tiles(x.q, a.psum_bank_words)
+        if stationary != "weight":
+            tiles = sorted({*tiles, *_divisors(x.q, longest), longest})
         tiles = [q for q in (range(1, longest + 1) if self.whole else tiles) if 0 < q <= longest]
         one = self.flow.factors.get(("pe", "Q"))
         if one is not None and not one.most and one.value:

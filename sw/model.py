@@ -73,7 +73,7 @@ _EVEN = 0.005
 """Share of its cycles by which the first and the second half of what stands for others may differ, or else likewise."""
 
 _AT_END = Core.idle_latency + 3
-"""Cycles from an idle store engine to the interrupt: WAIT and END of the program, and the register of the latter."""
+"""Cycles from idle store engine and drain to the interrupt: WAIT and END of the program, the register of the latter."""
 
 _Counts = dict[str, int]  # iterations of the outer loops
 

@@ -299,11 +299,14 @@ _BEATS = (
         lambda m: f"groups of a PE ({m.g0}) do not fit beats of {m.out_lanes}",
     ),
     Rule(
-        lambda m: m.ofmap_layout.planar or m.set_filters % m.out_lanes == 0 or m.m_x * m.m1 == 1,
-        lambda m: f"filters of a column ({m.set_filters}) beside others must be whole beats of {m.out_lanes}",
+        lambda m: m.ofmap_layout.planar or m.set_filters * m.merged % m.out_lanes == 0 or m.m_x * m.m1 == 1,
+        lambda m: (
+            f"filters of a column ({m.set_filters}) beside others must be whole beats of {m.out_lanes}, or fill them "
+            f"with those of the columns at a distance of {m.config.lanes}"
+        ),
     ),
     Rule(
-        lambda m: m.ofmap_layout.planar or m.set_filters % m.out_lanes == 0 or m.mt == 1,
+        lambda m: m.ofmap_layout.planar or m.set_filters * m.merged % m.out_lanes == 0 or m.mt == 1,
         lambda m: f"filter tiles of {m.column_filters} are no whole beats of {m.out_lanes}",
     ),
     Rule(

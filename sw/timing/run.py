@@ -103,7 +103,9 @@ def _loop(
     computing, active, ended, started = False, False, False, False
     still, now = 0, 0
     while True:
-        if store(stores, lanes, s.stores, now, sizes.store_start, sizes.write_latency, sizes.bursts):
+        stored = store(stores, lanes, s.stores, now, sizes.store_start, sizes.write_latency, sizes.bursts)
+        # the drain may still go past words of columns that have none at an edge
+        if stored and d.done == len(s.words):
             seen[marked] = parts
             return seen, now
         running, drained = now >= sizes.nest, d.done
@@ -279,8 +281,8 @@ def run(
     Returns
     -------
     array [K + 1, len(PARTS) + 1]
-        Cycles of each part when the first PE has done each of these steps, and until the store engine is idle; behind
-        them the steps of the drain until then. Cycles of the program before the start tokens and behind the last
+        Cycles of each part when the first PE has done each of these steps, and until store engine and drain are idle;
+        behind them the steps of the drain until then. Cycles of the program before the start tokens and behind the last
         response are not among them.
 
     Raises

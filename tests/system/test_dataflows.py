@@ -11,6 +11,7 @@ from rowmesh.sw import flow
 from rowmesh.sw.dataflow import load_dataflow
 from rowmesh.sw.files import shipped_names
 from rowmesh.sw.mapper import UnmappableError, candidates
+from rowmesh.sw.mapping import Mapping
 from rowmesh.sw.workload import KINDS, Layer
 
 MEDIUM = {
@@ -135,6 +136,39 @@ def test_ports_share(shared):
     split = [mapping for mapping in legal if mapping.ports == 2 and along(mapping) > 1]
     assert {(m.weight_ports, m.iact_ports) for m in split} == {(2, 1 if shared == "filters" else 2)}
     check(split[:: max(1, len(split) // 8)])
+
+
+@pytest.mark.parametrize("width", [14, 8])
+def test_the_end_waits_for_columns_without_words(width):
+    """In the last row step only one column has words; the other group's are gone past when all is stored."""
+    layer = {"name": "edge", "kind": "depthwise", "C": 32, "H": 7, "W": width, "R": 3, "S": 1, "output": "requant"}
+    layer |= {"stride": [1, 2], "padding": [1, 0, 0, 0]}
+    factors = {"r_s": 1, "c_s": 1, "c0": 1, "p_x": 5, "m_x": 1, "p0": 1, "q0": 4, "m0": 1, "g0": 16, "resident": False}
+    mapping = Mapping(config=SHAPES[0], layer=Layer.model_validate(layer), dataflow="rs", **factors)
+    assert mapping.p_rest == 1
+    assert mapping.columns > mapping.config.lanes
+    check([mapping])
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_columns_fill_beats_together(lanes):
+    """Columns whose filters are no whole beats, in every order of a PE and with thinner last filter tiles."""
+    config = ArchConfig(name=f"lanes{lanes}", rows=4, cols=4, data_width=16, drain_lanes=lanes, **MEDIUM)
+    sizes = {"C": 8, "H": 6, "W": 7, "R": 3, "S": 2, "padding": 1}
+    shapes = [("raw", 12), ("requant", 12), ("requant", 24)]
+    layers = [Layer.model_validate({"name": "shared", "M": m, "output": output} | sizes) for output, m in shapes]
+    merged = [
+        mapping
+        for layer, name in itertools.product(layers, ("ws", "os-b", "os-c"))
+        for _, mapping in candidates(config, layer, (load_dataflow(name),))
+        if mapping.merged > 1
+    ]
+    assert {mapping.merged for mapping in merged} == ({2, 4} if lanes == 1 else {2})
+    thin = [mapping for mapping in merged if mapping.m_x_rest < mapping.m_x]
+    assert bool(thin) == (lanes == 1)
+    some = merged[:: max(1, len(merged) // 24)] + thin[:: max(1, len(thin) // 8)]
+    assert {mapping.stationary for mapping in some} == {"weight", "psum"}
+    check(some)
 
 
 @pytest.mark.slow
