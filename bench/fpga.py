@@ -40,6 +40,7 @@ _KEPT = (
     "reset_register",
     "drain",
     "psum_bank",
+    "psum_entry",
     "loop_nest_*",
     "requantizer_*",
     "loader_*",
