@@ -25,7 +25,10 @@ def refusal(tmp_path, body):
 def test_shipped_architectures():
     assert files.shipped_names("arch") == [
         "eyeriss",
+        "eyeriss_v2",
         "fpga4x4",
+        "mesh1x4",
+        "mesh2x2",
         "primes",
         "square16",
         "squeezelerator",
@@ -36,7 +39,10 @@ def test_shipped_architectures():
     shapes = {name: spec.load_arch(name) for name in files.shipped_names("arch")}
     assert {name: (arch.rows, arch.cols, arch.data_width) for name, arch in shapes.items()} == {
         "eyeriss": (12, 14, 16),
+        "eyeriss_v2": (3, 4, 8),
         "fpga4x4": (4, 4, 8),
+        "mesh1x4": (3, 4, 8),
+        "mesh2x2": (3, 4, 8),
         "primes": (5, 7, 16),
         "square16": (16, 16, 8),
         "squeezelerator": (16, 16, 16),
@@ -44,6 +50,8 @@ def test_shipped_architectures():
         "systolic16": (16, 16, 8),
         "tiny": (3, 3, 8),
     }
+    meshes = {name: (arch.mesh_rows, arch.mesh_cols) for name, arch in shapes.items() if arch.clusters > 1}
+    assert meshes == {"eyeriss_v2": (8, 2), "mesh1x4": (1, 4), "mesh2x2": (2, 2)}
     assert all(arch.name == name and spec.describe_arch(name) for name, arch in shapes.items())
 
 
@@ -63,7 +71,7 @@ def test_every_parameter_has_one_place_in_the_file():
 def test_every_parameter_is_read_from_its_place(tmp_path, place, field):
     base = ArchConfig(rows=4, cols=4)
     legal = {"data_width": 16, "acc_width": 24, "axi_data_width": 128, "axi_addr_width": 40, "burst_beats": 8}
-    legal |= {"max_pooling": False, "iact_ports": 2, "weight_ports": 2, "drain_lanes": 3}
+    legal |= {"max_pooling": False, "iact_ports": 2, "weight_ports": 2, "drain_lanes": 3, "mesh_rows": 2, "mesh_cols": 3}
     value = legal.get(field, getattr(base, field) - 1)
     tree = {"array": {"rows": 4, "cols": 4}}
     tree.setdefault(place[0], {})[place[1]] = value
