@@ -6,6 +6,7 @@ prints it and exits with 2.
 
 import difflib
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -14,7 +15,7 @@ from typing import Any, Literal
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning, YAMLError
 
 __all__ = [
     "Document",
@@ -247,7 +248,9 @@ def parse(text: str, source: str) -> Document:
     reader = YAML(typ="rt")
     plain = _Plain(source)
     try:
-        documents = list(reader.load_all(text))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ReusedAnchorWarning)  # YAML 1.2 allows an anchor to be defined again
+            documents = list(reader.load_all(text))
         data = plain.convert(documents[0], (), 1) if documents else None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark

@@ -193,6 +193,7 @@ PIECES = [*"ab01:-,[]{}#&*!|>'\"%@?~<\n   ", "architecture: ", "&a", "*a", "<<: 
 
 
 @settings(deadline=None, max_examples=300)
+@example("&a[&a")
 @given(st.lists(st.sampled_from(PIECES), max_size=20).map("".join))
 def test_anything_like_yaml_is_read_or_refused_in_one_line(text):
     message = refused_or_read(text)
