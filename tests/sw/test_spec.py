@@ -2,7 +2,7 @@ import dataclasses
 import re
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rowmesh.hw.config import ArchConfig
@@ -71,7 +71,14 @@ def test_every_parameter_has_one_place_in_the_file():
 def test_every_parameter_is_read_from_its_place(tmp_path, place, field):
     base = ArchConfig(rows=4, cols=4)
     legal = {"data_width": 16, "acc_width": 24, "axi_data_width": 128, "axi_addr_width": 40, "burst_beats": 8}
-    legal |= {"max_pooling": False, "iact_ports": 2, "weight_ports": 2, "drain_lanes": 3, "mesh_rows": 2, "mesh_cols": 3}
+    legal |= {
+        "max_pooling": False,
+        "iact_ports": 2,
+        "weight_ports": 2,
+        "drain_lanes": 3,
+        "mesh_rows": 2,
+        "mesh_cols": 3,
+    }
     value = legal.get(field, getattr(base, field) - 1)
     tree = {"array": {"rows": 4, "cols": 4}}
     tree.setdefault(place[0], {})[place[1]] = value
