@@ -32,6 +32,8 @@ class Unit:
         self.mac_cycles = []
         bench.hooks.append(self._count)
         dut.config__valid.value = 0
+        for col in range(COLS):
+            getattr(dut, f"psum_i__{col}__valid").value = 0
 
     def _count(self):
         events = int(self.bench.dut.events.value)

@@ -121,7 +121,7 @@ def test_run_passes_and_prints_a_row_a_layer(flow, capsys):
     out, err = capsys.readouterr()
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
     assert rows["PHOTO"][1:6] == ["rs", "10,000", "10,000", "+0.00%", "0.263"]
-    assert rows["PHOTO"][6:] == ["406", "749", "565", "470", "16,384", "0", "pass"]
+    assert rows["PHOTO"][6:] == ["406", "749", "916", "482", "16,384", "0", "pass"]
     assert rows["total"][2:4] == ["30,000", "30,000"]
     assert rows["total"][-1] == "pass"
     assert "all" not in rows
@@ -403,8 +403,8 @@ def test_the_installed_command_in_a_process_of_its_own(tmp_path):
     done = subprocess.run([*command, "map", "nope.yaml", "demo"], capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "rowmesh: 'nope.yaml': no such file; shipped architectures are eyeriss, fpga4x4, primes, square16, "
-        "squeezelerator, squeezelerator32, systolic16, tiny\n"
+        "rowmesh: 'nope.yaml': no such file; shipped architectures are eyeriss, eyeriss_v2, fpga4x4, mesh1x4, "
+        "mesh2x2, primes, square16, squeezelerator, squeezelerator32, systolic16, tiny\n"
     )
 
 

@@ -39,7 +39,7 @@ def test_costs_by_type(tmp_path):
     spent = by_level(COUNTS, table)
     psums = sum(COUNTS[f"glb.psum.{what}"] for what in ("write", "read", "drain"))
     assert (table.name, table.unit, spent["glb", "psum"]) == ("mine", "pJ", 3 * psums)
-    assert spent["noc", "iact"] == COUNTS["noc.iact.delivered"]
+    assert spent["noc", "iact"] == COUNTS["noc.iact.delivered"] + COUNTS["noc.iact.hops"]
 
 
 @pytest.mark.parametrize(
