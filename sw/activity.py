@@ -101,7 +101,7 @@ def link_cycles(m: Mapping) -> dict[str, int]:
         "dram read": sum(dram_beats(m).values()),
         "dram write": ceil_div(x.outputs, m.out_lanes),
         "iact noc": iact,
-        "weight noc": x.n * m.g_t * m.pt * m.qt * max(weight_beats(m) // m.weight_ports, of_row),
+        "weight noc": m.weight_rounds * m.g_t * max(weight_beats(m) // m.weight_ports, of_row),
         "psum noc": ceil_div(counts["noc.psum.delivered"], m.columns),
         "drain": drain,
     }

@@ -158,11 +158,11 @@ def _store(m: MeshMapping, nest: Nest) -> Nest:
 def _params(m: MeshMapping, memory: MemoryMap) -> Nest:
     """Load the parameters of a filter tile of all clusters, one after another."""
     x, beat, own = m.share.layer, m.config.beat_bytes, m.share.m_x * m.share.column_filters
+    tiles = 1 if m.share.params_stay else m.share.pt * m.share.qt
     loops = [
-        Loop("n", x.n),
+        Loop("rounds", m.share.param_rounds // tiles),
         Loop("g", m.share.g_t, {"address": own * beat}),
-        Loop("pt", m.share.pt),
-        Loop("qt", m.share.qt),
+        Loop("tiles", tiles),
         Loop("mt", m.share.mt, {"address": own * beat}),
         Loop("cluster", m.param_shares, {"address": x.m * beat}),
     ]

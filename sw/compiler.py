@@ -3,7 +3,7 @@
 docs/architecture.md derives every stride below; the engines' descriptors are those of :mod:`rowmesh.hw`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +71,17 @@ def _tiles(m: Mapping, strides: dict[str, dict[str, int]]) -> list[Loop]:
     x = m.layer
     bounds = {"n": x.n, "g": m.g_t, "pt": m.pt, "qt": m.qt, "mt": m.mt}
     return [Loop(name, bound, strides.get(name, {})) for name, bound in bounds.items()]
+
+
+def _stay(m: Mapping) -> tuple[str, ...]:
+    """Return the loops over the tiles that share the weights or parameters which stay."""
+    return ("n", "pt", "qt") if m.g_t == 1 else ("pt", "qt")
+
+
+def _loaded(m: Mapping, strides: dict[str, dict[str, int]], stays: bool) -> list[Loop]:
+    """Return the loops over tiles of what is loaded for each of them, or once if it stays."""
+    once = _stay(m) if stays else ()
+    return [replace(loop, bound=1) if loop.name in once else loop for loop in _tiles(m, strides)]
 
 
 def _read_iact(m: Mapping, port: int) -> Nest:
@@ -206,10 +217,10 @@ def _load_iact(m: Mapping, memory: MemoryMap, port: int) -> Nest:
     )
 
 
-def _linear(m: Mapping, base: int, beats: int, segment: int) -> Nest:
-    """Load ``beats`` beats of each group in order, once for each tile of n, pt and qt."""
+def _linear(m: Mapping, base: int, beats: int, segment: int, stays: bool) -> Nest:
+    """Load ``beats`` beats of each group in order, once for each tile of n, pt and qt if they do not stay."""
     beat = m.config.beat_bytes
-    loops = [loop for loop in _tiles(m, {"g": {"address": beats * beat}}) if loop.name != "mt"]
+    loops = [loop for loop in _loaded(m, {"g": {"address": beats * beat}}, stays) if loop.name != "mt"]
     count = ceil_div(beats, segment)
     loops.append(Loop("segment", count, {"address": segment * beat}))
     return Nest(
@@ -222,7 +233,9 @@ def _linear(m: Mapping, base: int, beats: int, segment: int) -> Nest:
 
 def _load_weight(m: Mapping, memory: MemoryMap, port: int) -> Nest:
     beats = weight_beats(m) // m.weight_ports
-    return _linear(m, memory.weight + port * m.g_t * beats * m.config.beat_bytes, beats, min(beats, 1024))
+    return _linear(
+        m, memory.weight + port * m.g_t * beats * m.config.beat_bytes, beats, min(beats, 1024), m.weights_stay
+    )
 
 
 def _read_weight(m: Mapping) -> Nest:
@@ -233,7 +246,7 @@ def _read_weight(m: Mapping) -> Nest:
     else:
         chain_groups //= m.weight_ports
     flits = ceil_div(m.weights, m.lanes)
-    loops = _tiles(m, {})
+    loops = _loaded(m, {}, m.weights_stay)
     loops += [
         Loop("ct", m.ct),
         Loop("rt", m.r_t),
@@ -278,9 +291,10 @@ def _step(m: Mapping) -> Nest:
     filters = Loop("m", m.pe_filters, {"weight": 1, "psum": 1, "iact": int(m.g0 > 1)})
     column = {"iact": m.stride[1] * tap, "psum": m.pe_filters} if m.patched else {}
     columns = Loop("q", m.q_pe, column, m.q_pe_rest, ("qt",))
+    last_use = (*(_stay(m) if m.weights_stay else ()), "pj", "q")
     conditions: dict[str, tuple[str, ...] | None] = {
-        "weight_release_mask": ("pj", "q"),
-        "weight_sync_mask": ("pj", "q", "s", "r", "c", "m"),
+        "weight_release_mask": last_use,
+        "weight_sync_mask": (*last_use, "s", "r", "c", "m"),
         "start_mask": ("pj", "mj", "q", "m"),
         **_edges(m, ("pt", "pj")),
     }
@@ -403,7 +417,7 @@ def _drain(m: Mapping, zero_point: int, clamp: tuple[int, int]) -> Nest:
             "short_mask": ("qt",),
             "thin_mask": ("mt",),
             "flush_mask": ("slot",) if m.ofmap_layout.planar else ("slots", "slot"),
-            "param_mask": None if raw else ("pj", *groups, *tile),
+            "param_mask": None if raw else (*(_stay(m) if m.params_stay else ()), "pj", *groups, *tile),
         },
         {
             **columns,
@@ -493,7 +507,7 @@ def nests(
     }
     if m.layer.output == "requant":
         params = m.g_n * m.m
-        engines[Engine.LOAD_PARAM] = _linear(m, memory.param, params, min(params, 1024))
+        engines[Engine.LOAD_PARAM] = _linear(m, memory.param, params, min(params, 1024), m.params_stay)
     return engines
 
 

@@ -106,8 +106,8 @@ def read_beats(m: Mapping) -> Beats:
     tiles = x.n * m.g_t
     return Beats(
         tiles * loaded_beats(m) * (1 if m.resident else m.mt),
-        tiles * m.pt * m.qt * weight_beats(m),
-        tiles * m.pt * m.qt * m.m * m.g_n if x.output == "requant" else 0,
+        m.weight_rounds * m.g_t * weight_beats(m),
+        m.param_rounds * m.g_t * m.m * m.g_n if x.output == "requant" else 0,
     )
 
 
@@ -129,9 +129,10 @@ def words(m: Mapping) -> tuple[int, ...]:
     emitted = outputs * m.chain if m.held else macs // (x.s * m.r0 * m.c0)
     filters, channels = m.m * m.g_n, m.c * m.g_n  # of a tile of groups
     row_steps_of_pe = x.p if m.p0 == 1 else m.row_steps * m.p_x
-    weights_sent = tiles * m.pt * m.qt * filters * m.c * x.r * x.s
+    weights_sent = m.weight_rounds * m.g_t * filters * m.c * x.r * x.s
     rows_of_tiles = x.p if m.p0 == 1 else m.pt * m.p_x
     parts = x.q // m.q_pe if m.q_x > 1 else m.qt  # of the output columns, each in a PE of its own or in a tile
+    copies = rows_of_tiles // m.pt * (parts // m.qt) if m.weights_stay else rows_of_tiles * parts * x.n
     columns_of_pe = parts * m.patch_columns(m.q_pe) if m.q_x > 1 else columns
     return (
         beats.iact * m.lanes,  # dram
@@ -148,7 +149,7 @@ def words(m: Mapping) -> tuple[int, ...]:
         tiles * m.mt * channels * rows * columns,  # noc
         tiles * (m.m // (m.m1 * m.m0)) * channels * x.r * row_steps_of_pe * columns_of_pe,
         weights_sent,
-        x.n * x.m * m.c * x.r * x.s * parts * rows_of_tiles,
+        x.m * m.c * x.r * x.s * copies * (m.weight_rounds if m.weights_stay else 1),
         outputs * passes,
         0,  # hops, which only a mesh has: sw/meshcounts.py
         0,

@@ -85,8 +85,10 @@ def check_deadlock_freedom(config: ArchConfig, nests: Dict[Engine, Nest], subscr
             continue  # the last row of a full tile does not exist in the last, shorter one
         edges = edge_flags(step, steps, config.edge_flags)
         for operand, reader, fed in _ports(config, nests):
-            if operand == "weight" and corner["pj"] != 0:
-                continue  # a tile's weights serve all of its rows
+            held = {loop.name for loop in reader.loops}
+            stay = [name for name in ("n", "pt", "qt") if _iterations(reader, name) < _iterations(step, name)]
+            if operand == "weight" and any(corner[name] != 0 for name in ("pj", *stay)):
+                continue  # a tile's weights serve all of its rows, or all tiles
             if operand == "iact":
                 released = np.where(
                     step.holds("restart_mask", steps, "last"),
@@ -96,12 +98,10 @@ def check_deadlock_freedom(config: ArchConfig, nests: Dict[Engine, Nest], subscr
                 sync = step.holds("iact_sync_mask", steps, "last")
                 timeline, needs = steps, steps["iact"]
             else:
-                everything = {name: at for name, at in corner.items() if name != "pj"}
-                timeline = step.tokens(everything)
+                timeline = _tile_by_tile(step, corner, stay)
                 released = step.holds("weight_release_mask", timeline, "last").astype(np.int64)
                 sync = step.holds("weight_sync_mask", timeline, "last")
                 needs = timeline["weight"]
-            held = {loop.name for loop in reader.loops}
             flits = reader.tokens({name: at for name, at in corner.items() if name in held})
             flit_edges = edge_flags(reader, flits, config.edge_flags)
             low, high = flit_lanes(reader, flits)
@@ -109,6 +109,23 @@ def check_deadlock_freedom(config: ArchConfig, nests: Dict[Engine, Nest], subscr
             words = _delivered(operand, flits, flit_edges, low, high, rows, used)
             capacity = config.iact_spad if operand == "iact" else config.weight_spad
             _check_stream(operand, corner, words, needs, released, sync, capacity)
+
+
+def _iterations(nest: Nest, name: str) -> int:
+    return next((loop.bound for loop in nest.loops if loop.name == name), 1)
+
+
+def _tile_by_tile(step: Nest, corner: Dict[str, int], stay: list[str]) -> dict[str, npt.NDArray[np.int64]]:
+    """Return the steps of a tile, or, if weights stay over the loops ``stay``, those of the first and the last tile.
+
+    Tiles between them use what is there and release nothing, as the first one does.
+    """
+    held = {name: at for name, at in corner.items() if name != "pj"}
+    first = step.tokens(held)
+    if not stay:
+        return first
+    last = step.tokens({**held, **{name: _iterations(step, name) - 1 for name in stay}})
+    return {name: np.concatenate([first[name], last[name]]) for name in first}
 
 
 def _delivered(

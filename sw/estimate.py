@@ -66,7 +66,7 @@ def iact_cycles(m: Mapping, q_tile: int, p: int, blocks: int = 0) -> int:
 
 
 def _weights(m: Mapping, round_trip: int) -> _Weights:
-    """Return the cycles of a pass's weights of a port, on average over the passes.
+    """Return the cycles of a pass's weights of a port, on average over the passes; of those that stay, none.
 
     Parameters
     ----------
@@ -74,6 +74,8 @@ def _weights(m: Mapping, round_trip: int) -> _Weights:
     round_trip : int
         Cycles from a weight slot's release to its next word.
     """
+    if m.weights_stay:
+        return _Weights(0, 0)
     flits = ceil_div(weight_beats(m) // m.weight_ports, m.mt * m.ct * m.r_t)
     of_row = ceil_div(m.m, m.mt * m.m0 * m.m_y)  # sets of weights that pass along a row
     depth = m.config.glb_weight_flits
@@ -216,7 +218,10 @@ def estimate(m: Mapping) -> int:
     beats = read_beats(m)
     first = first_slice_beats(m)
     slow = max(1.0, _REQUEST / (a.read_bursts * min(m.tile_beats, a.burst_beats)))
-    initial = int(first * slow) + min(beats.weight, first, a.glb_weight_flits)
+    weights_first = min(beats.weight, first, a.glb_weight_flits)
+    if m.weights_stay:  # all of a group's, along the trunk or the busiest row
+        weights_first = max(weight_beats(m) // m.weight_ports, ceil_div(m.m, m.m0 * m.m_y) * m.weights - first)
+    initial = int(first * slow) + weights_first
     rest = int(beats.iact + beats.weight + beats.param + (slow - 1) * beats.iact) - initial
     slices = images * m.pt * m.qt * (1 if m.resident else m.mt * m.ct) - 1
     waits = max(0, rest - busy, slices * _slice_wait(m, _round_trip(m)), late)

@@ -450,6 +450,35 @@ class Mapping:
         return self.pe_filters * self.layer.s * self.r0 * self.c0
 
     @property
+    def weights_stay(self) -> bool:
+        """The weights of a group stay in the PEs over all tiles of rows and columns.
+
+        A pass needs all of them, and no PE that has some is absent from the last tiles.
+        """
+        whole = self.mt * self.ct * self.r_t * self.m1 == 1
+        return whole and (self.pt == 1 or self.p_rest == self.p_n) and (self.qt == 1 or self.q_x_rest == self.q_x)
+
+    @property
+    def params_stay(self) -> bool:
+        """The parameters of a group stay in the drain over all tiles of rows and columns."""
+        return self.mt == 1
+
+    @property
+    def _rounds(self) -> int:
+        """Times that what stays is loaded for each group: once for all images if there is only one tile of groups."""
+        return 1 if self.g_t == 1 else self.layer.n
+
+    @property
+    def weight_rounds(self) -> int:
+        """Times that the weights of each group are loaded."""
+        return self._rounds if self.weights_stay else self.layer.n * self.pt * self.qt
+
+    @property
+    def param_rounds(self) -> int:
+        """Times that the parameters of each group are loaded."""
+        return self._rounds if self.params_stay else self.layer.n * self.pt * self.qt
+
+    @property
     def bank_words(self) -> int:
         """Psums of a column in a tile."""
         return min(self.p0, self.row_steps) * self.q_pe * self.column_filters * self.p_y
