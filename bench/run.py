@@ -63,7 +63,7 @@ def run_simulation(console: Console) -> list[Row]:
         os.environ["ROWMESH_CACHE"] = cache
         try:
             data = make_data(config, layer, 0)
-            job = make_job(mapping, data, seed=0, memory="fast", max_cycles=4 * cycles)
+            job = make_job([(mapping, data)], seed=0, memory="fast", max_cycles=4 * cycles)
             seconds = build_model(job.verilog_dir).seconds
             result = bench(job)
         finally:

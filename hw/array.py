@@ -105,6 +105,8 @@ class Row(Block):
         The row's number, constant.
     config_i, config_o : ConfigBus
         From the previous, to the next row (one cycle later).
+    commit_i, commit_o : 1 bit
+        What was written takes effect; with the configuration bus from row to row.
     iact_i, iact_o, weight_i, weight_o : streams of flit_layout(config)
     step_i, step_o : streams of step_layout(config)
     psum_i, psum_o : arrays of streams of psum_layout(config), one a column
@@ -125,6 +127,8 @@ class Row(Block):
                 "number": In(6),
                 "config_i": In(ConfigBus()),
                 "config_o": Out(ConfigBus()),
+                "commit_i": In(1),
+                "commit_o": Out(1),
                 "iact_i": In(flit),
                 "iact_o": Out(flit),
                 "weight_i": In(flit),
@@ -143,6 +147,7 @@ class Row(Block):
         config = self._config
         for name in ("valid", "bank", "address", "data"):
             m.d.sync += getattr(self.config_o, name).eq(getattr(self.config_i, name))
+        m.d.sync += self.commit_o.eq(self.commit_i)
         address = self.config_o.address
         mine = Signal()
         by_column = Signal()
@@ -160,6 +165,7 @@ class Row(Block):
             m.d.comb += [
                 pe.write.eq(Cat(chosen & ~address[0], chosen & address[0])),
                 pe.write_data.eq(self.config_o.data),
+                pe.commit.eq(self.commit_o),
             ]
             wiring.connect(m, wiring.flipped(self.psum_i[col]), pe.psum_i)
             wiring.connect(m, pe.psum_o, wiring.flipped(self.psum_o[col]))
@@ -171,6 +177,7 @@ class Row(Block):
             m.d.comb += [
                 tap.write.eq(Cat(chosen & ~address[0], chosen & address[0])),
                 tap.write_data.eq(self.config_o.data),
+                tap.commit.eq(self.commit_o),
             ]
             wiring.connect(m, wiring.flipped(getattr(self, f"{name}_i")), tap.i)
             wiring.connect(m, tap.o, wiring.flipped(getattr(self, f"{name}_o")))
@@ -213,11 +220,13 @@ class Array(Block):
     Members
     -------
     config : In(ConfigBus())
+    commit : In(1)
+        What was written takes effect (one cycle): a layer begins.
     iact, weight : In(stream.Signature(flit_layout(config)))
     iact_more, weight_more : In(arrays of stream.Signature(flit_layout(config)))
         Of the ports behind the first.
     iact_open, weight_open : Out(arrays of 1 bit)
-        Which of these feed their rows.
+        Which of these feed their rows, as it was written for the next layer.
     step : In(stream.Signature(step_layout(config)))
     psum_i : In(array of streams of psum_layout(config))
         From below the first row.
@@ -233,6 +242,7 @@ class Array(Block):
         super().__init__(
             {
                 "config": In(ConfigBus()),
+                "commit": In(1),
                 "iact": In(stream.Signature(flit_layout(config))),
                 "weight": In(stream.Signature(flit_layout(config))),
                 "iact_more": In(stream.Signature(flit_layout(config))).array(config.iact_ports - 1),
@@ -261,6 +271,7 @@ class Array(Block):
             m.d.comb += row.number.eq(number)
             if number == 0:
                 wiring.connect(m, wiring.flipped(self.config), row.config_i)
+                m.d.comb += row.commit_i.eq(self.commit)
                 for name in ("iact", "weight", "step"):
                     wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(row, f"{name}_i"))
                 for col in range(config.cols):
@@ -268,6 +279,7 @@ class Array(Block):
                 continue
             below = rows[number - 1]
             wiring.connect(m, below.config_o, row.config_i)
+            m.d.comb += row.commit_i.eq(below.commit_o)
             for name in ("iact", "weight", "step"):
                 upstream = getattr(below, f"{name}_o")
                 if number % config.port_rows == 0 and name in OPERANDS and len(getattr(self, f"{name}_more")):
@@ -309,7 +321,9 @@ class Array(Block):
 
         What comes from below ends there if the port is open.
         """
-        own, opened = getattr(self, f"{operand}_more")[port - 1], getattr(self, f"{operand}_open")[port - 1]
+        own, opened = getattr(self, f"{operand}_more")[port - 1], Signal(name=f"{operand}_opened_{port}")
+        with m.If(self.commit):
+            m.d.sync += opened.eq(getattr(self, f"{operand}_open")[port - 1])
         chosen: stream.Interface = stream.Signature(flit_layout(self._config)).create(path=(f"{operand}_{port}",))
         m.d.comb += [
             chosen.valid.eq(Mux(opened, own.valid, below.valid)),

@@ -22,7 +22,7 @@ from rowmesh.hw.nest import ConfigBus
 from rowmesh.hw.pe import PE_EVENTS, PE_WAITS
 from rowmesh.hw.psum_bank import BANK_EVENTS, PsumBank, PsumEntry
 from rowmesh.hw.reset import with_own_reset
-from rowmesh.hw.router import LINKS, Router, Side
+from rowmesh.hw.router import LINKS, Router, Side, is_own
 from rowmesh.hw.segments import Beats, request_layout
 
 __all__ = ["CLUSTER_ENGINES", "CLUSTER_WAITS", "Cluster", "cluster_counters", "cluster_loaders", "link_port"]
@@ -96,10 +96,12 @@ class Cluster(Block):
     Members
     -------
     config : In(ConfigBus())
+    commit : In(1)
+        Subscriptions and routes that were written take effect (one cycle): a layer begins.
     starts : In(array of stream.Signature(1)), in the order of CLUSTER_ENGINES
     idle : Out(len(CLUSTER_ENGINES))
     own : Out(len(OPERANDS))
-        Which operands come from this cluster's banks.
+        Which operands come from this cluster's banks, as it was written for the next layer.
     requests : Out(array of stream.Signature(request_layout(config))), in the order of cluster_loaders(config)
     data : In(array of Beats(axi_data_width))
     step : In(stream.Signature(step_layout(config)))
@@ -130,6 +132,7 @@ class Cluster(Block):
         super().__init__(
             {
                 "config": In(ConfigBus()),
+                "commit": In(1),
                 "starts": In(start).array(len(CLUSTER_ENGINES)),
                 "idle": Out(len(CLUSTER_ENGINES)),
                 "own": Out(len(OPERANDS)),
@@ -176,6 +179,7 @@ class Cluster(Block):
             m.d.sync += self.idle[number].eq(_over(and_, (unit.idle for unit in units)))
         m.submodules.array = array
         wiring.connect(m, wiring.flipped(self.config), array.config)
+        m.d.comb += array.commit.eq(self.commit)
         wiring.connect(m, wiring.flipped(self.step), array.step)
 
         for number, loader in enumerate(cluster_loaders(config)):
@@ -204,8 +208,9 @@ class Cluster(Block):
 
         up, banks = Signal(), []
         if config.clusters > 1:
-            with m.If(self.config.valid & (self.config.address == mesh_address("psum"))):
-                m.d.sync += up.eq(self.config.data[0])
+            written = self._written(m, "psum")
+            with m.If(self.commit):
+                m.d.sync += up.eq(written[0])
         for col in range(config.cols):
             m.submodules[f"bank{col}"] = bank = with_own_reset(m, f"bank{col}", PsumBank(config))
             m.submodules[f"entry{col}"] = entry = PsumEntry(config)
@@ -271,6 +276,13 @@ class Cluster(Block):
             unit.config.data.eq(self.config.data),
         ]
 
+    def _written(self, m: Module, data_type: str) -> Signal:
+        """Return the route that was written last; it takes effect when a layer begins."""
+        written = Signal(32, name=f"{data_type}_written")
+        with m.If(self.config.valid & (self.config.address == mesh_address(data_type))):
+            m.d.sync += written.eq(self.config.data)
+        return written
+
     def _route(self, m: Module, operand: str, read: Any, trunk: Any, own: Signal) -> Signal:
         """Put a router between a bank, the array and the neighbours; return the words that leave it for neighbours."""
         config, sides = self._config, LINKS[operand]
@@ -283,9 +295,9 @@ class Cluster(Block):
         flit: Any = router.o[0].payload
         hops = Signal(cluster_counters(config)[f"noc_{operand}_hops"], name=f"{operand}_hops")
         m.d.comb += [
-            router.write.eq(self.config.valid & (self.config.address == mesh_address(operand))),
-            router.write_data.eq(self.config.data),
-            own.eq(router.own),
+            router.write.eq(self.commit),
+            router.write_data.eq(written := self._written(m, operand)),
+            own.eq(is_own(written)),
             hops.eq(Mux(router.moved, (flit.high - flit.low + 1) * router.links, 0)),
         ]
         return hops

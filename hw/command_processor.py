@@ -17,7 +17,7 @@ from rowmesh.hw.nest import ConfigBus
 from rowmesh.hw.program import MAGIC, STARTABLE, Op, header_layout
 from rowmesh.hw.segments import Beats, request_layout
 
-__all__ = ["SETTLE_CYCLES", "CommandProcessor", "fetch_beats"]
+__all__ = ["SETTLE_CYCLES", "CommandProcessor", "fetch_beats", "fetch_depth"]
 
 SETTLE_CYCLES = CONFIG_LATENCY + 2
 """Cycles that configuration words, start tokens and idle bits may take between control and engines."""
@@ -29,6 +29,11 @@ _LENGTH_WIDTH = 24  # of a program in words
 def fetch_beats(config: ArchConfig) -> int:
     """Beats of the first fetch: the program's image must be readable as far as that."""
     return min(config.burst_beats, PAGE_BYTES // config.beat_bytes)
+
+
+def fetch_depth(config: ArchConfig) -> int:
+    """Beats of a program that are fetched ahead."""
+    return _FETCH_BURSTS * fetch_beats(config)
 
 
 class CommandProcessor(Block):
@@ -136,7 +141,7 @@ class CommandProcessor(Block):
         config = self._config
         most = fetch_beats(config)
         shift = exact_log2(config.beat_bytes)
-        depth = _FETCH_BURSTS * most
+        depth = fetch_depth(config)
         m.domains.queue = ClockDomain("queue", local=True)
         m.submodules.queue = DomainRenamer("queue")(queue := Fifo(config.axi_data_width, depth, block=True))
 

@@ -140,6 +140,14 @@ class Core(Block):
         for number, cluster in enumerate(clusters):
             m.submodules[f"cluster{number}" if config.clusters > 1 else "cluster"] = cluster
         self._configure(m, clusters)
+        # a layer begins with its steps: subscriptions and routes written since the last one take effect
+        commit, step_start = Signal(), self.starts[ENGINES.index(Engine.STEP)]
+        m.d.sync += commit.eq(step_start.valid & step_start.ready)
+        for cluster in clusters:
+            if config.clusters == 1:
+                m.d.comb += cluster.commit.eq(commit)
+            else:  # as far as the configuration bus
+                m.d.sync += cluster.commit.eq(commit)
         shared: dict[Engine, Any] = {
             Engine.LOAD_PARAM: load_param,
             Engine.STEP: issuer,

@@ -5,6 +5,7 @@ offers it to its local consumer and to the next hop. The item leaves only when e
 leg sees it twice or misses it; each leg's valid is gated by the other leg's ready, and no ready depends on a valid.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from amaranth.hdl import Array, Module, Mux, Signal, unsigned
@@ -16,7 +17,7 @@ from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.layouts import flit_layout, lane_width, word_layout
 from rowmesh.hw.link import Buffer, Stage
 
-__all__ = ["ROW_FIELDS", "RowTap", "Tap"]
+__all__ = ["ROW_FIELDS", "RowTap", "Tap", "subscription"]
 
 
 class Tap(Block):
@@ -80,6 +81,36 @@ class Tap(Block):
         return m
 
 
+def subscription(
+    m: Module, fields: Mapping[str, tuple[int, int, int]], write: Signal, write_data: Signal, commit: Signal
+) -> dict[str, Signal]:
+    """Keep a subscription in two steps: what is written takes effect at ``commit``, when the next layer begins.
+
+    Parameters
+    ----------
+    m : Module
+    fields : Mapping[str, (int, int, int)]
+        Word, bit position and width of each field.
+    write : Signal
+        A bit for each word.
+    write_data, commit : Signal
+
+    Returns
+    -------
+    dict of str to Signal
+        The fields in effect.
+    """
+    values = {}
+    for name, (word, shift, width) in fields.items():
+        written = Signal(width, name=f"{name}_written")
+        values[name] = value = Signal(width, name=name)
+        with m.If(write[word]):
+            m.d.sync += written.eq(write_data[shift : shift + width])
+        with m.If(commit):
+            m.d.sync += value.eq(written)
+    return values
+
+
 ROW_FIELDS = (
     # (name, width, shift in the row's two words)
     ("phase_low", 0, 0),
@@ -110,6 +141,8 @@ class RowTap(Block):
     write : In(2)
         Write the subscription's word 0 or 1.
     write_data : In(32)
+    commit : In(1)
+        What was written takes effect (one cycle).
     """
 
     i: stream.Interface
@@ -117,6 +150,7 @@ class RowTap(Block):
     row: stream.Interface
     write: Signal
     write_data: Signal
+    commit: Signal
 
     latency = 2
     shared = True
@@ -130,6 +164,7 @@ class RowTap(Block):
                 "row": Out(stream.Signature(word_layout(config))),
                 "write": In(2),
                 "write_data": In(32),
+                "commit": In(1),
             }
         )
 
@@ -137,12 +172,9 @@ class RowTap(Block):
         m = Module()
         config = self._config
         lanes = unsigned(lane_width(config))
-        field = {}
-        for name, word, shift in ROW_FIELDS:
-            width = 1 if name == "enable" else lanes.width if name.startswith("lane") else config.tag_width
-            field[name] = value = Signal(width, name=name)
-            with m.If(self.write[word]):
-                m.d.sync += value.eq(self.write_data[shift : shift + width])
+        widths = {"enable": 1, "lane_low": lanes.width, "lane_high": lanes.width}
+        fields = {name: (word, shift, widths.get(name, config.tag_width)) for name, word, shift in ROW_FIELDS}
+        field = subscription(m, fields, self.write, self.write_data, self.commit)
 
         m.submodules.tap = tap = Tap(flit_layout(config))
         wiring.connect(m, wiring.flipped(self.i), tap.i)

@@ -11,11 +11,11 @@ PARTS = ("config", "fill", "compute", "noc", "dma", "psum", "drain")
 """Parts of a run, in the order of the one-hot output.
 
 config : until the first descriptor is active
-fill : until the first multiply-accumulate
+fill : until the first multiply-accumulate of a layer
 compute : a step was issued
 noc, dma : steps are blocked by an operand: the global buffer holds it, or does not
 psum : steps are blocked by a chain or a bank
-drain : after the last step
+drain : after the last step, until the step nest is started again
 """
 
 
@@ -63,7 +63,7 @@ class Observer(Block):
         with m.Else():
             m.d.sync += [
                 started.eq(started | self.active),
-                computing.eq(computing | self.mac),
+                computing.eq((computing & ~(ended & self.active)) | self.mac),
                 ended.eq(started & ~self.active),
             ]
 

@@ -14,7 +14,7 @@ from rowmesh.hw.block import Block
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.datapath import DATAPATH_EVENTS, PE_WAITS, Datapath
 from rowmesh.hw.layouts import PSUM_FLAGS, psum_layout, step_layout, word_layout
-from rowmesh.hw.multicast import Tap
+from rowmesh.hw.multicast import Tap, subscription
 
 __all__ = ["PE_EVENTS", "PE_FIELDS", "PE_WAITS", "ProcessingElement"]
 
@@ -63,6 +63,8 @@ class ProcessingElement(Block):
     write : In(2)
         Write word 0 or 1 of the subscription.
     write_data : In(32)
+    commit : In(1)
+        What was written takes effect (one cycle).
     events : Out(len(PE_EVENTS))
     waits : Out(len(PE_WAITS))
     """
@@ -77,6 +79,7 @@ class ProcessingElement(Block):
     psum_o: stream.Interface
     write: Signal
     write_data: Signal
+    commit: Signal
     events: Signal
     waits: Signal
 
@@ -100,6 +103,7 @@ class ProcessingElement(Block):
                 "psum_o": Out(psum),
                 "write": In(2),
                 "write_data": In(32),
+                "commit": In(1),
                 "events": Out(len(PE_EVENTS)),
                 "waits": Out(len(PE_WAITS)),
             }
@@ -109,12 +113,8 @@ class ProcessingElement(Block):
         m = Module()
         config = self._config
         widths = {"skip": config.edge_flags, "passes": 6, "chain_start": 1, "active": 1, "maximum": 1}
-        field = {}
-        for name, index, shift in PE_FIELDS:
-            width = widths.get(name, config.tag_width)
-            field[name] = value = Signal(width, name=name)
-            with m.If(self.write[index]):
-                m.d.sync += value.eq(self.write_data[shift : shift + width])
+        fields = {name: (word, shift, widths.get(name, config.tag_width)) for name, word, shift in PE_FIELDS}
+        field = subscription(m, fields, self.write, self.write_data, self.commit)
 
         m.submodules.datapath = datapath = Datapath(config)
         m.d.comb += [
@@ -156,7 +156,7 @@ class ProcessingElement(Block):
         slot_valid, slot_passes = Signal(), Signal(reset_less=True)
         ahead = Signal(len(field["passes"]))  # psums that go past before the next one of our own
         turn = Signal(init=1)  # there is none
-        rewritten, direct = Signal(), Signal(init=1)  # direct: passes is 0
+        begins, direct = Signal(), Signal(init=1)  # direct: passes is 0
         out: Any = Signal(psum_layout(config), reset_less=True)
         out_valid, out_ready = Signal(), Signal()
         passing, adding, fire, reload = Signal(), Signal(), Signal(), Signal()
@@ -171,7 +171,7 @@ class ProcessingElement(Block):
             passing.eq(~field["active"] | ~turn),
             own.ready.eq(reload & ~passing),
         ]
-        m.d.sync += [rewritten.eq(self.write[1]), direct.eq(field["passes"] == 0)]
+        m.d.sync += [begins.eq(self.commit), direct.eq(field["passes"] == 0)]
         with m.If(out_ready):
             m.d.sync += out_valid.eq(fire)
             m.d.sync += [
@@ -188,6 +188,6 @@ class ProcessingElement(Block):
                 m.d.sync += [ahead.eq(field["passes"]), turn.eq(direct)]
             with m.Elif(passing & field["active"]):
                 m.d.sync += [ahead.eq(ahead - 1), turn.eq(ahead == 1)]
-        with m.If(rewritten):  # a cycle behind the subscription; nothing is on the chain then
+        with m.If(begins):  # with the new subscription; nothing is on the chain then
             m.d.sync += [slot_valid.eq(0), ahead.eq(field["passes"]), turn.eq(field["passes"] == 0)]
         return m

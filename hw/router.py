@@ -10,14 +10,14 @@ Source: hierarchical mesh network, Efficient Processing of DNNs, section 5.9.1 a
 import enum
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Const, Module, Signal
+from amaranth.hdl import Array, Cat, Const, Module, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from rowmesh.hw.block import Block
 from rowmesh.hw.link import Buffer
 
-__all__ = ["LINKS", "NEIGHBOURS", "Fork", "Router", "Side", "route_word"]
+__all__ = ["LINKS", "NEIGHBOURS", "Fork", "Router", "Side", "is_own", "route_word"]
 
 
 class Side(enum.IntEnum):
@@ -60,6 +60,11 @@ def route_word(source: Side | None, outputs: tuple[Side, ...]) -> int:
     """
     used = sum(1 << side for side in outputs) if source is not None else 0
     return (source or 0) | used << _OUTPUTS_SHIFT
+
+
+def is_own(word: Value) -> Value:
+    """Whether a router with this configuration word takes flits from its cluster's bank."""
+    return (word[:_OUTPUTS_SHIFT] == Side.LOCAL) & word[_OUTPUTS_SHIFT:].any()
 
 
 class Fork(Block):
@@ -133,8 +138,6 @@ class Router(Block):
         Take a new route; while nothing is held.
     write_data : In(32)
         See :func:`route_word`.
-    own : Out(1)
-        The cluster's bank is the source.
     moved : Out(1)
         An item leaves.
     links : Out
@@ -145,7 +148,6 @@ class Router(Block):
     o: Any
     write: Signal
     write_data: Signal
-    own: Signal
     moved: Signal
     links: Signal
 
@@ -161,7 +163,6 @@ class Router(Block):
                 "o": Out(port).array(count),
                 "write": In(1),
                 "write_data": In(32),
-                "own": Out(1),
                 "moved": Out(1),
                 "links": Out(range(count)),
             }
@@ -184,7 +185,6 @@ class Router(Block):
             fork.i.valid.eq(used & Array(Const(0, 1) if i is None else i.valid for i in by_side)[source]),
             fork.i.payload.eq(Array(self.i[0].payload if i is None else i.payload for i in by_side)[source]),
             fork.mask.eq(outputs),
-            self.own.eq(used & (source == Side.LOCAL)),
             self.moved.eq(fork.moved),
             self.links.eq(sum(outputs[1:])),
         ]

@@ -1,5 +1,6 @@
 """From a mapping, of one array or of a mesh, to a layer's programs, and from these to the words that are fetched."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +22,7 @@ from rowmesh.sw.nestprogram import Loop, Nest
 from rowmesh.sw.programs import Programs
 from rowmesh.sw.subscriptions import array_writes, subscriptions
 
-__all__ = ["assemble", "compile_layer", "memory_map", "packed_weights", "programs"]
+__all__ = ["assemble", "compile_layers", "early", "memory_map", "packed_weights", "programs"]
 
 _OF_CLUSTER = (Engine.LOAD_IACT, Engine.LOAD_WEIGHT, Engine.READ_IACT, Engine.READ_WEIGHT)
 
@@ -169,45 +170,66 @@ def _params(m: MeshMapping, memory: MemoryMap) -> Nest:
     return Nest(loops, {"address": memory.param}, {"length_mask": None}, {"length": own})
 
 
-def assemble(m: Mapping | MeshMapping, parts: Programs) -> Program:
-    """Write a layer's programs as the words that the command processor executes.
+def early(parts: Programs) -> list[Engine]:
+    """Return the engines that are started while the layer before runs: what they load does not depend on it."""
+    return [engine for engine in parts.started if engine in (Engine.LOAD_WEIGHT, Engine.LOAD_PARAM)]
+
+
+def assemble(*layers: tuple[Mapping | MeshMapping, Programs]) -> Program:
+    """Write the programs of layers, one after another, as the words that the command processor executes.
+
+    While a layer runs, the next one's descriptors are written into the other bank, and its weights and parameters are
+    loaded as far as there is room. Its other engines start when the layer is done.
 
     Raises
     ------
     ValueError
         If a nest has more loops than its engine, or a value does not fit its field.
     """
-    config, program = m.config, Program()
-    layouts = descriptors(config)
-    if config.clusters == 1:
-        for words in array_writes(config, parts.arrays[0]):
-            program.write(0, words)
-        for nests in (*parts.clusters, parts.shared):
-            for engine, nest in nests.items():
-                program.write(0, nest.encode(layouts[engine]))
-    else:
-        _assemble_mesh(config.clusters, m, parts, program)
-    program.start(0, *parts.started)
-    program.wait(*parts.started)
+    program = Program()
+    before: list[Engine] = []
+    for number, (m, parts) in enumerate(layers):
+        bank = number & 1
+        _write(program, bank, m, parts)
+        ahead = early(parts) if before else []
+        if before:
+            program.start(bank, *ahead)
+            program.wait(*(engine for engine in before if engine not in ahead))
+        program.start(bank, *(engine for engine in parts.started if engine not in ahead))
+        before = parts.started
+    program.wait(*before)
     program.end()
     return program
 
 
-def _select(program: Program, clusters: list[int]) -> None:
-    program.write(0, {SELECT_ADDRESS: sum(1 << number for number in clusters)})
+def _write(program: Program, bank: int, m: Mapping | MeshMapping, parts: Programs) -> None:
+    """Write the subscriptions and descriptors of a layer."""
+    layouts = descriptors(m.config)
+    if m.config.clusters > 1:
+        _write_mesh(m.config.clusters, m, parts, program, bank)
+        return
+    for words in array_writes(m.config, parts.arrays[0]):
+        program.write(bank, words)
+    for nests in (*parts.clusters, parts.shared):
+        for engine, nest in nests.items():
+            program.write(bank, nest.encode(layouts[engine]))
 
 
-def _assemble_mesh(count: int, m: Mapping | MeshMapping, parts: Programs, program: Program) -> None:
+def _select(program: Program, bank: int, clusters: list[int]) -> None:
+    program.write(bank, {SELECT_ADDRESS: sum(1 << number for number in clusters)})
+
+
+def _write_mesh(count: int, m: Mapping | MeshMapping, parts: Programs, program: Program, bank: int) -> None:
     """Write what all clusters have first, and then what differs."""
     layouts, everywhere = descriptors(m.config), list(range(count))
-    _select(program, everywhere)
+    _select(program, bank, everywhere)
     for words in array_writes(m.config, parts.arrays[0]):
-        program.write(0, words)
+        program.write(bank, words)
     for engine, nest in parts.shared.items():
-        program.write(0, nest.encode(layouts[engine]))
+        program.write(bank, nest.encode(layouts[engine]))
     first = {engine: nest.encode(layouts[engine]) for engine, nest in parts.clusters[0].items()}
     for words in first.values():
-        program.write(0, words)
+        program.write(bank, words)
     kinds: dict[tuple[tuple[int, int], ...], list[int]] = {}
     for number in everywhere:
         own = {
@@ -226,9 +248,9 @@ def _assemble_mesh(count: int, m: Mapping | MeshMapping, parts: Programs, progra
                     own[address] = word
         kinds.setdefault(tuple(sorted(own.items())), []).append(number)
     for words_of_kind, numbers in kinds.items():
-        _select(program, numbers)
-        program.write(0, dict(words_of_kind))
-    _select(program, everywhere)
+        _select(program, bank, numbers)
+        program.write(bank, dict(words_of_kind))
+    _select(program, bank, everywhere)
 
 
 _ACTIVE_WORD = next(word for name, word, _ in PE_FIELDS if name == "active")
@@ -239,10 +261,12 @@ def _activates(address: int) -> bool:
     return address & 1 == _ACTIVE_WORD
 
 
-def compile_layer(
-    m: Mapping | MeshMapping, memory: MemoryMap, zero_point: int = 0, clamp: tuple[int, int] | None = None
-) -> Program:
-    """Compile a mapping to the program of one layer.
+def compile_layers(layers: Sequence[tuple[Mapping | MeshMapping, MemoryMap]]) -> Program:
+    """Compile mappings, of one architecture, to a program that runs their layers one after another.
+
+    Parameters
+    ----------
+    layers : sequence of (Mapping or MeshMapping, MemoryMap)
 
     Raises
     ------
@@ -251,8 +275,10 @@ def compile_layer(
     ValueError
         If a nest has more loops than its engine, or a value does not fit its field.
     """
-    parts = programs(m, memory, zero_point, clamp)
-    # clusters differ in addresses and padding only: what the first one's programs hold, all hold
-    one = m.config.cluster
-    check_deadlock_freedom(one, {**parts.shared, **parts.clusters[0]}, parts.arrays[0])
-    return assemble(m, parts)
+    all_parts = []
+    for m, memory in layers:
+        parts = programs(m, memory)
+        # clusters differ in addresses and padding only: what the first one's programs hold, all hold
+        check_deadlock_freedom(m.config.cluster, {**parts.shared, **parts.clusters[0]}, parts.arrays[0])
+        all_parts.append((m, parts))
+    return assemble(*all_parts)

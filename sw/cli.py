@@ -167,11 +167,19 @@ def run(
     objective: Objectives = "cycles",
     budget: Budgets = None,
     mapping: MappingFile = None,
+    one_program: Annotated[
+        bool,
+        typer.Option(
+            "--one-program",
+            help="Run the layers as one program: the next one's descriptors and weights load while a layer runs.",
+        ),
+    ] = False,
 ) -> int:
     """Map, simulate the Verilog, compare outputs, cycles and words.
 
     Every output word is compared with the golden model, the RTL's cycles (in total and by part) and access
-    counts with the model's.
+    counts with the model's. With --one-program there is one start and one interrupt for all layers, and one line
+    with their sums; each layer has tensors of its own.
     """
     config = spec.load_arch(arch)
     layers = select_layers(workload, layer, batch)
@@ -188,6 +196,7 @@ def run(
         mappings += mappingfile.read_mappings(mapping, config, layers)
     search = {"mapping": str(mapping)} if mapping else {"dataflow": dataflow, "objective": objective}
     results = []
+    programs = [list(range(len(layers)))] if one_program else [[index] for index in range(len(layers))]
     with new_text(json_file) as write:
         with StageBars() as progress:
             # all are mapped first: what cannot run is refused before anything long begins
@@ -195,10 +204,16 @@ def run(
                 progress.layer(chosen.name, index, len(layers))("map", None)
                 mappings.append(flow.map_layer(config, chosen, flows, goal, limit, seed).mapping)
             progress.start()
-            for index, chosen in enumerate(layers):
-                stages = progress.layer(chosen.name, index, len(layers))
-                result = flow.run_mapping(
-                    mappings[index], origin=chosen, seed=seed, memory=memory.value, progress=stages
+            for number, places in enumerate(programs):
+                chosen_layers = [layers[index] for index in places]
+                names = " + ".join(chosen.name for chosen in chosen_layers)
+                stages = progress.layer(names, number, len(programs))
+                result = flow.run_sequence(
+                    [mappings[index] for index in places],
+                    origins=chosen_layers,
+                    seed=seed,
+                    memory=memory.value,
+                    progress=stages,
                 )
                 results.append(dataclasses.replace(result, memory=memory.value, search=search))
         write(json.dumps([result.to_json() for result in results], indent=2) + "\n")
@@ -206,10 +221,11 @@ def run(
     screen = report.console()
     title = f"{config.name} ({config.rows} x {config.cols} PEs, {config.data_width}-bit)"
     title += f", seed {seed}, memory {memory.value}"
-    screen.print(report.result_table(title, layers, results), soft_wrap=True)
+    together = [[layers[index] for index in places] for places in programs]
+    screen.print(report.result_table(title, together, results), soft_wrap=True)
     failures = [
-        f"{chosen.name}: {reason}"
-        for chosen, result in zip(layers, results, strict=True)
+        f"{result.layer}: {reason}"
+        for chosen, result in zip(together, results, strict=True)
         for reason in [*result.failures(), *report.missing_outputs(chosen, result)]
     ]
     for failure in failures:

@@ -3,7 +3,7 @@
 docs/architecture.md derives every stride below; the engines' descriptors are those of :mod:`rowmesh.hw`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,10 @@ class MemoryMap:
             at += ceil_div(size, 4096) * 4096
         assert all(place % BASE_ALIGNMENT == 0 for place in places.values())
         return cls(**places, size=at)
+
+    def moved(self, by: int) -> "MemoryMap":
+        """Return the map some bytes further on; ``size`` is then the end of the last region."""
+        return MemoryMap(*(getattr(self, field.name) + by for field in fields(self)))
 
 
 def _edges(mapping: Mapping, rows: tuple[str, ...]) -> dict[str, tuple[str, ...] | None]:

@@ -15,7 +15,7 @@ from rowmesh import hw
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.top import Top, metadata
 from rowmesh.sim.run import SimJob, SimResult, simulate, simulate_all
-from rowmesh.sw.assembler import compile_layer, memory_map, packed_weights
+from rowmesh.sw.assembler import compile_layers, memory_map, packed_weights
 from rowmesh.sw.compiler import MemoryMap, pack_params
 from rowmesh.sw.dataflow import Dataflow
 from rowmesh.sw.layerdata import LayerData, make_data, nonzero_macs
@@ -23,7 +23,7 @@ from rowmesh.sw.mapper import Search, UnmappableError, search
 from rowmesh.sw.mapping import Mapping
 from rowmesh.sw.memory import MEMORY_LATENCY, WRITE_LATENCY
 from rowmesh.sw.mesh import MeshMapping
-from rowmesh.sw.model import predict
+from rowmesh.sw.model import predict, predict_sequence
 from rowmesh.sw.objective import Budget, Objective
 from rowmesh.sw.results import PARTS, LayerResult, Measurement, Outputs, Prediction
 from rowmesh.sw.workload import Layer
@@ -41,6 +41,7 @@ __all__ = [
     "run_layer",
     "run_mapping",
     "run_mappings",
+    "run_sequence",
 ]
 
 Progress = Callable[[str, float | None], None]
@@ -138,15 +139,17 @@ def _verilog_folder(config: ArchConfig) -> Path:
     return folder
 
 
-def _accesses(mapping: Mapping | MeshMapping, r: dict[str, int]) -> dict[str, int]:
-    """Counters of the hardware under the model's names, in data words."""
-    words = mapping.config.flit_words
-    span = 32 // mapping.config.data_width if mapping.layer.output == "raw" else 1
+def _accesses(mappings: Sequence[Mapping | MeshMapping], r: dict[str, int]) -> dict[str, int]:
+    """Counters of the hardware under the model's names, in data words; an accumulator in memory is one."""
+    config = mappings[0].config
+    words = config.flit_words
+    beside = 32 // config.data_width - 1  # words of an accumulator behind the first
+    accumulators = sum(mapping.layer.outputs for mapping in mappings if mapping.layer.output == "raw")
     return {
         "dram.iact.read": r["beats_load_iact"] * words,
         "dram.weight.read": r["beats_load_weight"] * words,
         "dram.param.read": r["beats_load_param"] * words,
-        "dram.ofmap.write": r["words_store"] // span,
+        "dram.ofmap.write": r["words_store"] - beside * accumulators,
         "glb.iact.write": r["glb_iact_fill"] * words,
         "glb.iact.read": r["glb_iact_read"],
         "glb.weight.write": r["glb_weight_fill"] * words,
@@ -168,8 +171,31 @@ def _accesses(mapping: Mapping | MeshMapping, r: dict[str, int]) -> dict[str, in
     }
 
 
-def make_job(mapping: Mapping | MeshMapping, data: LayerData, *, seed: int, memory: str, max_cycles: int) -> SimJob:
-    """Compile a mapping and lay out its memory: everything that a simulation needs.
+def _places(mappings: Sequence[Mapping | MeshMapping], program_bytes: int) -> list[MemoryMap]:
+    """Lay out the memory of layers in one program, which comes first."""
+    places: list[MemoryMap] = []
+    for mapping in mappings:
+        own = memory_map(mapping, 0 if places else program_bytes)
+        places.append(own.moved(places[-1].size) if places else own)
+    if places[-1].size > 1 << mappings[0].config.axi_addr_width:
+        raise RunError(
+            f"{len(places)} layers need {places[-1].size:,} bytes of memory, more than the "
+            f"{mappings[0].config.axi_addr_width} bits of an address reach: choose fewer with --layer"
+        )
+    return places
+
+
+def make_job(
+    layers: Sequence[tuple[Mapping | MeshMapping, LayerData]], *, seed: int, memory: str, max_cycles: int
+) -> SimJob:
+    """Compile mappings to a program and lay out its memory: everything that a simulation needs.
+
+    Parameters
+    ----------
+    layers : sequence of (Mapping or MeshMapping, LayerData)
+        Those of one program, in their order.
+    seed, memory, max_cycles
+        See :class:`rowmesh.sim.run.SimJob`.
 
     Raises
     ------
@@ -177,24 +203,30 @@ def make_job(mapping: Mapping | MeshMapping, data: LayerData, *, seed: int, memo
         If the program could block.
     ValueError
         If a nest has more loops than its engine.
+    RunError
+        If the memory would be larger than addresses reach.
     """
-    config = mapping.config
+    mappings = [mapping for mapping, _ in layers]
+    config = mappings[0].config
 
-    def image_of(place: MemoryMap) -> bytes:
-        return compile_layer(mapping, place).to_bytes(config.beat_bytes, config.burst_beats)
+    def image_of(places: list[MemoryMap]) -> bytes:
+        program = compile_layers(list(zip(mappings, places, strict=True)))
+        return program.to_bytes(config.beat_bytes, config.burst_beats)
 
-    place = memory_map(mapping, len(image_of(memory_map(mapping))))
-    return SimJob(
-        verilog_dir=_verilog_folder(config),
-        image=[
-            (place.program, image_of(place)),
+    places = _places(mappings, len(image_of(_places(mappings, 1 << 16))))
+    image = [(places[0].program, image_of(places))]
+    for (mapping, data), place in zip(layers, places, strict=True):
+        image += [
             (place.iact, mapping.iact_layout.pack(data.iacts)),
             (place.weight, packed_weights(mapping, data.weights)),
             (place.param, pack_params(config, data.bias, data.scale)),
-        ],
-        memory_size=place.size,
-        program_address=place.program,
-        dumps=[(place.ofmap, mapping.ofmap_layout.nbytes)],
+        ]
+    return SimJob(
+        verilog_dir=_verilog_folder(config),
+        image=image,
+        memory_size=places[-1].size,
+        program_address=places[0].program,
+        dumps=[(place.ofmap, m.ofmap_layout.nbytes) for m, place in zip(mappings, places, strict=True)],
         memory=memory,  # type: ignore[arg-type]
         latency=MEMORY_LATENCY,
         write_latency=WRITE_LATENCY,
@@ -230,15 +262,45 @@ def run_mapping(
     RunError
         If the hardware reports an error or does not finish.
     """
+    return run_sequence([mapping], origins=[origin or mapping.layer], seed=seed, memory=memory, progress=progress)
+
+
+def run_sequence(
+    mappings: Sequence[Mapping | MeshMapping],
+    *,
+    origins: Sequence[Layer] = (),
+    seed: int = 0,
+    memory: str = "fast",
+    progress: Progress = lambda stage, fraction: None,
+) -> LayerResult:
+    """Run mappings as one program: one start, one interrupt.
+
+    While a layer runs, the descriptors of the next are written, and its weights and parameters loaded. The result is
+    that of all layers together; each has tensors of its own.
+
+    Parameters
+    ----------
+    mappings : sequence of Mapping
+        All of one architecture.
+    origins : sequence of Layer, optional
+        The layers as the workload has them, where mappings are of their planes as rows.
+    seed, memory, progress
+        See :func:`run_mapping`.
+
+    Raises
+    ------
+    RunError
+        If the hardware reports an error or does not finish, or if the memory would be larger than addresses reach.
+    """
     progress("golden", None)
-    case = _prepared(mapping, seed, memory)
+    case = _prepared(mappings, seed, memory)
     progress("build", None)
     result = simulate(
         case.job,
         progress=lambda cycles: progress("simulate", min(0.99, cycles / case.predicted.cycles)),
         build_progress=lambda *_: progress("build", None),
     )
-    return _compared(case, result, origin)
+    return _compared(case, result, origins)
 
 
 def run_mappings(
@@ -258,62 +320,81 @@ def run_mappings(
     RunError
         If the hardware reports an error or does not finish.
     """
-    cases = [_prepared(mapping, seed, memory) for mapping in mappings]
+    cases = [_prepared([mapping], seed, memory) for mapping in mappings]
     results = simulate_all([case.job for case in cases])
     return [_compared(case, result) for case, result in zip(cases, results, strict=False)]
 
 
 @dataclass(frozen=True)
 class _Case:
-    """A mapping, ready to be run."""
+    """Mappings of one program, ready to be run."""
 
-    mapping: Mapping | MeshMapping
+    mappings: Sequence[Mapping | MeshMapping]
     memory: str
     predicted: Prediction
-    data: LayerData
+    data: Sequence[LayerData]
     job: SimJob
 
 
-def _prepared(mapping: Mapping | MeshMapping, seed: int, memory: str) -> _Case:
-    predicted, data = predict(mapping), make_data(mapping.config, mapping.layer, seed)
-    job = make_job(mapping, data, seed=seed, memory=memory, max_cycles=4 * predicted.cycles + 2_000_000)
-    return _Case(mapping, memory, predicted, data, job)
+def _prepared(mappings: Sequence[Mapping | MeshMapping], seed: int, memory: str) -> _Case:
+    predicted = predict(mappings[0]) if len(mappings) == 1 else predict_sequence(mappings)
+    data = [make_data(mapping.config, mapping.layer, seed) for mapping in mappings]
+    most = 4 * predicted.cycles + 2_000_000
+    job = make_job(list(zip(mappings, data, strict=True)), seed=seed, memory=memory, max_cycles=most)
+    return _Case(mappings, memory, predicted, data, job)
 
 
-def _compared(case: _Case, result: SimResult, origin: Layer | None = None) -> LayerResult:
+def _joined(names: Sequence[str]) -> str:
+    return " + ".join(dict.fromkeys(names))
+
+
+def _compared(case: _Case, result: SimResult, origins: Sequence[Layer] = ()) -> LayerResult:
     """Compare what a run left behind with what was expected; see :func:`run_mapping`."""
-    mapping, data = case.mapping, case.data
-    config, layer = mapping.config, mapping.layer
+    mappings, config = case.mappings, case.mappings[0].config
+    layers = [mapping.layer for mapping in mappings]
+    origins = origins or layers
+    name = _joined([layer.name for layer in layers])
     status = result.registers
     if result.timed_out or status["ERROR"]:
         shown = ", ".join(f"{name} {status[name]:#x}" for name in ("STATUS", "ERROR", "ERROR_DETAIL", "WAITS"))
-        raise RunError(f"layer {layer.name}: the accelerator did not finish ({result.cycles} cycles): {shown}")
-    ofmap = mapping.ofmap_layout.unpack(result.dumps[0])
+        raise RunError(f"layer {name}: the accelerator did not finish ({result.cycles} cycles): {shown}")
+    ofmaps = [mapping.ofmap_layout.unpack(dump) for mapping, dump in zip(mappings, result.dumps, strict=True)]
+    wrong = [int((ofmap != data.expected).sum()) for ofmap, data in zip(ofmaps, case.data, strict=True)]
     counters = {name.lower(): value for name, value in result.registers.items()}
     measured = Measurement(
         cycles=sum(counters[f"part_{part}"] for part in PARTS),
         parts={part: counters[f"part_{part}"] for part in PARTS},
-        accesses=_accesses(mapping, counters),
+        accesses=_accesses(mappings, counters),
     )
-    return LayerResult(
-        layer=layer.name,
-        dataflow=mapping.dataflow,
-        mapping={
+    described = [
+        {
             **mapping.to_json(),
-            **({"plane": "row"} if origin not in (None, layer) else {}),
+            **({"plane": "row"} if origin != mapping.layer else {}),
             "loop_nest": mapping.loop_nest(),
-        },
+        }
+        for mapping, origin in zip(mappings, origins, strict=True)
+    ]
+    shapes = [origin.model_dump(by_alias=True) for origin in origins]
+    macs = sum(layer.macs for layer in layers)
+    return LayerResult(
+        layer=name,
+        dataflow=_joined([mapping.dataflow for mapping in mappings]),
+        mapping=described[0] if len(mappings) == 1 else {"sequence": described},
         predicted=case.predicted,
         rtl=measured,
-        outputs=Outputs(checked=int(ofmap.size), mismatches=int((ofmap != data.expected).sum())),
-        macs=layer.macs,
-        zero_macs=layer.macs - nonzero_macs(layer, data),
+        outputs=Outputs(
+            checked=sum(int(ofmap.size) for ofmap in ofmaps),
+            mismatches=sum(wrong),
+            where=", ".join(layer.name for layer, words in zip(layers, wrong, strict=True) if words),
+        ),
+        macs=macs,
+        zero_macs=macs - sum(nonzero_macs(layer, data) for layer, data in zip(layers, case.data, strict=True)),
         gated_macs=counters["pe_gated"],
         pes=config.pes,
         cycles_per_second=result.cycles_per_second,
         memory=case.memory,
         arch=asdict(config),
-        shape=(origin or layer).model_dump(by_alias=True),
+        shape=shapes[0] if len(mappings) == 1 else {"sequence": shapes},
     )
 
 

@@ -8,30 +8,41 @@ fitted, and no result of the RTL is looked at.
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from rowmesh.hw.array import OPERANDS
-from rowmesh.hw.command_processor import SETTLE_CYCLES, CommandProcessor, fetch_beats
+from rowmesh.hw.command_processor import SETTLE_CYCLES, CommandProcessor, fetch_beats, fetch_depth
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.core import Core
 from rowmesh.hw.link import Buffer
 from rowmesh.hw.program import Program
 from rowmesh.hw.read_arbiter import ReadArbiter
-from rowmesh.sw.assembler import assemble, memory_map, programs
+from rowmesh.sw.assembler import assemble, early, memory_map, programs
 from rowmesh.sw.counts import dram_beats
 from rowmesh.sw.estimate import drain_cycles
 from rowmesh.sw.mapping import Mapping, ceil_div
 from rowmesh.sw.memory import MEMORY_LATENCY, WRITE_LATENCY
 from rowmesh.sw.mesh import MeshMapping, Splits, share_of
 from rowmesh.sw.meshcounts import access_counts
-from rowmesh.sw.results import PARTS, Prediction
-from rowmesh.sw.timing.run import run
-from rowmesh.sw.timing.streams import streams
+from rowmesh.sw.results import ACCESSES, PARTS, Prediction
+from rowmesh.sw.timing.run import Ahead, Loaded, Ran, run
+from rowmesh.sw.timing.streams import Streams, streams
 
-__all__ = ["COARSE", "FINE", "STEPS_AHEAD", "Effort", "config_cycles", "predict", "predict_parts", "work"]
+__all__ = [
+    "COARSE",
+    "FINE",
+    "STEPS_AHEAD",
+    "Effort",
+    "config_cycles",
+    "predict",
+    "predict_parts",
+    "predict_sequence",
+    "work",
+]
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,12 @@ _EVEN = 0.005
 
 _AT_END = Core.idle_latency + 3
 """Cycles from idle store engine and drain to the interrupt: WAIT and END of the program, the register of the latter."""
+
+_BETWEEN = Core.idle_latency + 3
+"""Cycles from idle store engine and drain to the next layer's start tokens: WAIT and START, the latter's register."""
+
+_SEEN = 2
+"""Cycles from the start tokens until the observer counts the layer's own: the nest is active, the register of that."""
 
 _Counts = dict[str, int]  # iterations of the outer loops
 
@@ -175,7 +192,13 @@ def _chosen(m: Mapping, effort: Effort) -> _Counts:
     return counts
 
 
-def _run(of: Mapping | MeshMapping, counts: _Counts, effort: Effort) -> tuple[npt.NDArray[np.int64], bool]:
+def _run(
+    of: Mapping | MeshMapping,
+    counts: _Counts,
+    effort: Effort,
+    ahead: Ahead | None = None,
+    loaded: Loaded | None = None,
+) -> tuple[npt.NDArray[np.int64], bool, Ran]:
     """Run some iterations of the outer loops; return the cycles by part of all of them, and whether to trust these.
 
     Of each loop, the iterations between the first ones and the last ones stand for those that are left out. That is
@@ -183,14 +206,17 @@ def _run(of: Mapping | MeshMapping, counts: _Counts, effort: Effort) -> tuple[np
     needed.
     """
     m, full, part = _share(of), _outer(of), _smaller(of, counts)
-    place, steps = memory_map(part), _passes(_share(part))
-    seen = run(
+    steps = _passes(_share(part))
+    ran = run(
         of.config,
-        streams(of.config, programs(part, place)),
+        _streams(part),
         np.concatenate([[0], np.cumsum(steps.ravel())[:-1]]),
         read_latency=MEMORY_LATENCY,
         write_latency=WRITE_LATENCY,
+        ahead=ahead,
+        loaded=loaded,
     )
+    seen = ran.seen
     spent = np.diff(seen, axis=0).reshape(*steps.shape, -1)
     times, steady, ends = np.ones(steps.shape), True, _ends(m, effort)
     for axis, name in enumerate(full):
@@ -207,23 +233,35 @@ def _run(of: Mapping | MeshMapping, counts: _Counts, effort: Effort) -> tuple[np
             drained = np.moveaxis(spent[..., -1], axis, 0)[between].sum()
             steady &= bool(drained >= _KEEPS_UP * share * seen[-1, -1])
     total = seen[0] + (spent * times[..., None]).reshape(len(seen) - 1, -1).sum(axis=0)
-    return np.rint(total[: len(PARTS)]).astype(np.int64), steady
+    return np.rint(total[: len(PARTS)]).astype(np.int64), steady, ran
+
+
+def _streams(of: Mapping | MeshMapping) -> Streams:
+    return streams(of.config, programs(of, memory_map(of)))
 
 
 @functools.lru_cache(maxsize=4096)
-def _measured(m: Mapping | MeshMapping, effort: Effort) -> tuple[int, ...]:
-    """Run a mapping on the timing model; cycles by part between start tokens and the last response."""
+def _measured(m: Mapping | MeshMapping, effort: Effort) -> tuple[tuple[int, ...], _Counts]:
+    """Run a mapping on the timing model.
+
+    Returns
+    -------
+    tuple of int
+        Cycles by part between start tokens and the last response.
+    dict
+        Iterations of the outer loops that were run.
+    """
     for retry in range(effort.retries + 1):
         counts = _chosen(_share(m), replace(effort, largest=effort.largest * 4**retry))
-        total, steady = _run(m, counts, effort)
+        total, steady, _ = _run(m, counts, effort)
         if steady or counts == _outer(m):
             break
-    return tuple(map(int, total))
+    return tuple(map(int, total)), counts
 
 
 def predict_parts(m: Mapping | MeshMapping, effort: Effort = FINE) -> dict[str, int]:
     """Predict the cycles of a mapping by part; for the parameters see :func:`work`."""
-    parts = dict(zip(PARTS, _measured(m, effort), strict=True))
+    parts = dict(zip(PARTS, _measured(m, effort)[0], strict=True))
     return {**parts, "config": _config_cycles(m.config, _program_words(m)), "drain": parts["drain"] + _AT_END}
 
 
@@ -243,9 +281,55 @@ def predict(m: Mapping | MeshMapping) -> Prediction:
     return Prediction(cycles=sum(parts.values()), parts=parts, accesses=access_counts(m))
 
 
+def predict_sequence(mappings: Sequence[Mapping | MeshMapping]) -> Prediction:
+    """Predict the cycles and access counts of layers in one program (:func:`rowmesh.sw.assembler.compile_layers`).
+
+    The parts are those of all layers; the program of the first one is ``config``, and what passes from the end of a
+    layer to the start of the next is ``drain``, as the hardware counts it.
+    """
+    config = mappings[0].config
+    total, counts = np.zeros(len(PARTS), np.int64), dict.fromkeys(ACCESSES, 0)
+    loaded: Loaded | None = None
+    written = [(m, programs(m, memory_map(m))) for m in mappings]
+    words = len(assemble(*written).words)
+    # words up to the START of each layer: behind it are WAIT and END, or the next layer
+    starts = [len(assemble(*written[: number + 1]).words) - 2 for number in range(len(written))]
+    for number, m in enumerate(mappings):
+        ahead, ready = None, 0
+        after = written[number + 1] if number + 1 < len(written) else None
+        if after is not None:
+            here, there = starts[number : number + 2]
+            start = there - here - 3 + 2 + SETTLE_CYCLES  # behind the last WRITE are two STARTs and a WAIT
+            part = _smaller(after[0], _measured(after[0], FINE)[1])
+            ahead = Ahead(early(after[1]), _streams(part), start, _fetches(config, words, here, there))
+            ready = start + SETTLE_CYCLES + 4
+        parts, _, ran = _run(m, _measured(m, FINE)[1], FINE, ahead, loaded)
+        total += parts
+        lead = max(_BETWEEN, ready - int(parts.sum()) - _SEEN)
+        total[PARTS.index("drain")] += lead + _SEEN if after is not None else _AT_END
+        loaded = ran.loaded(lead) if after is not None else None
+        for name, number in access_counts(m).items():
+            counts[name] += number
+    total[PARTS.index("config")] = _config_cycles(config, _program_words(mappings[0]))
+    return Prediction(cycles=int(total.sum()), parts=dict(zip(PARTS, total.tolist(), strict=True)), accesses=counts)
+
+
+def _fetches(config: ArchConfig, words: int, start: int, end: int) -> npt.NDArray[np.int64]:
+    """Return when bursts of a program are requested while words ``start`` to ``end`` are executed, one a cycle.
+
+    The processor's FIFO is full by then: a burst is requested when one has left it.
+    """
+    most, of_beat = fetch_beats(config), config.beat_bytes // 4
+    bursts = np.arange(ceil_div(ceil_div(words, of_beat), most))
+    left = ((bursts + 1) * most - fetch_depth(config)) * of_beat
+    beats = np.minimum(most, ceil_div(words, of_beat) - bursts * most)
+    meanwhile = (left > start) & (left <= end)
+    return np.stack([left - start + 2, beats], axis=1)[meanwhile].astype(np.int64)
+
+
 def _program_words(m: Mapping | MeshMapping) -> int:
     """Words of a layer's program, but for the two that precede its commands."""
-    return len(assemble(m, programs(m, memory_map(m))).words)
+    return len(assemble((m, programs(m, memory_map(m)))).words)
 
 
 @functools.lru_cache(maxsize=64)

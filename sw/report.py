@@ -51,10 +51,11 @@ def short(count: int) -> str:
     return f"{value:.{decimals}f}{unit}"
 
 
-def missing_outputs(layer: Layer, result: LayerResult) -> list[str]:
-    """Return a complaint if not every output word of the layer was compared."""
-    if 0 < result.outputs.checked < layer.outputs:
-        return [f"outputs: {result.outputs.checked:,} of {layer.outputs:,} words were compared"]
+def missing_outputs(layers: Sequence[Layer], result: LayerResult) -> list[str]:
+    """Return a complaint if not every output word of a program's layers was compared."""
+    outputs = sum(layer.outputs for layer in layers)
+    if 0 < result.outputs.checked < outputs:
+        return [f"outputs: {result.outputs.checked:,} of {outputs:,} words were compared"]
     return []
 
 
@@ -140,25 +141,26 @@ def _aligned(rows: Sequence[Sequence[Cell]]) -> Text:
     return Text("\n").join(lines)
 
 
-def result_table(title: str, layers: Sequence[Layer], results: Sequence[LayerResult]) -> Text:
-    """Return the table of a run: a layer a row, then the convolutions' subtotal and the total.
+def result_table(title: str, programs: Sequence[Sequence[Layer]], results: Sequence[LayerResult]) -> Text:
+    """Return the table of a run: a program, mostly of one layer, a row, then the convolutions' subtotal and the total.
 
     Parameters
     ----------
     title : str
         Printed above.
-    layers, results : sequence
-        Layer by layer, in the same order.
+    programs, results : sequence
+        The layers of each program, and its result.
     """
     passed = [
-        result.passed and not missing_outputs(layer, result) for layer, result in zip(layers, results, strict=True)
+        result.passed and not missing_outputs(layers, result) for layers, result in zip(programs, results, strict=True)
     ]
     rows = [
-        _row(layer.name, [result], passed=good) for layer, result, good in zip(layers, results, passed, strict=True)
+        _row(layers[0].name if len(layers) == 1 else f"{len(layers)} layers", [result], passed=good)
+        for layers, result, good in zip(programs, results, passed, strict=True)
     ]
     if len(results) > 1:
-        conv = [index for index, layer in enumerate(layers) if layer.kind == "conv"]
-        if conv and len(conv) < len(layers):
+        conv = [index for index, layers in enumerate(programs) if all(layer.kind == "conv" for layer in layers)]
+        if conv and len(conv) < len(programs):
             good = all(passed[index] for index in conv)
             rows.append(_row("all conv", [results[index] for index in conv], passed=good, style="bold"))
         rows.append(_row("total", results, passed=all(passed), style="bold"))

@@ -130,10 +130,13 @@ class Outputs:
         Output words compared.
     mismatches : int
         Words that differ.
+    where : str
+        Names of the layers with such words.
     """
 
     checked: int
     mismatches: int
+    where: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the two counts."""
@@ -208,7 +211,8 @@ class LayerResult:
         if self.outputs.checked <= 0:
             reasons.append("outputs: none was compared")
         if self.outputs.mismatches:
-            reasons.append(f"outputs: {self.outputs.mismatches:,} of {self.outputs.checked:,} words differ")
+            where = f" in {self.outputs.where}" if self.outputs.where not in ("", self.layer) else ""
+            reasons.append(f"outputs: {self.outputs.mismatches:,} of {self.outputs.checked:,} words differ{where}")
         allowed = tolerance(self.rtl.cycles)
         pairs = [("cycles", self.predicted.cycles, self.rtl.cycles)]
         pairs += [(f"part {name}", self.predicted.parts[name], self.rtl.parts[name]) for name in PARTS]

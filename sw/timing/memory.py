@@ -63,9 +63,12 @@ def loader_record(entries: int) -> np.dtype[np.void]:
         "remaining",
         "fill",
         "skipped",
-        # cycle in which the first burst can be taken up, words of the destination
-        "start",
+        # words of the destination; bursts of this layer, behind which those of the next one may follow; the cycle in
+        # which the first burst of either can be taken up
         "depth",
+        "own",
+        "start",
+        "later",
         order_beats=entries,
         order_skip=entries,
     )
@@ -105,7 +108,7 @@ def load(x: Any, memory: Any, port: int, bursts: Records, now: int, longest: int
     issue = valid and enough and small and not flushing and can_order and memory.asked[port] < LINK
     take = issue or (not valid and small and not flushing)
     i = x.next
-    there = i < len(bursts) and now >= x.start + i
+    there = i < len(bursts) and now >= (x.start + i if i < x.own else x.later + i - x.own)
     alone = (
         skip != 0
         and (not small or (not enough if valid else not there))
@@ -168,8 +171,11 @@ def load(x: Any, memory: Any, port: int, bursts: Records, now: int, longest: int
 
 @numba.njit(cache=True, nogil=True)
 def fetch(memory: Any, now: int, latency: int, bursts: int) -> None:
-    """Advance arbiter and memory; ``waiting`` are the requests that were there when the cycle began."""
-    ports, ring = len(memory.asked), len(memory.due)
+    """Advance arbiter and memory; ``waiting`` are the requests that were there when the cycle began.
+
+    The last port is the program's, which goes before the others; these take turns.
+    """
+    ports, ring = len(memory.asked) - 1, len(memory.due)
     memory.data = memory.beat  # the arbiter's register
     done = memory.beat >= 0 and memory.beat_last == 1
     # the memory's next beat
@@ -190,13 +196,14 @@ def fetch(memory: Any, now: int, latency: int, bursts: int) -> None:
     memory.address = -1
     go = False
     if memory.flying != bursts:
-        for k in range(ports):
-            port = (memory.turn + 1 + k) % ports
+        for k in range(-1, ports):
+            port = ports if k < 0 else (memory.turn + 1 + k) % ports
             if memory.waiting[port]:
                 memory.address, memory.address_beats = port, memory.want[LINK * port]
                 memory.want[LINK * port] = memory.want[LINK * port + 1]
                 memory.asked[port] -= 1
-                memory.turn = port
+                if port != ports:
+                    memory.turn = port
                 go = True
                 break
     memory.flying += go - done

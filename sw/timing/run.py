@@ -1,5 +1,6 @@
 """The timing of a layer: all engines together, a cycle at a time, from the start tokens to the last write response."""
 
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import numba
@@ -32,7 +33,7 @@ from rowmesh.sw.timing.memory import (
 )
 from rowmesh.sw.timing.streams import Streams
 
-__all__ = ["StuckError", "run"]
+__all__ = ["Ahead", "Loaded", "Ran", "StuckError", "run"]
 
 _FILL, _COMPUTE, _NOC, _DMA, _PSUM, _DRAIN = (
     PARTS.index(part) for part in ("fill", "compute", "noc", "dma", "psum", "drain")
@@ -64,6 +65,7 @@ class Sizes(NamedTuple):
     write_latency: int
     bursts: int
     patience: int
+    lead: int
 
 
 @numba.njit(cache=True, nogil=True)
@@ -84,24 +86,41 @@ def _loop(
     forks: Records,
     routers: Records,
     had_room: npt.NDArray[np.bool_],
+    program: npt.NDArray[np.int64],
     marks: npt.NDArray[np.int64],
 ) -> tuple[npt.NDArray[np.int64], int]:
     """Return what :func:`run` does, and the cycle of the end (-1: stuck).
 
-    Cycle 0 is that of the start tokens. The observer (hw/observer.py) sees a multiply-accumulate two cycles later,
-    waits two, and a reader's one; the registers of its state add one.
+    Cycle 0 is that of the start tokens; for ``lead`` cycles before it, only load engines work that were started while
+    the layer before ran. The observer (hw/observer.py) sees a multiply-accumulate two cycles later, waits two, and a
+    reader's one; the registers of its state add one.
     """
     parts = np.zeros(len(PARTS) + 1, np.int64)
     seen, marked = np.zeros((len(marks) + 1, len(parts)), np.int64), 0
     memory, d, stores = memory_state[0], drain_state[0], store_state[0]
     first = s.pes[0, 0, 0]
     issued, link = 0, step_link[0]
+    fetched = 0
     fed, clusters = len(readers), len(s.pes)
     rooms = np.zeros(fed, np.bool_)
     # what the observer sees, by age
     waits1, waits2, mac1, mac2, starved1 = 0, 0, False, False, 0
     computing, active, ended, started = False, False, False, False
-    still, now = 0, 0
+    still, now = 0, -sizes.lead
+    while now < 0:
+        for port in range(len(memory.asked)):
+            memory.waiting[port] = memory.asked[port]
+        for port in range(len(loaders)):
+            bursts = s.loads[port, : s.load_counts[port]]
+            load(loaders[port], memory, port, bursts, now, sizes.longest_skip, sizes.debt)
+            if port < fed:
+                readers[port].held += loaders[port].fill
+                readers[port].stored += loaders[port].fill
+            else:
+                d.held += loaders[port].fill
+        fetched = _fetch_program(memory, program, fetched, now)
+        fetch(memory, now, sizes.read_latency, sizes.bursts)
+        now += 1
     while True:
         stored = store(stores, lanes, s.stores, now, sizes.store_start, sizes.write_latency, sizes.bursts)
         # the drain may still go past words of columns that have none at an edge
@@ -192,6 +211,7 @@ def _loop(
         for port in range(len(loaders)):
             bursts = s.loads[port, : s.load_counts[port]]
             load(loaders[port], memory, port, bursts, now, sizes.longest_skip, sizes.debt)
+        fetched = _fetch_program(memory, program, fetched, now)
         fetch(memory, now, sizes.read_latency, sizes.bursts)
         # the observer: the step nest is active from the cycle after its token to its last step
         if started:
@@ -223,6 +243,17 @@ def _loop(
         if still > sizes.patience:
             return seen, -1
         now += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _fetch_program(memory: Any, program: npt.NDArray[np.int64], fetched: int, now: int) -> int:
+    """Request the next burst of a program when it is due; return how many have been requested."""
+    port = len(memory.asked) - 1
+    if fetched == len(program) or now < program[fetched, 0] or memory.asked[port] == LINK:
+        return fetched
+    memory.want[LINK * port + memory.asked[port]] = program[fetched, 1]
+    memory.asked[port] += 1
+    return fetched + 1
 
 
 @numba.njit(cache=True, nogil=True)
@@ -264,9 +295,69 @@ def _pass_on(forks: Records, route: Any, c: int, mesh_cols: int, row: Any) -> No
         _push(forks[c + mesh_cols], item)
 
 
+class Ahead(NamedTuple):
+    """What is loaded for a layer while the one before runs.
+
+    Parameters
+    ----------
+    engines : collection of Engine
+        Load engines, of the first port, that are started early.
+    streams : Streams
+        Of the next layer.
+    start : int
+        Cycle of their start tokens, from that of the other tokens of the layer before.
+    program : array [N, 2]
+        Cycles and beats of the bursts that are requested for the program meanwhile.
+    """
+
+    engines: Collection[Engine]
+    streams: Streams
+    start: int
+    program: npt.NDArray[np.int64]
+
+
+class Loaded(NamedTuple):
+    """What load engines had done for a layer when the one before ended: their state, the banks', the memory's.
+
+    ``parameters`` are those in the drain, ``program`` the bursts of the program that were not yet due, ``lead`` the
+    cycles from the end to the layer's start tokens.
+    """
+
+    loaders: Records
+    readers: Records
+    memory: Records
+    parameters: int
+    program: npt.NDArray[np.int64]
+    lead: int
+
+
+class Ran(NamedTuple):
+    """Result of :func:`run`.
+
+    Parameters
+    ----------
+    seen : array [K + 1, len(PARTS) + 1]
+        Cycles of each part when the first PE has done each of the given steps, and until store engine and drain are
+        idle; behind them the steps of the drain until then. Cycles of the program before the start tokens and behind
+        the last response are not among them.
+    loaded : callable
+        Takes the cycles from the end to the next layer's start tokens, and returns what was loaded for that layer.
+    """
+
+    seen: npt.NDArray[np.int64]
+    loaded: Callable[[int], Loaded]
+
+
 def run(
-    config: ArchConfig, s: Streams, marks: npt.NDArray[np.int64], *, read_latency: int, write_latency: int
-) -> npt.NDArray[np.int64]:
+    config: ArchConfig,
+    s: Streams,
+    marks: npt.NDArray[np.int64],
+    *,
+    read_latency: int,
+    write_latency: int,
+    ahead: Ahead | None = None,
+    loaded: Loaded | None = None,
+) -> Ran:
     """Run a layer's streams.
 
     Parameters
@@ -277,13 +368,14 @@ def run(
         Numbers of steps, ascending.
     read_latency, write_latency : int
         Cycles of the memory.
+    ahead : Ahead, optional
+        What is loaded meanwhile for the next layer of a sequence.
+    loaded : Loaded, optional
+        What was loaded for this one.
 
     Returns
     -------
-    array [K + 1, len(PARTS) + 1]
-        Cycles of each part when the first PE has done each of these steps, and until store engine and drain are idle;
-        behind them the steps of the drain until then. Cycles of the program before the start tokens and behind the last
-        response are not among them.
+    Ran
 
     Raises
     ------
@@ -319,6 +411,7 @@ def run(
         write_latency=write_latency,
         bursts=config.read_bursts,
         patience=10 * (read_latency + write_latency) + 10_000,
+        lead=loaded.lead if loaded else 0,
     )
     clusters, height, width = s.pes.shape
     rows = np.zeros((clusters, 3, height), ROW)
@@ -328,6 +421,22 @@ def run(
     loaders = np.zeros(len(depths), loader_record(loader.order_entries(config)))
     loaders["depth"] = loaders["credits"] = depths
     loaders["start"] = starts
+    loaders["own"] = s.load_counts
+    readers = np.zeros(len(engines) - 1, READER)
+    memory = memory_state(len(depths) + 1, config.read_bursts)  # the program's port is the last one
+    drained = drain_state(PIPELINE_STAGES, config.lanes, lane_depth(config))
+    if loaded:
+        early = np.flatnonzero(loaded.loaders["next"] >= 0)
+        loaders[early], memory = loaded.loaders[early], loaded.memory
+        early = early[early < len(readers)]
+        readers["held"][early] = readers["stored"][early] = loaded.readers["held"][early]
+        drained["held"] = loaded.parameters
+    early_ports = []
+    program = np.concatenate([own.program for own in (loaded, ahead) if own] or [np.zeros((0, 2), np.int64)])
+    if ahead:
+        early_ports = [port for port, (_, engine) in enumerate(engines) if engine.first in ahead.engines]
+        s = s.followed_by(ahead.streams, early_ports)
+        loaders["later"] = ahead.start + np.array(starts)
     seen, end = _loop(
         sizes,
         s,
@@ -337,16 +446,28 @@ def run(
         np.zeros((clusters, 1 + config.rows // config.link_segment, width), LinkState),
         banks,
         loaders,
-        np.zeros(len(engines) - 1, READER),
-        memory_state(len(depths), config.read_bursts),
-        drain_state(PIPELINE_STAGES, config.lanes, lane_depth(config)),
+        readers,
+        memory,
+        drained,
         store_state(config.read_bursts),
         np.zeros(config.lanes, LANE),
         np.zeros(clusters, LinkState),
         np.zeros((2, clusters), LinkState),
         np.zeros((3, clusters), np.bool_),
+        program,
         marks,
     )
     if end < 0:
         raise StuckError("the timing model finds that nothing moves any more")
-    return seen
+
+    def left(lead: int) -> Loaded:
+        moved = end + lead
+        after, kept = loaders.copy(), memory.copy()
+        after["next"] = np.where(np.isin(range(len(after)), early_ports), after["next"] - after["own"], -1)
+        after["start"] = after["later"] - moved
+        after["own"] = ahead.streams.load_counts if ahead else 0
+        kept["due"] -= moved
+        late = program[program[:, 0] >= end] - [moved, 0]
+        return Loaded(after, readers.copy(), kept, int(drained["held"][0]), late, lead)
+
+    return Ran(seen, left)

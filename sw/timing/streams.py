@@ -63,6 +63,14 @@ class Streams(NamedTuple):
     routes: Records
     joined: npt.NDArray[np.int32]
 
+    def followed_by(self, after: "Streams", ports: Sequence[int]) -> "Streams":
+        """Return the streams with the loads of some read ports followed by those of another layer."""
+        loads = [
+            np.concatenate([own[:count], other[: after.load_counts[port]] if port in ports else other[:0]])
+            for port, (own, count, other) in enumerate(zip(self.loads, self.load_counts, after.loads, strict=True))
+        ]
+        return self._replace(loads=_stacked(loads), load_counts=np.array([len(load) for load in loads], np.int32))
+
 
 def decode(fields: tuple[tuple[str, int, int], ...], words: Dict[int, int], addresses: list[int]) -> dict[str, int]:
     """Return the fields of a subscription: the opposite of ``pe_words`` and ``row_words``."""

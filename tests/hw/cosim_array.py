@@ -32,6 +32,7 @@ class Unit:
         self.mac_cycles = []
         bench.hooks.append(self._count)
         dut.config__valid.value = 0
+        dut.commit.value = 0
         for col in range(COLS):
             getattr(dut, f"psum_i__{col}__valid").value = 0
 
@@ -44,6 +45,12 @@ class Unit:
             self.counts[name] += count
             if name == "mac" and count:
                 self.mac_cycles.append(self.bench.cycle)
+
+    async def begin(self):
+        """Have the subscriptions that were written take effect."""
+        self.bench.dut.commit.value = 1
+        await self.bench.step()
+        self.bench.dut.commit.value = 0
 
 
 def _chains(random):
@@ -183,6 +190,7 @@ class Layer:
 
 async def _run(unit, layer, random):
     await unit.bench.configure(layer.words())
+    await unit.begin()
     await unit.bench.run(ROWS + 2)
     unit.i["iact"].send(layer.iacts(random))
     unit.i["weight"].send(layer.weights(random))
@@ -235,6 +243,7 @@ async def waits_name_the_missing_operand(dut):
     random = next(seeds(1))
     layer = Layer(random, {"chains": (ROWS, 1), "csmqu": (1, 1, 1, 30, 1)})
     await unit.bench.configure(layer.words())
+    await unit.begin()
     await unit.bench.run(ROWS + 2)
     unit.i["step"].send(layer.steps())
     await unit.bench.run(30)

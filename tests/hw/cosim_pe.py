@@ -26,6 +26,7 @@ class Pe:
         self.mac_cycles = []
         bench.hooks.append(self._count)
         dut.write.value = 0
+        dut.commit.value = 0
 
     def _count(self):
         events = int(self.bench.dut.events.value)
@@ -44,6 +45,9 @@ class Pe:
             self.bench.dut.write_data.value = word
             await self.bench.step()
         self.bench.dut.write.value = 0
+        self.bench.dut.commit.value = 1
+        await self.bench.step()
+        self.bench.dut.commit.value = 0
         await self.bench.step()
 
     def clear(self):

@@ -17,11 +17,12 @@ async def _start(dut, seed=0):
     onward = bench.sink("o", flit_layout(CONFIG), stable=False)  # gated by the row's leg
     row = bench.sink("row", word_layout(CONFIG))
     dut.write.value = 0
+    dut.commit.value = 0
     await bench.reset()
     return bench, trunk, onward, row
 
 
-async def _subscribe(bench, values):
+async def _write(bench, values):
     words = [0, 0]
     for name, word, shift in ROW_FIELDS:
         words[word] |= values.get(name, 0) << shift
@@ -30,6 +31,17 @@ async def _subscribe(bench, values):
         bench.dut.write_data.value = word
         await bench.step()
     bench.dut.write.value = 0
+
+
+async def _commit(bench):
+    bench.dut.commit.value = 1
+    await bench.step()
+    bench.dut.commit.value = 0
+
+
+async def _subscribe(bench, values):
+    await _write(bench, values)
+    await _commit(bench)
 
 
 def _flit(random, span):
@@ -51,19 +63,28 @@ def _range(random, span, name):
 
 @cocotb.test()
 async def random_subscriptions(dut):
-    """Exactly the subscribed words, once and in order, and every flit onward, with stalls on all sides."""
+    """Exactly the subscribed words, once and in order, and every flit onward, with stalls on all sides.
+
+    The next subscription is written meanwhile.
+    """
     bench, trunk, onward, row = await _start(dut)
     delivered = 0
+    cases = []
     for random in seeds(25):
         span = random.choice((2, 4, 1 << CONFIG.tag_width))
         subscription = {"enable": int(random.random() < 0.9)}
         subscription |= _range(random, span, "phase") | _range(random, span, "index") | _range(random, LANES, "lane")
-        await _subscribe(bench, subscription)
+        cases.append((random, span, subscription))
+    await _write(bench, cases[0][2])
+    for number, (random, span, subscription) in enumerate(cases):
+        await _commit(bench)
         flits = [_flit(random, span) for _ in range(40)]
         expected = row_words(flits, subscription)
         total = len(expected)
         bench.random_stalls()
         trunk.send(flits)
+        await bench.run(random.randrange(20))
+        await _write(bench, cases[(number + 1) % len(cases)][2])
         await bench.until(lambda total=total: len(onward.items) >= 40 and len(row.items) >= total)
         await bench.run(12)
         assert onward.items == flits

@@ -25,7 +25,7 @@ LAYER = Layer(name="small", M=6, C=3, H=9, W=16, R=3, S=3, padding=1, input="pho
 def make_job(**changes):
     mapping = find_mapping(load_arch("tiny"), LAYER)
     data = flow.make_data(mapping.config, LAYER, 0)
-    job = flow.make_job(mapping, data, seed=0, memory="fast", max_cycles=200_000)
+    job = flow.make_job([(mapping, data)], seed=0, memory="fast", max_cycles=200_000)
     return mapping, data, dataclasses.replace(job, **changes)
 
 
@@ -84,7 +84,7 @@ def test_an_order_that_blocks_is_refused_and_does_block(monkeypatch):
     original = compiler.nests
     monkeypatch.setattr(assembler, "check_deadlock_freedom", lambda *_: None)
     monkeypatch.setattr(compiler, "nests", lambda m, place, *_: blocking_nests(original, m, place))
-    job = flow.make_job(mapping, data, seed=0, memory="fast", max_cycles=200_000)
+    job = flow.make_job([(mapping, data)], seed=0, memory="fast", max_cycles=200_000)
     result = simulate(dataclasses.replace(job, register_writes={"WATCHDOG": 5000}))
     assert not result.timed_out
     assert result.registers["ERROR"] == ErrorCode.WATCHDOG
