@@ -31,7 +31,8 @@ def _divisors(value: int, limit: int) -> list[int]:
 def _tiles(size: int, most: int) -> list[int]:
     """Sizes that split a dimension into 1, 2, 3 ... tiles as evenly as possible, the twelve widest of at most ``most``.
 
-    Of a longer dimension (a plane as a row) also smaller ones, each by about a tenth: filters share a bank with them.
+    Of a longer dimension (a plane as a row) also smaller ones, each by about a tenth, since filters share a bank with
+    them, and those that divide it.
     """
     sizes: list[int] = []
     count = ceil_div(size, most)
@@ -40,7 +41,8 @@ def _tiles(size: int, most: int) -> list[int]:
         if not sizes or tile < sizes[-1]:
             sizes.append(tile)
         count = max(count + 1, count * 10 // 9 if len(sizes) >= 12 else 0)
-    return sizes
+    whole = _divisors(size, sizes[0]) if size > most else []
+    return sorted({*sizes, *(tile for tile in whole if tile > sizes[-1])}, reverse=True)
 
 
 def _even(size: int, limit: int) -> list[int]:

@@ -98,6 +98,8 @@ class RunLayer:
     @cached_property
     def layer(self) -> Layer:
         """The layer, as the workload had it; for errors see :attr:`config`."""
+        if "sequence" in self.result.shape:
+            raise self._error("shape", "must be of one layer: run them without --one-program")
         try:
             return Layer.model_validate(self._given("shape"))
         except ValidationError as error:
@@ -120,6 +122,8 @@ class RunLayer:
         if config.clusters > 1:
             raise self._error("arch", f"must be of one cluster, not the {config.clusters} of a mesh")
         given = self.result.mapping
+        if "sequence" in given:
+            raise self._error("mapping", "must be of one layer: run them without --one-program")
         names = [field.name for field in fields(Mapping) if field.name not in ("config", "layer", "dataflow", "within")]
         missing = [name for name in names if name not in given]
         if missing:

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,14 +82,19 @@ class FakeFlow(types.ModuleType):
         search = types.SimpleNamespace(describe=lambda: f"by {objective.text}, {budget}, seed {seed}")
         return types.SimpleNamespace(mapping=mapping, predicted=Prediction(**numbers()), search=search)
 
-    def run_mapping(self, mapping, *, origin, seed, memory, progress):
-        layer = origin
+    def run_sequence(self, mappings, *, origins, seed, memory, progress):
+        assert len(mappings) == len(origins)
+        layer = origins[0]
         self.calls.append(("run", layer.name, layer.n, seed, memory))
         if self.crash:
             raise self.crash
         for stage, fraction in (("build", None), ("simulate", 0.5), ("simulate", 1.5)):
             progress(stage, fraction)
-        return layer_result(layer, **self.changes.get(layer.name, {}))
+        result = layer_result(layer, **self.changes.get(layer.name, {}))
+        if len(origins) > 1:
+            outputs = Outputs(checked=sum(each.outputs for each in origins), mismatches=0)
+            result = replace(result, layer=" + ".join(each.name for each in origins), outputs=outputs)
+        return result
 
 
 @pytest.fixture
@@ -144,6 +150,13 @@ def test_convolutions_have_a_subtotal_apart_from_other_layers(flow, capsys):
     assert ("60,000" in total, total.rstrip().endswith("FAIL")) == (True, True)
     assert "FC8: outputs: 3 of 1,000 words differ" in lines
     assert max(map(len, lines)) <= 110
+
+
+def test_layers_of_one_program_have_one_row(flow, capsys):
+    assert cli.main(["run", "eyeriss", "demo", "--one-program"]) == 0
+    assert [call[:2] for call in flow.calls if call[0] == "run"] == [("run", next(iter(DEMO)))]
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[:2] for row in rows if row and row[-1] == "pass"] == [["3", "layers"]]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import flow
+from rowmesh.sw.dataflow import load_dataflow
 from rowmesh.sw.mapper import UnmappableError
 from rowmesh.sw.spec import load_arch
 from rowmesh.sw.workload import Layer, load_workload
@@ -41,10 +42,23 @@ def test_the_main_job_passes():
         assert result.outputs.checked == layer.outputs
 
 
+def test_the_next_layer_costs_no_more_than_its_first_words():
+    """Layers in one program, each under another dataflow: descriptors and weights are there when a layer begins."""
+    config, layer = load_arch("tiny"), load_workload("demo").layers[0]
+    mappings = [flow.map_layer(config, layer, (load_dataflow(name),)).mapping for name in ("rs", "ws", "os-a")]
+    alone = [flow.predict_mapping(mapping).predicted for mapping in mappings]
+    together = flow.run_sequence(mappings)
+    assert together.failures() == []
+    assert together.rtl.parts["config"] == alone[0].parts["config"]
+    assert together.rtl.cycles < sum(one.cycles for one in alone) - sum(one.parts["config"] for one in alone[1:])
+
+
 def test_random_stalls_change_no_word_and_no_count():
     layer = load_workload("demo").layers[1]
     result = flow.run_layer(load_arch("tiny"), layer, memory="axi-random", seed=5)
     assert result.failures() == []
+    mapping = flow.map_layer(load_arch("tiny"), layer).mapping
+    assert flow.run_sequence([mapping, mapping], memory="axi-random", seed=6).failures() == []
 
 
 @st.composite
@@ -78,7 +92,10 @@ def layers(draw, size=11, channels=12):
 
 
 def run_random(config, examples, strategy, *, repeatable):
-    """Run random layers, one after another, or see them refused: every word, every count, every part's cycles."""
+    """Run random layers, or see them refused: every word, every count, every part's cycles.
+
+    They run one after another, and then all in one program.
+    """
     mappings = []
 
     @settings(
@@ -103,6 +120,9 @@ def run_random(config, examples, strategy, *, repeatable):
         assert result.outputs.checked == mapping.layer.outputs
         assert result.failures() == []
         assert result.rtl.parts == result.predicted.parts
+    together = flow.run_sequence(mappings)
+    assert together.failures() == []
+    assert together.rtl.cycles == together.predicted.cycles
 
 
 @pytest.mark.parametrize("config", ARCHITECTURES, ids=lambda config: config.name)
