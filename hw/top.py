@@ -160,7 +160,7 @@ def metadata(config: ArchConfig, modules: list[str], shared: list[str]) -> dict[
         "derived": {
             "pes": config.pes,
             "flit_words": config.flit_words,
-            "lanes": config.lanes,
+            "lanes": config.all_lanes,
             "glb_bytes": config.glb_bytes,
         },
         "ports": clock | ports,

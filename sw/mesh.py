@@ -25,12 +25,24 @@ from typing import NamedTuple
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.router import LINKS, Side
 from rowmesh.sw.files import InputError
-from rowmesh.sw.mapping import IllegalMappingError, Mapping
+from rowmesh.sw.mapping import IllegalMappingError, Mapping, ceil_div
 from rowmesh.sw.programs import Route
 from rowmesh.sw.tensors import TensorLayout
 from rowmesh.sw.workload import Layer
 
-__all__ = ["MODES", "MeshMapping", "Share", "Splits", "mode_of", "route_of", "share_of", "sharings", "single"]
+__all__ = [
+    "MODES",
+    "MeshMapping",
+    "Sets",
+    "Share",
+    "Splits",
+    "mode_of",
+    "route_of",
+    "sets_of",
+    "share_of",
+    "sharings",
+    "single",
+]
 
 MODES = {
     (False, False): "unicast",
@@ -200,6 +212,67 @@ def share_of(layer: Layer, splits: Splits, y: int, x: int) -> Share:
     )
 
 
+class Sets(NamedTuple):
+    """How the clusters that have psums are drained: in sets, whose clusters are drained together.
+
+    Attributes
+    ----------
+    rows, cols : int
+        Sets with psums.
+    heads_y, heads_x : int
+        Clusters with psums from a set to the next.
+    step_y, first : int
+        Sets from one to the next along y; number of the first one.
+    members_y : tuple of int
+        Rows of a set that have psums.
+    members_x : int
+        Columns of a set that have psums.
+    """
+
+    rows: int
+    cols: int
+    heads_y: int
+    heads_x: int
+    step_y: int
+    first: int
+    members_y: tuple[int, ...]
+    members_x: int
+
+
+def sets_of(config: ArchConfig, splits: Splits) -> Sets:
+    """Return how clusters are drained.
+
+    Raises
+    ------
+    IllegalMappingError
+        If sets would be unlike each other.
+    """
+    (high, wide), c_y = config.drain_shape, splits.c_y
+    heads = splits.rows // c_y
+    heads_y = max(1, high // c_y)
+    for what, number, of_set in (("columns", splits.cols, wide), ("rows", heads, heads_y)):
+        if number > of_set and number % of_set:
+            raise IllegalMappingError(
+                f"{number} {what} of clusters are no whole sets of {of_set} that are drained together"
+            )
+    if high % c_y and c_y % high:
+        raise IllegalMappingError(
+            f"channels over {c_y} clusters and sets of {high} rows that are drained together clash"
+        )
+    across, first_row = config.mesh_cols // wide, (c_y - 1) // high
+    rows = [y for y in range(high) if (first_row * high + y) % c_y == c_y - 1]
+    return Sets(
+        rows=ceil_div(heads, heads_y),
+        cols=ceil_div(splits.cols, wide),
+        heads_y=heads_y,
+        heads_x=wide,
+        step_y=max(1, c_y // high) * across,
+        first=first_row * across,
+        members_y=tuple(rows[: min(heads, heads_y)]),
+        members_x=min(splits.cols, wide),
+    )
+
+
 @dataclass(frozen=True)
 class MeshMapping:
     """A mapping of a layer onto a mesh.
@@ -228,6 +301,7 @@ class MeshMapping:
         s, a, m = self.splits, self.config, self.share
         if s.rows > a.mesh_rows or s.cols > a.mesh_cols:
             raise IllegalMappingError(f"{s.rows} x {s.cols} clusters exceed the mesh of {a.mesh_rows} x {a.mesh_cols}")
+        sets_of(a, s)
         if s.c_y > 1 and m.chains > 1:
             raise IllegalMappingError("channels split over clusters need one chain a column")
         if s.c_y > 1 and m.layer.kind == "maxpool":
@@ -291,6 +365,11 @@ class MeshMapping:
             share = share_of(self.layer, self.splits, y, x)
             found[y, x] = share, replace(self.share, layer=share.layer)
         return found
+
+    @cached_property
+    def sets(self) -> Sets:
+        """How clusters are drained."""
+        return sets_of(self.config, self.splits)
 
     @property
     def param_shares(self) -> int:

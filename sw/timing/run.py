@@ -109,7 +109,7 @@ def _loop(
             seen[marked] = parts
             return seen, now
         running, drained = now >= sizes.nest, d.done
-        drain(d, s.words, banks, lanes, loaders[fed], running, s.columns, sizes.bank_groups)
+        drain(d, s.words, banks, lanes, loaders[fed], running, s.columns, sizes.bank_groups, s.members)
         waits, mac = 0, False
         for c in range(clusters - 1, -1, -1):
             under = banks[c - sizes.mesh_cols if s.joined[c] & 2 else c]
@@ -339,9 +339,9 @@ def run(
         loaders,
         np.zeros(len(engines) - 1, READER),
         memory_state(len(depths), config.read_bursts),
-        drain_state(PIPELINE_STAGES, config.lanes, lane_depth(config)),
+        drain_state(PIPELINE_STAGES, config.all_lanes, lane_depth(config)),
         store_state(config.read_bursts),
-        np.zeros(config.lanes, LANE),
+        np.zeros(config.all_lanes, LANE),
         np.zeros(clusters, LinkState),
         np.zeros((2, clusters), LinkState),
         np.zeros((3, clusters), np.bool_),
