@@ -40,6 +40,7 @@ __all__ = [
     "route_of",
     "sets_of",
     "share_of",
+    "shared",
     "sharings",
     "single",
 ]
@@ -212,6 +213,17 @@ def share_of(layer: Layer, splits: Splits, y: int, x: int) -> Share:
     )
 
 
+def shared(splits: Splits, operand: str) -> tuple[bool, bool]:
+    """Return whether clusters along y, and along x, are sent the same words of an operand by routers."""
+    s = splits
+    if operand == "iact":
+        differs_y, differs_x = s.c_y * s.p_y * s.g_y > 1, s.p_x * s.g_x > 1
+    else:
+        differs_y, differs_x = s.c_y * s.m_y * s.g_y > 1, s.m_x * s.g_x > 1
+    north, east = Side.NORTH in LINKS[operand], Side.EAST in LINKS[operand]
+    return s.rows > 1 and not differs_y and north, s.cols > 1 and not differs_x and east
+
+
 class Sets(NamedTuple):
     """How the clusters that have psums are drained: in sets, whose clusters are drained together.
 
@@ -379,13 +391,7 @@ class MeshMapping:
 
     def same(self, operand: str) -> tuple[bool, bool]:
         """Whether clusters along y, and along x, are sent the same words by routers."""
-        s = self.splits
-        if operand == "iact":
-            differs_y, differs_x = s.c_y * s.p_y * s.g_y > 1, s.p_x * s.g_x > 1
-        else:
-            differs_y, differs_x = s.c_y * s.m_y * s.g_y > 1, s.m_x * s.g_x > 1
-        north, east = Side.NORTH in LINKS[operand], Side.EAST in LINKS[operand]
-        return s.rows > 1 and not differs_y and north, s.cols > 1 and not differs_x and east
+        return shared(self.splits, operand)
 
     def mode(self, operand: str) -> str:
         """Name of the delivery mode of an operand."""
