@@ -7,13 +7,16 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["MOST_CLUSTERS", "MOST_PORTS", "ArchConfig", "ConfigError"]
+__all__ = ["MOST_CLUSTERS", "MOST_MODELLED", "MOST_PORTS", "ArchConfig", "ConfigError"]
 
 MOST_PORTS = 4
 """Ports of an operand."""
 
 MOST_CLUSTERS = 32
-"""Clusters of a mesh: bits of the word that selects those that are configured."""
+"""Clusters of a mesh in hardware: bits of the word that selects those that are configured."""
+
+MOST_MODELLED = 4096
+"""Clusters of a mesh that mapper and model take."""
 
 
 class ConfigError(ValueError):
@@ -39,6 +42,7 @@ class ArchConfig:
         PEs of a cluster: rows along a psum chain, columns across.
     mesh_rows, mesh_cols : int
         Clusters: rows northwards, the way of the psums, columns eastwards. Each has banks and routers of its own.
+        There is no hardware beyond MOST_CLUSTERS, only the model.
     data_width : int
         Bits of an iact and of a weight, 8 or 16, signed.
     acc_width : int
@@ -127,8 +131,8 @@ class ArchConfig:
         for name, low, high in (
             ("rows", 1, 64),
             ("cols", 1, 64),
-            ("mesh_rows", 1, MOST_CLUSTERS),
-            ("mesh_cols", 1, MOST_CLUSTERS // max(1, min(self.mesh_rows, MOST_CLUSTERS))),
+            ("mesh_rows", 1, MOST_MODELLED),
+            ("mesh_cols", 1, MOST_MODELLED // max(1, min(self.mesh_rows, MOST_MODELLED))),
             ("iact_spad", 2, 1024),
             ("weight_spad", 2, 4096),
             ("psum_spad", 1, 1024),
@@ -193,6 +197,23 @@ class ArchConfig:
             near = min(legal, key=lambda option: abs(option - value))
             raise ConfigError(
                 f"ArchConfig.{name} must be one of {', '.join(map(str, legal))}, not {value} "
+                f"(nearest legal value: {near})"
+            )
+
+    def check_buildable(self) -> None:
+        """Check that there is hardware of it, and not only the model.
+
+        Raises
+        ------
+        ConfigError
+            If not.
+        """
+        if self.clusters > MOST_CLUSTERS:
+            name, other = ("rows", "cols") if self.mesh_cols <= MOST_CLUSTERS else ("cols", "rows")
+            near = max(1, MOST_CLUSTERS // getattr(self, f"mesh_{other}"))
+            raise ConfigError(
+                f"ArchConfig.mesh_{name} must be at most {near} to be generated or run, {MOST_CLUSTERS} clusters "
+                f"in all, not {getattr(self, f'mesh_{name}')}: beyond there is only the model "
                 f"(nearest legal value: {near})"
             )
 

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rowmesh.hw.array import OPERANDS, mesh_address
+from rowmesh.hw.config import MOST_CLUSTERS
 from rowmesh.hw.descriptor import SELECT_ADDRESS, Engine
 from rowmesh.hw.pe import PE_FIELDS
 from rowmesh.hw.program import Program
@@ -213,14 +214,15 @@ def assemble(m: Mapping | MeshMapping, parts: Programs) -> Program:
     return program
 
 
-def _select(program: Program, clusters: list[int]) -> None:
-    program.write(0, {SELECT_ADDRESS: sum(1 << number for number in clusters)})
+def _select(m: Mapping | MeshMapping, program: Program, clusters: list[int]) -> None:
+    mask, places = sum(1 << number for number in clusters), range(-(-m.config.clusters // MOST_CLUSTERS))
+    program.write(0, {SELECT_ADDRESS + k: mask >> MOST_CLUSTERS * k & (1 << MOST_CLUSTERS) - 1 for k in places})
 
 
 def _assemble_mesh(count: int, m: Mapping | MeshMapping, parts: Programs, program: Program) -> None:
     """Write what all clusters have first, and then what differs."""
     layouts, everywhere = descriptors(m.config), list(range(count))
-    _select(program, everywhere)
+    _select(m, program, everywhere)
     for words in array_writes(m.config, parts.arrays[0]):
         program.write(0, words)
     for engine, nest in parts.shared.items():
@@ -246,9 +248,9 @@ def _assemble_mesh(count: int, m: Mapping | MeshMapping, parts: Programs, progra
                     own[address] = word
         kinds.setdefault(tuple(sorted(own.items())), []).append(number)
     for words_of_kind, numbers in kinds.items():
-        _select(program, numbers)
+        _select(m, program, numbers)
         program.write(0, dict(words_of_kind))
-    _select(program, everywhere)
+    _select(m, program, everywhere)
 
 
 _ACTIVE_WORD = next(word for name, word, _ in PE_FIELDS if name == "active")

@@ -81,7 +81,7 @@ def generate(
     ],
 ) -> int:
     """Write an accelerator's Verilog, JSON description and C header."""
-    config = spec.load_arch(arch)
+    config = spec.load_arch(arch, buildable=True)
     with new_files(out) as folder:
         from rowmesh.sw import flow
 
@@ -173,7 +173,7 @@ def run(
     Every output word is compared with the golden model, the RTL's cycles (in total and by part) and access
     counts with the model's.
     """
-    config = spec.load_arch(arch)
+    config = spec.load_arch(arch, buildable=True)
     layers = select_layers(workload, layer, batch)
     _only_without_file(ctx, mapping)
     flows = dataflows.load_dataflows(dataflow)

@@ -17,6 +17,7 @@ Source: Efficient Processing of DNNs, section 5.9.1, figure 5.36. Where a data t
 along it load copies instead.
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -202,10 +203,8 @@ def share_of(layer: Layer, splits: Splits, y: int, x: int) -> Share:
         end = begin + (rows - 1) * layer.stride[0] + window
         first, last = max(0, begin), min(layer.h, end)
         height, padding = last - first, (first - begin, padding[1], end - last, padding[3])
-    changes = {"C": channels, "M": filters, "H": height, "groups": groups, "padding": padding, "input": "random"}
-    own = type(layer).model_validate({**layer.model_dump(by_alias=True), **changes})
     return Share(
-        layer=own,
+        layer=_part(layer, channels, filters, height, groups, padding),
         channel=y % s.c_y * channels + at_g * channels,
         filter=(at_m + at_g) * filters,
         output_row=at_p * rows,
@@ -283,6 +282,12 @@ def sets_of(config: ArchConfig, splits: Splits) -> Sets:
         members_y=tuple(rows[: min(heads, heads_y)]),
         members_x=min(splits.cols, wide),
     )
+
+
+@functools.lru_cache(maxsize=4096)
+def _part(layer: Layer, c: int, m: int, h: int, groups: int, padding: tuple[int, int, int, int]) -> Layer:
+    changes = {"C": c, "M": m, "H": h, "groups": groups, "padding": padding, "input": "random"}
+    return type(layer).model_validate({**layer.model_dump(by_alias=True), **changes})
 
 
 @dataclass(frozen=True)
@@ -372,10 +377,12 @@ class MeshMapping:
     @cached_property
     def shares(self) -> dict[tuple[int, int], tuple[Share, Mapping]]:
         """Share and mapping of each cluster in use, by its place."""
-        found = {}
+        found, mappings = {}, {}
         for y, x in self.splits.places():
             share = share_of(self.layer, self.splits, y, x)
-            found[y, x] = share, replace(self.share, layer=share.layer)
+            if share.layer not in mappings:
+                mappings[share.layer] = replace(self.share, layer=share.layer)
+            found[y, x] = share, mappings[share.layer]
         return found
 
     @cached_property

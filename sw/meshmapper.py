@@ -29,6 +29,9 @@ __all__ = ["search_mesh", "splits_of"]
 _WORTH = 0.75
 """Splits are looked at that use this share of the most clusters that some split uses."""
 
+_CLUSTERS = 512
+"""Clusters that are predicted in all: of the largest meshes, fewer mappings."""
+
 _SURE = 0.001
 """Predictions end if the least estimate of the others is not less by more than this share."""
 
@@ -175,7 +178,8 @@ def _chosen(candidates: list[MeshMapping], costs: list[float], goal: Objective) 
         return candidates[0], 0
     found: dict[int, float] = {}
     together, in_vain = os.cpu_count() or 1, 0
-    for first in range(0, min(len(candidates), _PREDICTED), together):
+    most = max(together, min(_PREDICTED, _CLUSTERS // max(1, candidates[0].config.clusters)))
+    for first in range(0, min(len(candidates), most), together):
         if found and (in_vain >= _IN_VAIN or _reached(costs[first:], min(found.values()))):
             break
         some = range(first, min(first + together, len(candidates)))

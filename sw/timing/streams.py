@@ -110,9 +110,11 @@ def _array(
 ) -> tuple[Records, tuple[Records, Records, Records], Records]:
     """Return the PEs in use, their taps of the three buses, and all hops of the psum chains, over the clusters."""
     addresses = [[list(pe_words(row, col, {})) for col in range(config.cols)] for row in range(config.rows)]
-    fields = np.array(
-        [[[decode(PE_FIELDS, own, pe) for pe in of_row] for of_row in addresses] for own in subscriptions]
-    )
+    decoded = {id(own): own for own in subscriptions}  # clusters share what is equal
+    pes_of = {
+        key: [[decode(PE_FIELDS, own, pe) for pe in of_row] for of_row in addresses] for key, own in decoded.items()
+    }
+    fields = np.array([pes_of[id(own)] for own in subscriptions])
 
     def of(name: str) -> npt.NDArray[np.int32]:
         return np.vectorize(lambda pe: pe[name], otypes=[np.int32])(fields)
