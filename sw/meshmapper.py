@@ -173,23 +173,26 @@ def _best_of(
 
 
 def _chosen(candidates: list[MeshMapping], costs: list[float], goal: Objective) -> tuple[MeshMapping, int]:
-    """Predict the best candidates, and return the best of them."""
+    """Predict the best candidates, and return the best of them; of those that are alike, the one of least energy."""
     if not goal.depends_on_cycles:
         return candidates[0], 0
     found: dict[int, float] = {}
     together, in_vain = os.cpu_count() or 1, 0
-    most = max(together, min(_PREDICTED, _CLUSTERS // max(1, candidates[0].config.clusters)))
+    most = max(1, min(_PREDICTED, _CLUSTERS // candidates[0].config.clusters))
     for first in range(0, min(len(candidates), most), together):
         if found and (in_vain >= _IN_VAIN or _reached(costs[first:], min(found.values()))):
             break
-        some = range(first, min(first + together, len(candidates)))
+        some = range(first, min(first + together, most, len(candidates)))
         least = min(found.values(), default=math.inf)
         with ThreadPoolExecutor(together) as threads:
             cycles = list(threads.map(lambda k: sum(predict_parts(candidates[k], COARSE).values()), some))
         values = goal.costs(np.array(cycles), np.array([_words(candidates[k]) for k in some]))
         found.update(zip(some, map(float, values), strict=True))
         in_vain = 0 if min(found.values()) < least else in_vain + len(some)
-    return candidates[min(found, key=lambda k: (found[k], k))], len(found)
+    best = min(found.values())
+    alike = [k for k in found if found[k] <= best + _ALIKE * abs(best)]
+    energy = dict(zip(alike, goal.energy(np.array([_words(candidates[k]) for k in alike])), strict=True))
+    return candidates[min(alike, key=lambda k: (energy[k], found[k], k))], len(found)
 
 
 def _reached(estimates: list[float], best: float) -> bool:
