@@ -68,7 +68,7 @@ FIGURE = (
 """Layers of figure 5.37, its modes of iacts and weights, and the splits that come closest to them."""
 
 WIDE = 4
-CURVE = (("alexnet", "CONV3", 1), ("mobilenet", "PW8", 1), ("mobilenet", "DW4", 1), ("mobilenet", "DW4", WIDE))
+CURVE = (("mobilenet", "DW4", 1), ("mobilenet", "DW4", WIDE), ("mobilenet", "PW8", 1), ("alexnet", "CONV3", 1))
 """Layers of the curve, and by how much the memory and all buffers are larger than those of ``eyeriss_v2``."""
 
 SIZES = ((1, 1), (1, 2), (2, 2), (4, 2), (8, 2))
@@ -202,7 +202,7 @@ def _memory_cycles(config: ArchConfig, reads: int, writes: int) -> int:
 def _scaling_row(workload: str, name: str, wide: int, place: tuple[int, int], simulate_it: bool) -> dict[str, Any]:
     layer, config = _layer(workload, name), _scaled(*place, wide)
     mapped = _mapped(config, layer)
-    result = flow.run_mapping(mapped.mapping, origin=layer) if simulate_it else None
+    result = flow.run_mapping(mapped.mapping) if simulate_it else None
     words = mapped.predicted.accesses
     reads = sum(words[f"dram.{what}.read"] for what in ("iact", "weight", "param"))
     once = layer.n * layer.c * layer.h * layer.w + layer.m * layer.c // layer.groups * layer.r * layer.s
@@ -221,6 +221,7 @@ def _scaling_row(workload: str, name: str, wide: int, place: tuple[int, int], si
         "utilization": layer.macs / cycles / config.pes,
         "split": _split(mapped.mapping),
         "modes": _modes(mapped.mapping),
+        "cycles a second": result.cycles_per_second if result else None,
         "failures": result.failures() if result else [],
     }
 
@@ -244,7 +245,7 @@ def scaling(console: Console, simulate_it: bool) -> list[dict[str, Any]]:
             rows.append(row)
             console.print(
                 f"  {row['layer']}, {row['clusters']} clusters: {cycles:,} cycles, {row['of linear']:.1%} of linear "
-                f"({time.monotonic() - begin:.0f} s)",
+                f"({time.monotonic() - begin:.0f} s)" + "; ".join(["", *row["failures"]]),
                 style="dim",
             )
     table = _table(
