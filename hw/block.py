@@ -8,7 +8,7 @@ Elaborated for anything else (the simulator, a formal proof) a block is an ordin
 import enum
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from amaranth.hdl import ClockSignal, Instance, ResetSignal, Shape, ShapeCastable, Value
 from amaranth.lib import wiring
@@ -115,7 +115,7 @@ class Block(wiring.Component):
 
     key: str
     label: str
-    shared: ClassVar[bool] = False
+    shared: bool = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Block":  # noqa: D102
         self = super().__new__(cls)

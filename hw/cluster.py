@@ -117,6 +117,7 @@ class Cluster(Block):
 
     def __init__(self, config: ArchConfig) -> None:
         self._config = config
+        self.shared = config.clusters > 1
         flit = stream.Signature(flit_layout(config))
         psum = stream.Signature(psum_layout(config))
         start = stream.Signature(1)

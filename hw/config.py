@@ -7,13 +7,16 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["MOST_CLUSTERS", "MOST_PORTS", "ArchConfig", "ConfigError"]
+__all__ = ["MOST_CLUSTERS", "MOST_MODELLED", "MOST_PORTS", "ArchConfig", "ConfigError"]
 
 MOST_PORTS = 4
 """Ports of an operand."""
 
 MOST_CLUSTERS = 32
-"""Clusters of a mesh: bits of the word that selects those that are configured."""
+"""Clusters of a mesh in hardware: bits of the word that selects those that are configured."""
+
+MOST_MODELLED = 4096
+"""Clusters of a mesh that mapper and model take."""
 
 
 class ConfigError(ValueError):
@@ -39,6 +42,7 @@ class ArchConfig:
         PEs of a cluster: rows along a psum chain, columns across.
     mesh_rows, mesh_cols : int
         Clusters: rows northwards, the way of the psums, columns eastwards. Each has banks and routers of its own.
+        There is no hardware beyond MOST_CLUSTERS, only the model.
     data_width : int
         Bits of an iact and of a weight, 8 or 16, signed.
     acc_width : int
@@ -55,7 +59,8 @@ class ArchConfig:
     param_words : int
         Output channels whose bias and scale the post-processing unit holds.
     drain_lanes : int
-        Columns whose psums are post-processed together; 0: as many as a beat has data words.
+        Columns whose psums are post-processed together, of neighbouring clusters if there are more of them than a
+        cluster has; 0: as many as a beat has data words, or as there are.
     axi_data_width, axi_addr_width : int
         Memory port, in bits.
     burst_beats : int
@@ -126,8 +131,8 @@ class ArchConfig:
         for name, low, high in (
             ("rows", 1, 64),
             ("cols", 1, 64),
-            ("mesh_rows", 1, MOST_CLUSTERS),
-            ("mesh_cols", 1, MOST_CLUSTERS // max(1, min(self.mesh_rows, MOST_CLUSTERS))),
+            ("mesh_rows", 1, MOST_MODELLED),
+            ("mesh_cols", 1, MOST_MODELLED // max(1, min(self.mesh_rows, MOST_MODELLED))),
             ("iact_spad", 2, 1024),
             ("weight_spad", 2, 4096),
             ("psum_spad", 1, 1024),
@@ -137,7 +142,7 @@ class ArchConfig:
             ("glb_weight_flits", 16, 1 << 16),
             ("psum_bank_words", 16, 1 << 16),
             ("param_words", 8, 4096),
-            ("drain_lanes", 0, self.cols),
+            ("drain_lanes", 0, self.clusters * self.cols),
             ("axi_addr_width", 32, 64),
             ("burst_beats", 1, 256),
             ("read_bursts", 2, 64),
@@ -168,6 +173,12 @@ class ArchConfig:
             raise ConfigError(
                 f"ArchConfig.{name} must be 1 in a mesh of clusters, not {getattr(self, name)} (nearest legal value: 1)"
             )
+        if self.drain_lanes > self.cols and self.all_lanes != self.drain_lanes:
+            raise ConfigError(
+                f"ArchConfig.drain_lanes beyond a cluster's columns ({self.cols}) must be those of clusters that "
+                f"divide a row of the mesh, or of rows that divide its rows, not {self.drain_lanes} "
+                f"(nearest legal value: {self.all_lanes})"
+            )
         if self.burst_beats & (self.burst_beats - 1):
             near = 1 << (self.burst_beats.bit_length() - 1)
             raise ConfigError(
@@ -189,6 +200,23 @@ class ArchConfig:
                 f"(nearest legal value: {near})"
             )
 
+    def check_buildable(self) -> None:
+        """Check that there is hardware of it, and not only the model.
+
+        Raises
+        ------
+        ConfigError
+            If not.
+        """
+        if self.clusters > MOST_CLUSTERS:
+            name, other = ("rows", "cols") if self.mesh_cols <= MOST_CLUSTERS else ("cols", "rows")
+            near = max(1, MOST_CLUSTERS // getattr(self, f"mesh_{other}"))
+            raise ConfigError(
+                f"ArchConfig.mesh_{name} must be at most {near} to be generated or run, {MOST_CLUSTERS} clusters "
+                f"in all, not {getattr(self, f'mesh_{name}')}: beyond there is only the model "
+                f"(nearest legal value: {near})"
+            )
+
     @property
     def clusters(self) -> int:
         """Clusters of the mesh."""
@@ -197,7 +225,9 @@ class ArchConfig:
     @property
     def cluster(self) -> "ArchConfig":
         """A cluster alone."""
-        return self if self.clusters == 1 else self.replace(mesh_rows=1, mesh_cols=1)
+        if self.clusters == 1:
+            return self
+        return self.replace(mesh_rows=1, mesh_cols=1, drain_lanes=min(self.drain_lanes, self.cols))
 
     @property
     def pes(self) -> int:
@@ -226,8 +256,29 @@ class ArchConfig:
 
     @property
     def lanes(self) -> int:
-        """Post-processing lanes: by default the data words of a beat, no more than there are columns."""
-        return self.drain_lanes or min(self.flit_words, self.cols)
+        """Post-processing lanes of a cluster: by default the data words of a beat, no more than there are columns."""
+        return min(self.drain_lanes or self.flit_words, self.cols)
+
+    @property
+    def drain_shape(self) -> tuple[int, int]:
+        """Rows and columns of neighbouring clusters that are drained together; whole rows if there are several."""
+        most = (self.drain_lanes or self.flit_words) // self.cols
+        across = max(n for n in range(1, self.mesh_cols + 1) if self.mesh_cols % n == 0 and n <= max(1, most))
+        if across < self.mesh_cols:
+            return 1, across
+        rows = max(1, most // across)
+        return max(n for n in range(1, self.mesh_rows + 1) if self.mesh_rows % n == 0 and n <= rows), across
+
+    @property
+    def drain_clusters(self) -> int:
+        """Clusters that are drained together: a *set*."""
+        rows, cols = self.drain_shape
+        return rows * cols
+
+    @property
+    def all_lanes(self) -> int:
+        """Post-processing lanes of all clusters of a set."""
+        return self.drain_clusters * self.lanes
 
     @property
     def bank_groups(self) -> int:

@@ -188,7 +188,7 @@ class Core(Block):
         for number, cluster in enumerate(clusters):
             for col in range(config.cols):
                 wiring.connect(m, drain.banks[number * config.cols + col], cluster.banks[col])
-        for lane in range(config.lanes):
+        for lane in range(config.all_lanes):
             wiring.connect(m, drain.lanes[lane], store.lanes[lane])
         m.d.comb += drain.returned.eq(store.returned)
         wiring.connect(m, store.axi, wiring.flipped(self.axi))

@@ -1,8 +1,9 @@
 """The drain: reads final psums, post-processes them and packs them into beats.
 
 ``lanes`` adjacent columns are drained together, one word each a cycle; the nest gives the same offset to all of them.
-Each lane adds the bias, requantises (or passes the accumulator on) and packs its words into beats of its own, so that
-one full beat a cycle leaves the lanes together.
+In a mesh these may be columns of a *set* of neighbouring clusters, as many of each. Each lane adds the bias,
+requantises (or passes the accumulator on) and packs its words into beats of its own, so that one full beat a cycle
+leaves the lanes together.
 """
 
 from typing import Any
@@ -44,11 +45,11 @@ def beat_layout(config: ArchConfig) -> data.StructLayout:
 
 def drain_descriptor(config: ArchConfig) -> Descriptor:
     """Descriptor of the drain."""
-    levels = config.nest_levels
+    levels, members = config.nest_levels, config.drain_clusters
     mask = levels + 1
     outputs = {
         "offset": ceil_log2(config.psum_bank_words) + 1,
-        "group": bits_for(config.clusters * config.bank_groups) + 1,
+        "group": bits_for(config.clusters // members * config.bank_groups) + 1,
         "param": ceil_log2(config.param_words) + 1,
         "slot": bits_for(config.flit_words) + 1,
     }
@@ -74,6 +75,16 @@ def drain_descriptor(config: ArchConfig) -> Descriptor:
         Field("clamp_low", config.data_width, "smallest output"),
         Field("clamp_high", config.data_width, "largest output"),
     )
+    if members > 1:
+        width = ceil_log2(config.param_words)
+        fields = (
+            *fields,
+            Field("members", members, "clusters of a set that have outputs"),
+            *(
+                Field(f"member_param{k}", width, f"distance of the parameters of a set's cluster {k}")
+                for k in range(members)
+            ),
+        )
     return Descriptor(Engine.DRAIN, levels, outputs, fields)
 
 
@@ -159,8 +170,8 @@ class Packer(Block):
 class Drain(Block):
     """The drain engine with its post-processing lanes.
 
-    Contract: ``lanes`` words a cycle while the banks' words are final; ``latency`` cycles from the start token to the
-    first completed beat of one word, if nothing waits.
+    Contract: ``all_lanes`` words a cycle while the banks' words are final; ``latency`` cycles from the start token to
+    the first completed beat of one word, if nothing waits.
 
     Parameters
     ----------
@@ -195,8 +206,8 @@ class Drain(Block):
                 "banks": Out(drain_port(config)).array(config.clusters * config.cols),
                 "fill": In(stream.Signature(unsigned(64))),
                 "freed": Out(bits_for(config.param_words)),
-                "lanes": Out(stream.Signature(beat_layout(config))).array(config.lanes),
-                "returned": In(config.lanes),
+                "lanes": Out(stream.Signature(beat_layout(config))).array(config.all_lanes),
+                "returned": In(config.all_lanes),
                 "idle": Out(1),
                 "waits": Out(3),
             }
@@ -211,11 +222,14 @@ class Drain(Block):
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
         config, descriptor = self._config, self.descriptor
-        levels, lanes, groups = descriptor.levels, config.lanes, config.clusters * config.bank_groups
+        members, own_lanes, lanes = config.drain_clusters, config.lanes, config.all_lanes
+        levels, groups = descriptor.levels, config.clusters // members * config.bank_groups
         banks = range(len(self.banks))
         cols = [bank % config.cols for bank in banks]
-        group_of = [bank // config.cols * config.bank_groups + cols[bank] // lanes for bank in banks]
-        of_lane = [[bank for bank in banks if cols[bank] % lanes == lane] for lane in range(lanes)]
+        sets, member = zip(*(divmod(bank // config.cols, members) for bank in banks), strict=True)
+        group_of = [sets[bank] * config.bank_groups + cols[bank] // own_lanes for bank in banks]
+        lane_of = [member[bank] * own_lanes + cols[bank] % own_lanes for bank in banks]
+        of_lane = [[bank for bank in banks if lane_of[bank] == lane] for lane in range(lanes)]
         m.submodules.nest = nest = LoopNest(levels, descriptor.outputs, config.link_segment)
         own = descriptor.connect(m, self.config, nest)
         wiring.connect(m, wiring.flipped(self.start), nest.start)
@@ -256,6 +270,18 @@ class Drain(Block):
             return sum(value << bit for bit in range(factor.bit_length()) if factor >> bit & 1)
 
         short, thin, columns, group = Signal(), Signal(), Signal(bits_for(config.cols)), Signal(bits_for(groups))
+
+        def present(bank: int) -> Any:
+            """Whether a bank is of the group, and of a cluster with outputs."""
+            of_group = group == group_of[bank]
+            return of_group if members == 1 else of_group & field["members"].bit_select(member[bank], 1)
+
+        def param_of(lane: int) -> Any:
+            """Parameter of a lane's word."""
+            of_member, place = divmod(lane, own_lanes)
+            offset = token.out.param + multiple(field["lane_param"], place)
+            return offset if members == 1 else offset + field[f"member_param{of_member}"]
+
         chosen_word = choice.o.payload
         made, coming, now = choice.i.payload, plan.o.payload, word.o.payload
         m.d.comb += [
@@ -270,11 +296,11 @@ class Drain(Block):
             made.bank.eq(token.bank),
             *[getattr(made, name).eq(token.out[name]) for name in ("offset", "group", "slot")],
             made.use_param.eq(field["use_param"]),
-            *[made.params[lane].eq(token.out.param + multiple(field["lane_param"], lane)) for lane in range(lanes)],
+            *[made.params[lane].eq(param_of(lane)) for lane in range(lanes)],
             columns.eq(Mux(matches(field["edge_mask"], token.last, levels), field["columns_edge"], field["columns"])),
             group.eq(token.out.group),
-            *[made.used[bank].eq((group == group_of[bank]) & (cols[bank] < columns)) for bank in banks],
-            *[made.held[bank].eq((group == group_of[bank]) & (cols[bank] < field["columns"])) for bank in banks],
+            *[made.used[bank].eq(present(bank) & (cols[bank] < columns)) for bank in banks],
+            *[made.held[bank].eq(present(bank) & (cols[bank] < field["columns"])) for bank in banks],
             short.eq(matches(field["short_mask"], token.last, levels)),
             thin.eq(matches(field["thin_mask"], token.last, levels)),
             made.release.eq(

@@ -99,6 +99,7 @@ class GlobalBank(Block):
 
     def __init__(self, config: ArchConfig, engine: Engine) -> None:
         self._config, self._engine = config, engine
+        self.shared = config.clusters > 1  # of each cluster
         self.descriptor = reader_descriptor(config, engine)
         clip = engine is Engine.READ_IACT
         depth = config.glb_iact_flits if clip else config.glb_weight_flits

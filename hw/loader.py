@@ -133,6 +133,7 @@ class Loader(Block):
         if depth < config.burst_beats:
             raise ValueError(f"depth must be at least burst_beats ({config.burst_beats}), not {depth}")
         self._config, self._clip, self._depth = config, clip, depth
+        self.shared = config.clusters > 1  # of each cluster
         self.descriptor = loader_descriptor(config, engine, clip)
         super().__init__(
             {

@@ -108,8 +108,8 @@ class Storer(Block):
             {
                 "config": In(ConfigBus()),
                 "start": In(stream.Signature(1)),
-                "lanes": In(stream.Signature(beat_layout(config))).array(config.lanes),
-                "returned": Out(config.lanes),
+                "lanes": In(stream.Signature(beat_layout(config))).array(config.all_lanes),
+                "returned": Out(config.all_lanes),
                 "axi": Out(Axi4Write(config.axi_addr_width, config.axi_data_width)),
                 "halt": In(1),
                 "idle": Out(1),
@@ -136,7 +136,7 @@ class Storer(Block):
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
         config, axi = self._config, self.axi
-        lane_shape = unsigned(max(1, ceil_log2(config.lanes)))
+        lane_shape = unsigned(max(1, ceil_log2(config.all_lanes)))
         segments = Segments(m, self, config, self.descriptor)
         m.submodules.link = link = Buffer(segment_layout(config, _LANE_WIDTH))
         m.submodules.splitter = splitter = Splitter(config, _LANE_WIDTH)

@@ -75,6 +75,7 @@ class Top(Block):
     """
 
     def __init__(self, config: ArchConfig) -> None:
+        config.check_buildable()
         self._config = config
         super().__init__(_members(config))
 
@@ -160,7 +161,7 @@ def metadata(config: ArchConfig, modules: list[str], shared: list[str]) -> dict[
         "derived": {
             "pes": config.pes,
             "flit_words": config.flit_words,
-            "lanes": config.lanes,
+            "lanes": config.all_lanes,
             "glb_bytes": config.glb_bytes,
         },
         "ports": clock | ports,

@@ -278,8 +278,8 @@ def _control_file(sources: Sequence[Path], no_inline: Sequence[str]) -> str:
             )
         lines.append(f'no_inline -module "{name}"')
         # Ports that can be looked at stay between the module and what is around it, so that all its instances are one
-        # piece of code.
-        ports = re.findall(r"^\s*(?:input|output)\s[^;]*?([^\s;]+)\s*;", modules[name], re.MULTILINE)
+        # piece of code. (A port whose name is a word of Verilog is escaped by a backslash.)
+        ports = re.findall(r"^\s*(?:input|output)\s[^;]*?\\?([^\s;\\]+)\s*;", modules[name], re.MULTILINE)
         lines += [f'public_flat_rd -module "{name}" -var "{port}"' for port in ports if port != "clk"]
     return "\n".join(lines) + "\n"
 

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rowmesh.hw.array import OPERANDS, mesh_address
+from rowmesh.hw.config import MOST_CLUSTERS
 from rowmesh.hw.descriptor import SELECT_ADDRESS, Engine
 from rowmesh.hw.pe import PE_FIELDS
 from rowmesh.hw.program import Program
@@ -108,11 +109,17 @@ def programs(
     )
 
 
-def _over_clusters(m: MeshMapping, nest: Nest, along_y: dict[str, int], along_x: dict[str, int]) -> list[Loop]:
-    """Loops of a nest with those over the clusters that have psums, behind the one over row steps."""
-    s, loops = m.splits, list(nest.loops)
+def _over_sets(m: MeshMapping, nest: Nest, along_y: dict[str, int], along_x: dict[str, int]) -> list[Loop]:
+    """Loops of a nest with those over the sets of clusters that have psums, behind the one over row steps.
+
+    Strides are given from a cluster with psums to the next.
+    """
+    sets, loops = m.sets, list(nest.loops)
     at = 1 + next(place for place, loop in enumerate(loops) if loop.name == "pj")
-    outer = [Loop("cy", s.rows // s.c_y, along_y), Loop("cx", s.cols, along_x)]
+    outer = [
+        Loop("cy", sets.rows, {name: sets.heads_y * stride for name, stride in along_y.items()}),
+        Loop("cx", sets.cols, {name: sets.heads_x * stride for name, stride in along_x.items()}),
+    ]
     return [*loops[:at], *outer, *loops[at:]]
 
 
@@ -124,26 +131,32 @@ def _param_strides(m: MeshMapping) -> tuple[int, int]:
 
 
 def _drain(m: MeshMapping, nest: Nest) -> Nest:
-    a, s, own = m.config, m.splits, m.share.m_x * m.share.column_filters
+    a, sets, own = m.config, m.sets, m.share.m_x * m.share.column_filters
     per_y, per_x = (stride * own for stride in _param_strides(m))
-    loops = _over_clusters(
-        m,
-        nest,
-        {"group": s.c_y * a.mesh_cols * a.bank_groups, "param": per_y},
-        {"group": a.bank_groups, "param": per_x},
-    )
+    loops = [
+        replace(loop, strides={**loop.strides, "group": steps * a.bank_groups})
+        if (steps := {"cy": sets.step_y, "cx": 1}.get(loop.name))
+        else loop
+        for loop in _over_sets(m, nest, {"param": per_y}, {"param": per_x})
+    ]
     conditions = dict(nest.conditions)
     if (mask := conditions.get("param_mask")) is not None:
         conditions["param_mask"] = ("cy", "cx", *mask)
     values = dict(nest.values)
     for name in ("param_release", "param_thin"):
         values[name] *= m.param_shares
-    bases = {**nest.bases, "group": (s.c_y - 1) * a.mesh_cols * a.bank_groups}
+    if a.drain_clusters > 1:
+        places = [divmod(k, a.drain_shape[1]) for k in range(a.drain_clusters)]
+        heads = [y in sets.members_y and x < sets.members_x for y, x in places]
+        values["members"] = sum(1 << k for k, head in enumerate(heads) if head)
+        for k, (y, x) in enumerate(places):
+            values[f"member_param{k}"] = (sets.members_y.index(y) * per_y + x * per_x) if heads[k] else 0
+    bases = {**nest.bases, "group": sets.first * a.bank_groups}
     return Nest(loops, bases, conditions, values)
 
 
 def _store(m: MeshMapping, nest: Nest) -> Nest:
-    s, layout = m.splits, m.ofmap_layout
+    s, sets, layout = m.splits, m.sets, m.ofmap_layout
     share = m.share.layer
     of_filters = share.m // (1 if layout.planar else layout.words_per_beat) * layout.stride_block
     per_y, per_x = (stride * of_filters for stride in _param_strides(m))
@@ -151,9 +164,17 @@ def _store(m: MeshMapping, nest: Nest) -> Nest:
         per_y = share.p * s.p_x * layout.stride_row
     if s.p_x > 1:
         per_x = share.p * layout.stride_row
-    return Nest(
-        _over_clusters(m, nest, {"address": per_y}, {"address": per_x}), nest.bases, nest.conditions, nest.values
-    )
+    loops = _over_sets(m, nest, {"address": per_y}, {"address": per_x})
+    # a set's clusters fill lanes of their own, beside those of a cluster
+    at = next(place for place, loop in enumerate(loops) if loop.name == "lane")
+    lanes, across, rows = m.config.lanes, m.config.drain_shape[1], sets.members_y
+    from_y = rows[1] - rows[0] if len(rows) > 1 else 0
+    of_set = [
+        Loop("sy", len(rows), {"address": per_y, "lane": from_y * across * lanes}),
+        Loop("sx", sets.members_x, {"address": per_x, "lane": lanes}),
+    ]
+    bases = {**nest.bases, "lane": rows[0] * across * lanes}
+    return Nest([*loops[:at], *of_set, *loops[at:]], bases, nest.conditions, nest.values)
 
 
 def _params(m: MeshMapping, memory: MemoryMap) -> Nest:
@@ -215,14 +236,15 @@ def _write(program: Program, bank: int, m: Mapping | MeshMapping, parts: Program
             program.write(bank, nest.encode(layouts[engine]))
 
 
-def _select(program: Program, bank: int, clusters: list[int]) -> None:
-    program.write(bank, {SELECT_ADDRESS: sum(1 << number for number in clusters)})
+def _select(m: Mapping | MeshMapping, program: Program, bank: int, clusters: list[int]) -> None:
+    mask, places = sum(1 << number for number in clusters), range(-(-m.config.clusters // MOST_CLUSTERS))
+    program.write(bank, {SELECT_ADDRESS + k: mask >> MOST_CLUSTERS * k & (1 << MOST_CLUSTERS) - 1 for k in places})
 
 
 def _write_mesh(count: int, m: Mapping | MeshMapping, parts: Programs, program: Program, bank: int) -> None:
     """Write what all clusters have first, and then what differs."""
     layouts, everywhere = descriptors(m.config), list(range(count))
-    _select(program, bank, everywhere)
+    _select(m, program, bank, everywhere)
     for words in array_writes(m.config, parts.arrays[0]):
         program.write(bank, words)
     for engine, nest in parts.shared.items():
@@ -248,9 +270,9 @@ def _write_mesh(count: int, m: Mapping | MeshMapping, parts: Programs, program: 
                     own[address] = word
         kinds.setdefault(tuple(sorted(own.items())), []).append(number)
     for words_of_kind, numbers in kinds.items():
-        _select(program, bank, numbers)
+        _select(m, program, bank, numbers)
         program.write(bank, dict(words_of_kind))
-    _select(program, bank, everywhere)
+    _select(m, program, bank, everywhere)
 
 
 _ACTIVE_WORD = next(word for name, word, _ in PE_FIELDS if name == "active")

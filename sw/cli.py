@@ -81,7 +81,7 @@ def generate(
     ],
 ) -> int:
     """Write an accelerator's Verilog, JSON description and C header."""
-    config = spec.load_arch(arch)
+    config = spec.load_arch(arch, buildable=True)
     with new_files(out) as folder:
         from rowmesh.sw import flow
 
@@ -181,7 +181,7 @@ def run(
     counts with the model's. With --one-program there is one start and one interrupt for all layers, and one line
     with their sums; each layer has tensors of its own.
     """
-    config = spec.load_arch(arch)
+    config = spec.load_arch(arch, buildable=True)
     layers = select_layers(workload, layer, batch)
     _only_without_file(ctx, mapping)
     flows = dataflows.load_dataflows(dataflow)

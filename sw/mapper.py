@@ -5,7 +5,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -149,6 +149,9 @@ class Pool:
 
     objective: Objective
     config_cycles: int
+    least: Callable[[Ints], Floats] | None = None
+    """Cycles that mappings of so many words (a column for each of ACCESSES) take at least, for other reasons than their
+    own: what shares the memory with them."""
     spaces: list[Space] = field(default_factory=list)
     rows: Ints = field(default_factory=lambda: np.zeros((0, len(FACTORS)), np.int64))
     of_space: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -170,19 +173,22 @@ class Pool:
                 self._note(space, rows, costs)
             return
         worth = costs[good]
-        values = self.objective.costs(worth.cycles + self.config_cycles, worth.words)
+        cycles = worth.cycles
+        if self.least is not None:
+            cycles = np.maximum(cycles, np.ceil(self.least(worth.words)).astype(np.int64))
+        values = self.objective.costs(cycles + self.config_cycles, worth.words)
         if len(self.keys) >= _KEPT:
             better = values < self.keys[-1, 0]
             if not better.any():
                 return
-            good, worth, values = good[better], worth[better], values[better]
+            good, worth, values, cycles = good[better], worth[better], values[better], cycles[better]
         if space not in self.spaces:
             self.spaces.append(space)
         number = self.spaces.index(space)
         keys = np.concatenate([self.keys, np.stack([values, worth.steps.astype(np.float64)], axis=1)])
         rows = np.concatenate([self.rows, rows[good]])
         of_space = np.concatenate([self.of_space, np.full(len(good), number)])
-        estimates = np.concatenate([self.estimates, worth.cycles])
+        estimates = np.concatenate([self.estimates, cycles])
         energy = np.concatenate([self.energy, self.objective.energy(worth.words)])
         order = np.lexsort((np.arange(len(keys)), keys[:, 1], keys[:, 0]))
         order = order[keys[order, 0] <= keys[order[0], 0] + (_PROMISING - 1) * abs(keys[order[0], 0])]

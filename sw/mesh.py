@@ -17,6 +17,7 @@ Source: Efficient Processing of DNNs, section 5.9.1, figure 5.36. Where a data t
 along it load copies instead.
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -25,12 +26,25 @@ from typing import NamedTuple
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.router import LINKS, Side
 from rowmesh.sw.files import InputError
-from rowmesh.sw.mapping import IllegalMappingError, Mapping
+from rowmesh.sw.mapping import IllegalMappingError, Mapping, ceil_div
 from rowmesh.sw.programs import Route
 from rowmesh.sw.tensors import TensorLayout
 from rowmesh.sw.workload import Layer
 
-__all__ = ["MODES", "MeshMapping", "Share", "Splits", "mode_of", "route_of", "share_of", "sharings", "single"]
+__all__ = [
+    "MODES",
+    "MeshMapping",
+    "Sets",
+    "Share",
+    "Splits",
+    "mode_of",
+    "route_of",
+    "sets_of",
+    "share_of",
+    "shared",
+    "sharings",
+    "single",
+]
 
 MODES = {
     (False, False): "unicast",
@@ -189,15 +203,91 @@ def share_of(layer: Layer, splits: Splits, y: int, x: int) -> Share:
         end = begin + (rows - 1) * layer.stride[0] + window
         first, last = max(0, begin), min(layer.h, end)
         height, padding = last - first, (first - begin, padding[1], end - last, padding[3])
-    changes = {"C": channels, "M": filters, "H": height, "groups": groups, "padding": padding, "input": "random"}
-    own = type(layer).model_validate({**layer.model_dump(by_alias=True), **changes})
     return Share(
-        layer=own,
+        layer=_part(layer, channels, filters, height, groups, padding),
         channel=y % s.c_y * channels + at_g * channels,
         filter=(at_m + at_g) * filters,
         output_row=at_p * rows,
         input_row=first,
     )
+
+
+def shared(splits: Splits, operand: str) -> tuple[bool, bool]:
+    """Return whether clusters along y, and along x, are sent the same words of an operand by routers."""
+    s = splits
+    if operand == "iact":
+        differs_y, differs_x = s.c_y * s.p_y * s.g_y > 1, s.p_x * s.g_x > 1
+    else:
+        differs_y, differs_x = s.c_y * s.m_y * s.g_y > 1, s.m_x * s.g_x > 1
+    north, east = Side.NORTH in LINKS[operand], Side.EAST in LINKS[operand]
+    return s.rows > 1 and not differs_y and north, s.cols > 1 and not differs_x and east
+
+
+class Sets(NamedTuple):
+    """How the clusters that have psums are drained: in sets, whose clusters are drained together.
+
+    Attributes
+    ----------
+    rows, cols : int
+        Sets with psums.
+    heads_y, heads_x : int
+        Clusters with psums from a set to the next.
+    step_y, first : int
+        Sets from one to the next along y; number of the first one.
+    members_y : tuple of int
+        Rows of a set that have psums.
+    members_x : int
+        Columns of a set that have psums.
+    """
+
+    rows: int
+    cols: int
+    heads_y: int
+    heads_x: int
+    step_y: int
+    first: int
+    members_y: tuple[int, ...]
+    members_x: int
+
+
+def sets_of(config: ArchConfig, splits: Splits) -> Sets:
+    """Return how clusters are drained.
+
+    Raises
+    ------
+    IllegalMappingError
+        If sets would be unlike each other.
+    """
+    (high, wide), c_y = config.drain_shape, splits.c_y
+    heads = splits.rows // c_y
+    heads_y = max(1, high // c_y)
+    for what, number, of_set in (("columns", splits.cols, wide), ("rows", heads, heads_y)):
+        if number > of_set and number % of_set:
+            raise IllegalMappingError(
+                f"{number} {what} of clusters are no whole sets of {of_set} that are drained together"
+            )
+    if high % c_y and c_y % high:
+        raise IllegalMappingError(
+            f"channels over {c_y} clusters and sets of {high} rows that are drained together clash"
+        )
+    across, first_row = config.mesh_cols // wide, (c_y - 1) // high
+    rows = [y for y in range(high) if (first_row * high + y) % c_y == c_y - 1]
+    return Sets(
+        rows=ceil_div(heads, heads_y),
+        cols=ceil_div(splits.cols, wide),
+        heads_y=heads_y,
+        heads_x=wide,
+        step_y=max(1, c_y // high) * across,
+        first=first_row * across,
+        members_y=tuple(rows[: min(heads, heads_y)]),
+        members_x=min(splits.cols, wide),
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def _part(layer: Layer, c: int, m: int, h: int, groups: int, padding: tuple[int, int, int, int]) -> Layer:
+    changes = {"C": c, "M": m, "H": h, "groups": groups, "padding": padding, "input": "random"}
+    return type(layer).model_validate({**layer.model_dump(by_alias=True), **changes})
 
 
 @dataclass(frozen=True)
@@ -228,6 +318,7 @@ class MeshMapping:
         s, a, m = self.splits, self.config, self.share
         if s.rows > a.mesh_rows or s.cols > a.mesh_cols:
             raise IllegalMappingError(f"{s.rows} x {s.cols} clusters exceed the mesh of {a.mesh_rows} x {a.mesh_cols}")
+        sets_of(a, s)
         if s.c_y > 1 and m.chains > 1:
             raise IllegalMappingError("channels split over clusters need one chain a column")
         if s.c_y > 1 and m.layer.kind == "maxpool":
@@ -286,11 +377,18 @@ class MeshMapping:
     @cached_property
     def shares(self) -> dict[tuple[int, int], tuple[Share, Mapping]]:
         """Share and mapping of each cluster in use, by its place."""
-        found = {}
+        found, mappings = {}, {}
         for y, x in self.splits.places():
             share = share_of(self.layer, self.splits, y, x)
-            found[y, x] = share, replace(self.share, layer=share.layer)
+            if share.layer not in mappings:
+                mappings[share.layer] = replace(self.share, layer=share.layer)
+            found[y, x] = share, mappings[share.layer]
         return found
+
+    @cached_property
+    def sets(self) -> Sets:
+        """How clusters are drained."""
+        return sets_of(self.config, self.splits)
 
     @property
     def param_shares(self) -> int:
@@ -300,13 +398,7 @@ class MeshMapping:
 
     def same(self, operand: str) -> tuple[bool, bool]:
         """Whether clusters along y, and along x, are sent the same words by routers."""
-        s = self.splits
-        if operand == "iact":
-            differs_y, differs_x = s.c_y * s.p_y * s.g_y > 1, s.p_x * s.g_x > 1
-        else:
-            differs_y, differs_x = s.c_y * s.m_y * s.g_y > 1, s.m_x * s.g_x > 1
-        north, east = Side.NORTH in LINKS[operand], Side.EAST in LINKS[operand]
-        return s.rows > 1 and not differs_y and north, s.cols > 1 and not differs_x and east
+        return shared(self.splits, operand)
 
     def mode(self, operand: str) -> str:
         """Name of the delivery mode of an operand."""

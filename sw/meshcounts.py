@@ -8,6 +8,7 @@ from rowmesh.sw.counts import access_counts as counts_of_share
 from rowmesh.sw.mapping import Mapping
 from rowmesh.sw.mesh import MeshMapping
 from rowmesh.sw.results import ACCESSES
+from rowmesh.sw.workload import Layer
 
 __all__ = ["access_counts"]
 
@@ -21,8 +22,11 @@ def access_counts(m: Mapping | MeshMapping) -> Dict[str, int]:
     if isinstance(m, Mapping):
         return counts_of_share(m)
     total = dict.fromkeys(ACCESSES, 0)
-    for (y, x), (_, mapping) in m.shares.items():
-        own = counts_of_share(mapping)
+    of_layer: dict[Layer, Dict[str, int]] = {}
+    for (y, x), (share, mapping) in m.shares.items():
+        if share.layer not in of_layer:
+            of_layer[share.layer] = counts_of_share(mapping)
+        own = of_layer[share.layer]
         for name, words in own.items():
             level, what, way = (*name.split("."), "")[:3]
             if what in OPERANDS and (level in ("dram", "glb") or way == "injected"):

@@ -1,5 +1,6 @@
 """The mapper of a mesh: how a layer is split over the clusters, and the mapping of a share for each split."""
 
+import functools
 import itertools
 import math
 import os
@@ -10,14 +11,16 @@ from dataclasses import replace
 import numpy as np
 
 from rowmesh.hw.config import ArchConfig
+from rowmesh.hw.router import LINKS
+from rowmesh.sw.batch import Ints
 from rowmesh.sw.dataflow import Dataflow, load_dataflow
 from rowmesh.sw.mapper import Pool, Search, UnmappableError, chunks, look_at, spaces_of
 from rowmesh.sw.mapping import IllegalMappingError
 from rowmesh.sw.mapspace import flattened
-from rowmesh.sw.mesh import MeshMapping, Splits, share_of
+from rowmesh.sw.mesh import MeshMapping, Splits, share_of, shared
 from rowmesh.sw.meshcounts import access_counts
 from rowmesh.sw.model import COARSE, config_cycles, predict_parts
-from rowmesh.sw.objective import Budget, Objective
+from rowmesh.sw.objective import Budget, Floats, Objective
 from rowmesh.sw.results import ACCESSES
 from rowmesh.sw.workload import Layer
 
@@ -25,6 +28,15 @@ __all__ = ["search_mesh", "splits_of"]
 
 _WORTH = 0.75
 """Splits are looked at that use this share of the most clusters that some split uses."""
+
+_CLUSTERS = 512
+"""Clusters that are predicted in all: of the largest meshes, fewer mappings."""
+
+_SURE = 0.001
+"""Predictions end if the least estimate of the others is not less by more than this share."""
+
+_ALIKE = 0.002
+"""Mappings within this share of the least cost are told apart by their energy."""
 
 _KEPT, _PREDICTED, _IN_VAIN = 3, 12, 6
 """Mappings of each split that are kept; that are predicted in all; those in sequence that are not better than one
@@ -76,7 +88,7 @@ def search_mesh(
     """
     flows = tuple(flows or (load_dataflow("rs"),))
     goal = objective if isinstance(objective, Objective) else Objective(objective)
-    candidates: list[tuple[float, MeshMapping]] = []
+    candidates: list[tuple[float, float, MeshMapping]] = []
     visited = valid = 0
     reason = "no dimension can be split over its clusters"
     for shape in (layer, *flattened(config, layer)):
@@ -87,24 +99,28 @@ def search_mesh(
             except IllegalMappingError as error:
                 reason = str(error)
         most = max((splits.rows * splits.cols for splits, _ in legal), default=0)
-        pools: dict[Layer, Pool] = {}
+        pools: dict[tuple[Layer, tuple[int, ...]], Pool] = {}
         for splits, share in sorted(legal, key=lambda one: -one[0].rows * one[0].cols):
             if splits.rows * splits.cols < _WORTH * most and candidates:
                 continue
-            if share not in pools:
-                pool = pools[share] = Pool(goal, config_cycles(config))
+            kind = share, _users(splits)
+            if kind not in pools:
+                pool = pools[kind] = Pool(goal, config_cycles(config), functools.partial(_least, config, splits))
                 some = spaces_of(config.cluster, share, flows, whole=False, shapes=(share,))
                 look_at(pool, chunks(some, None if budget is None else seed), budget or Budget(), math.inf)
                 visited, valid = visited + pool.visited, valid + pool.valid
-            found, why = _best_of(pools[share], config, shape, splits, goal)
+            found, why = _best_of(pools[kind], config, shape, splits, goal)
             candidates += found
             reason = why or reason
     if not candidates:
         names = ", ".join(flow.name for flow in flows)
         raise UnmappableError(f"layer {layer.name}: no mapping ({names}) fits {config.name}: {reason}")
-    candidates.sort(key=lambda one: one[0])
-    chosen, predicted = _chosen([mapping for _, mapping in candidates], [cost for cost, _ in candidates], goal)
-    return Search(chosen, visited, valid, valid, predicted, False, candidates[0][0])
+    # of those that are about as good, those of the least energy first
+    best = min(cost for cost, _, _ in candidates)
+    limit = best + _ALIKE * abs(best)
+    candidates.sort(key=lambda one: (one[0] > limit, one[0] if one[0] > limit else one[1]))
+    chosen, predicted = _chosen([mapping for _, _, mapping in candidates], [cost for cost, _, _ in candidates], goal)
+    return Search(chosen, visited, valid, valid, predicted, False, best)
 
 
 def _words(mapping: MeshMapping) -> list[int]:
@@ -112,45 +128,73 @@ def _words(mapping: MeshMapping) -> list[int]:
     return [counts[name] for name in ACCESSES]
 
 
+def _users(splits: Splits) -> tuple[int, int, int, int]:
+    """Return how many clusters load iacts and weights of their own, whose parameters differ, and that have psums."""
+    rows, cols = splits.rows, splits.cols
+    own = []
+    for name in LINKS:
+        same_y, same_x = shared(splits, name)
+        own.append((1 if same_y else rows) * (1 if same_x else cols))
+    return own[0], own[1], splits.m_y * splits.m_x * splits.g_y * splits.g_x, rows // splits.c_y * cols
+
+
+def _least(config: ArchConfig, splits: Splits, words: Ints) -> Floats:
+    """Return the least cycles that the memory and the drain take for all clusters, from the words of a share."""
+    iacts, weights, params, heads = _users(splits)
+    column = {name: words[:, place] for place, name in enumerate(ACCESSES)}
+    reads = column["dram.iact.read"] * iacts + column["dram.weight.read"] * weights + column["dram.param.read"] * params
+    stored = column["dram.ofmap.write"] * heads
+    drained = column["glb.psum.drain"] * heads / config.all_lanes
+    return np.maximum(np.maximum(reads, stored) / config.flit_words, drained)
+
+
 def _best_of(
     pool: Pool, config: ArchConfig, layer: Layer, splits: Splits, goal: Objective
-) -> tuple[list[tuple[float, MeshMapping]], str]:
-    """Return the best mappings of a split with their costs, and why there is none."""
+) -> tuple[list[tuple[float, float, MeshMapping]], str]:
+    """Return the best mappings of a split with their costs and energy, and why there is none."""
     if not pool.valid:
         return [], pool.reason()
     found, why = [], ""
-    for index in range(min(len(pool.keys), 20 * _KEPT)):
-        share = pool.mapping(index)
+    costs = pool.keys[:, 0]
+    apart = costs > costs[0] + _ALIKE * abs(costs[0])
+    for index in np.lexsort((np.where(apart, costs, pool.energy), apart))[: 20 * _KEPT]:
+        share = pool.mapping(int(index))
         try:
             mapping = MeshMapping(config, layer, splits, replace(share, within=layer))
         except IllegalMappingError as error:
             why = str(error)
             continue
-        counts = access_counts(mapping)
-        reads = sum(words for name, words in counts.items() if name.startswith("dram") and name.endswith("read"))
-        writes = counts["dram.ofmap.write"] * (share.config.flit_words // share.out_lanes)
-        cycles = max(float(pool.estimates[index]), max(reads, writes) / share.config.flit_words)
-        cost = float(goal.costs(np.array([cycles + pool.config_cycles]), np.array([_words(mapping)]))[0])
-        found.append((cost, mapping))
-        if len(found) >= 3 * _KEPT:
+        words = np.array([_words(mapping)])
+        cycles = np.array([float(pool.estimates[index]) + pool.config_cycles])
+        found.append((float(goal.costs(cycles, words)[0]), float(goal.energy(words)[0]), mapping))
+        if len(found) >= _KEPT:
             break
-    return sorted(found, key=lambda one: one[0])[:_KEPT], why
+    return found, why
 
 
 def _chosen(candidates: list[MeshMapping], costs: list[float], goal: Objective) -> tuple[MeshMapping, int]:
-    """Predict the best candidates, and return the best of them."""
+    """Predict the best candidates, and return the best of them; of those that are alike, the one of least energy."""
     if not goal.depends_on_cycles:
         return candidates[0], 0
     found: dict[int, float] = {}
     together, in_vain = os.cpu_count() or 1, 0
-    for first in range(0, min(len(candidates), _PREDICTED), together):
-        if found and (in_vain >= _IN_VAIN or costs[first] >= min(found.values())):
+    most = max(1, min(_PREDICTED, _CLUSTERS // candidates[0].config.clusters))
+    for first in range(0, min(len(candidates), most), together):
+        if found and (in_vain >= _IN_VAIN or _reached(costs[first:], min(found.values()))):
             break
-        some = range(first, min(first + together, len(candidates)))
+        some = range(first, min(first + together, most, len(candidates)))
         least = min(found.values(), default=math.inf)
         with ThreadPoolExecutor(together) as threads:
             cycles = list(threads.map(lambda k: sum(predict_parts(candidates[k], COARSE).values()), some))
         values = goal.costs(np.array(cycles), np.array([_words(candidates[k]) for k in some]))
         found.update(zip(some, map(float, values), strict=True))
         in_vain = 0 if min(found.values()) < least else in_vain + len(some)
-    return candidates[min(found, key=lambda k: (found[k], k))], len(found)
+    best = min(found.values())
+    alike = [k for k in found if found[k] <= best + _ALIKE * abs(best)]
+    energy = dict(zip(alike, goal.energy(np.array([_words(candidates[k]) for k in alike])), strict=True))
+    return candidates[min(alike, key=lambda k: (energy[k], found[k], k))], len(found)
+
+
+def _reached(estimates: list[float], best: float) -> bool:
+    """Whether none of the estimates promises anything better."""
+    return best <= min(estimates) + _SURE * abs(best)

@@ -253,10 +253,19 @@ def _measured(m: Mapping | MeshMapping, effort: Effort) -> tuple[tuple[int, ...]
     """
     for retry in range(effort.retries + 1):
         counts = _chosen(_share(m), replace(effort, largest=effort.largest * 4**retry))
+        if counts == _outer(m):
+            return _whole(m), counts
         total, steady, _ = _run(m, counts, effort)
-        if steady or counts == _outer(m):
+        if steady:
             break
     return tuple(map(int, total)), counts
+
+
+@functools.lru_cache(maxsize=4096)
+def _whole(m: Mapping | MeshMapping) -> tuple[int, ...]:
+    """Run all of a mapping, whatever the effort."""
+    total, _, _ = _run(m, _outer(m), FINE)
+    return tuple(map(int, total))
 
 
 def predict_parts(m: Mapping | MeshMapping, effort: Effort = FINE) -> dict[str, int]:

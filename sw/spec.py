@@ -56,13 +56,15 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _TOP = "architecture"
 
 
-def load_arch(name_or_path: str | os.PathLike[str]) -> ArchConfig:
+def load_arch(name_or_path: str | os.PathLike[str], *, buildable: bool = False) -> ArchConfig:
     """Load an architecture.
 
     Parameters
     ----------
     name_or_path : str or path
         Name of a shipped architecture, or path of a YAML file.
+    buildable : bool
+        Refuse what there is only a model of.
 
     Raises
     ------
@@ -95,9 +97,12 @@ def load_arch(name_or_path: str | os.PathLike[str]) -> ArchConfig:
             f"(nearest legal value: {_legal_name(name)})",
         )
     try:
-        return ArchConfig(name=name, **changes)
+        config = ArchConfig(name=name, **changes)
+        if buildable:
+            config.check_buildable()
     except (ConfigError, TypeError) as error:
         raise _located(document, error) from None
+    return config
 
 
 def describe_arch(name_or_path: str | os.PathLike[str]) -> str:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numba
 import numpy as np
+import numpy.typing as npt
 
 from rowmesh.hw.drain import UNSEEN
 from rowmesh.sw.timing.array import LINK, Records, records, updates
@@ -16,10 +17,13 @@ to have, ``params`` the parameters (0: none)."""
 
 
 def drain_state(stages: int, lanes: int, room: int) -> Records:
-    """Return an idle drain: registers of its pipeline, lanes, beats of a lane that the store engine has room for."""
+    """Return an idle drain: registers of its pipeline, lanes, beats of a lane that the store engine has room for.
+
+    ``stage_words`` are the words that each cluster of a set gives.
+    """
     kind = records(
         "made", "choice", "plan", "word", "done", "psums", "there", "held", "inside", "room",
-        stage_lanes=stages, stage_flush=stages, packed=lanes, credits=lanes, returned=lanes,
+        stage_words=stages, stage_flush=stages, packed=lanes, credits=lanes, returned=lanes,
     )  # fmt: skip
     state = np.zeros(1, kind)
     state["credits"], state["room"] = room, 1
@@ -28,42 +32,56 @@ def drain_state(stages: int, lanes: int, room: int) -> Records:
 
 @numba.njit(cache=True, nogil=True)
 def drain(
-    d: Any, words: Records, banks: Records, lanes: Records, params: Any, started: bool, columns: int, groups: int
+    d: Any,
+    words: Records,
+    banks: Records,
+    lanes: Records,
+    params: Any,
+    started: bool,
+    columns: int,
+    groups: int,
+    members: npt.NDArray[np.bool_],
 ) -> None:
     """Advance the drain (hw/drain.py).
 
     ``banks`` are those of all clusters, over clusters and columns; ``columns`` of a cluster hold slots of a tile, and
-    ``groups`` of them are drained one after another; ``params`` is the parameters' load engine.
+    ``groups`` of them are drained one after another; ``params`` is the parameters' load engine; ``members`` are the
+    clusters of a set that are drained.
     """
-    width, stages = len(lanes), len(d.stage_lanes)
+    width, stages, size = len(lanes) // len(members), len(d.stage_words), len(members)
     k, go = d.done, False
     now = words[min(k, len(words) - 1)]
-    first, own = width * (now.group % groups), banks[now.group // groups]
+    first, own = width * (now.group % groups), size * (now.group // groups)
     if d.word and d.room and d.psums and d.there:
         go = True
-        for c in range(first, min(first + width, now.columns)):
-            if updates(own[c]):
-                go = False
+        for member in range(size):
+            if members[member]:
+                for c in range(first, min(first + width, now.columns)):
+                    if updates(banks[own + member, c]):
+                        go = False
     # what the next word waits for, known a cycle before
     accepts = go or not d.word
     n = k + 1 if go else k
     if n < len(words):
         coming = words[n]
         leaves = d.word and accepts
-        begin, others = width * (coming.group % groups), banks[coming.group // groups]
+        begin, others = width * (coming.group % groups), size * (coming.group // groups)
         freed = now.release if leaves and coming.group == now.group else 0
         d.psums = 1
-        for c in range(begin, min(begin + width, columns)):
-            need = coming.need if c < coming.columns else coming.release
-            if need + freed > others[c].finals:
-                d.psums = 0
+        for member in range(size):
+            if members[member]:
+                for c in range(begin, min(begin + width, columns)):
+                    need = coming.need if c < coming.columns else coming.release
+                    if need + freed > banks[others + member, c].finals:
+                        d.psums = 0
         d.there = coming.params + (now.param_release if leaves else 0) <= d.held
     # beats of a lane that have gone leave its credits two cycles later: two more may have gone
     d.room = 1
-    for lane in range(width):
+    for lane in range(len(lanes)):
         if d.credits[lane] <= UNSEEN:
             d.room = 0
-        d.credits[lane] += d.returned[lane] - (d.stage_flush[0] and d.stage_lanes[0] >> lane & 1)
+        gone = d.stage_flush[0] and lane % width < d.stage_words[0] and members[lane // width]
+        d.credits[lane] += d.returned[lane] - gone
         d.returned[lane] = lanes[lane].returned
         if d.packed[lane]:
             d.packed[lane] = 0
@@ -71,23 +89,25 @@ def drain(
             lanes[lane].free += 1
     # the pipeline and the packers
     if d.inside or go:
-        last = d.stage_lanes[stages - 1]
+        last = d.stage_words[stages - 1]
         if last:
             d.inside -= 1
             if d.stage_flush[stages - 1]:
-                for lane in range(width):
-                    d.packed[lane] = last >> lane & 1
+                for lane in range(len(lanes)):
+                    d.packed[lane] = lane % width < last and members[lane // width]
         for s in range(stages - 1, 0, -1):
-            d.stage_lanes[s], d.stage_flush[s] = d.stage_lanes[s - 1], d.stage_flush[s - 1]
-        d.stage_lanes[0] = 0
+            d.stage_words[s], d.stage_flush[s] = d.stage_words[s - 1], d.stage_flush[s - 1]
+        d.stage_words[0] = 0
         if go:
-            d.stage_lanes[0] = (1 << max(0, min(width, now.columns - first))) - 1
+            d.stage_words[0] = max(0, min(width, now.columns - first))
             d.stage_flush[0] = now.flush
-            d.inside += d.stage_lanes[0] > 0
+            d.inside += d.stage_words[0] > 0
     d.held += params.fill
     if go:
-        for c in range(first, min(first + width, columns)):
-            own[c].freed = now.release
+        for member in range(size):
+            if members[member]:
+                for c in range(first, min(first + width, columns)):
+                    banks[own + member, c].freed = now.release
         d.held -= now.param_release
         params.released = now.param_release
         d.done += 1

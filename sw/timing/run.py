@@ -114,8 +114,7 @@ def _loop(
             bursts = s.loads[port, : s.load_counts[port]]
             load(loaders[port], memory, port, bursts, now, sizes.longest_skip, sizes.debt)
             if port < fed:
-                readers[port].held += loaders[port].fill
-                readers[port].stored += loaders[port].fill
+                _fill(readers[port], loaders[port])
             else:
                 d.held += loaders[port].fill
         fetched = _fetch_program(memory, program, fetched, now)
@@ -128,7 +127,7 @@ def _loop(
             seen[marked] = parts
             return seen, now
         running, drained = now >= sizes.nest, d.done
-        drain(d, s.words, banks, lanes, loaders[fed], running, s.columns, sizes.bank_groups)
+        drain(d, s.words, banks, lanes, loaders[fed], running, s.columns, sizes.bank_groups, s.members)
         waits, mac = 0, False
         for c in range(clusters - 1, -1, -1):
             under = banks[c - sizes.mesh_cols if s.joined[c] & 2 else c]
@@ -211,6 +210,8 @@ def _loop(
         for port in range(len(loaders)):
             bursts = s.loads[port, : s.load_counts[port]]
             load(loaders[port], memory, port, bursts, now, sizes.longest_skip, sizes.debt)
+            if port < fed and not s.flit_counts[port]:  # for the next layer
+                _fill(readers[port], loaders[port])
         fetched = _fetch_program(memory, program, fetched, now)
         fetch(memory, now, sizes.read_latency, sizes.bursts)
         # the observer: the step nest is active from the cycle after its token to its last step
@@ -243,6 +244,13 @@ def _loop(
         if still > sizes.patience:
             return seen, -1
         now += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _fill(reader: Any, loader: Any) -> None:
+    """Put a beat that has come into a bank whose reader is not at work."""
+    reader.held += loader.fill
+    reader.stored += loader.fill
 
 
 @numba.njit(cache=True, nogil=True)
@@ -424,7 +432,7 @@ def run(
     loaders["own"] = s.load_counts
     readers = np.zeros(len(engines) - 1, READER)
     memory = memory_state(len(depths) + 1, config.read_bursts)  # the program's port is the last one
-    drained = drain_state(PIPELINE_STAGES, config.lanes, lane_depth(config))
+    drained = drain_state(PIPELINE_STAGES, config.all_lanes, lane_depth(config))
     if loaded:
         early = np.flatnonzero(loaded.loaders["next"] >= 0)
         loaders[early], memory = loaded.loaders[early], loaded.memory
@@ -450,7 +458,7 @@ def run(
         memory,
         drained,
         store_state(config.read_bursts),
-        np.zeros(config.lanes, LANE),
+        np.zeros(config.all_lanes, LANE),
         np.zeros(clusters, LinkState),
         np.zeros((2, clusters), LinkState),
         np.zeros((3, clusters), np.bool_),

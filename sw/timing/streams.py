@@ -42,8 +42,9 @@ class Streams(NamedTuple):
     buses of steps, iacts and weights, and ``chains`` all hops of the psum chains. ``loads`` are those of the read ports
     in their order (hw/core.py), ``flits`` what the banks behind them send, each ``load_counts`` and ``flit_counts`` of
     them. ``words_taken`` are the words that a port's rows, ``fed_rows`` of them, take of each flit. ``columns`` of a
-    cluster hold psums of a tile. ``routes`` are those of steps, weights and iacts of all clusters, none without a
-    mesh; ``joined`` tells of each cluster whether its psums go to the next one (1) and come from the one before (2).
+    cluster hold psums of a tile, ``members`` of a set of clusters have outputs. ``routes`` are those of steps, weights
+    and iacts of all clusters, none without a mesh; ``joined`` tells of each cluster whether its psums go to the next
+    one (1) and come from the one before (2).
     """
 
     pes: Records
@@ -59,6 +60,7 @@ class Streams(NamedTuple):
     load_counts: npt.NDArray[np.int32]
     stores: Records
     columns: int
+    members: npt.NDArray[np.bool_]
     ports: Records
     routes: Records
     joined: npt.NDArray[np.int32]
@@ -116,9 +118,11 @@ def _array(
 ) -> tuple[Records, tuple[Records, Records, Records], Records]:
     """Return the PEs in use, their taps of the three buses, and all hops of the psum chains, over the clusters."""
     addresses = [[list(pe_words(row, col, {})) for col in range(config.cols)] for row in range(config.rows)]
-    fields = np.array(
-        [[[decode(PE_FIELDS, own, pe) for pe in of_row] for of_row in addresses] for own in subscriptions]
-    )
+    decoded = {id(own): own for own in subscriptions}  # clusters share what is equal
+    pes_of = {
+        key: [[decode(PE_FIELDS, own, pe) for pe in of_row] for of_row in addresses] for key, own in decoded.items()
+    }
+    fields = np.array([pes_of[id(own)] for own in subscriptions])
 
     def of(name: str) -> npt.NDArray[np.int32]:
         return np.vectorize(lambda pe: pe[name], otypes=[np.int32])(fields)
@@ -236,7 +240,8 @@ def _words(config: ArchConfig, nest: Nest) -> Records:
     used = np.clip(columns - group % config.bank_groups * config.lanes, 0, config.lanes)
     done = np.where(thin, values["param_thin"], values["param_release"])
     param_release = np.where(nest.holds("param_mask", t, "last"), done, 0)
-    params = t.get("param", zero) + np.maximum(0, used - 1) * values["lane_param"] + 1
+    of_members = max(values.get(f"member_param{k}", 0) for k in range(config.drain_clusters))
+    params = t.get("param", zero) + np.maximum(0, used - 1) * values["lane_param"] + of_members + 1
     params = np.maximum(np.where(used > 0, params, 0), param_release)
     return _filled(
         WORD,
@@ -349,10 +354,17 @@ def streams(config: ArchConfig, programs: Programs) -> Streams:
         load_counts=np.array([len(load) for load in loads], np.int32),
         stores=_bursts(config, shared[Engine.STORE]),
         columns=shared[Engine.DRAIN].values["columns"],
+        members=_members(config, shared[Engine.DRAIN]),
         ports=ports,
         routes=_routes(config, programs, engines),
         joined=np.array(_joined(config, programs), np.int32),
     )
+
+
+def _members(config: ArchConfig, drain: Nest) -> npt.NDArray[np.bool_]:
+    """Return the clusters of a set that are drained."""
+    mask = drain.values.get("members", 1)
+    return np.array([mask >> k & 1 for k in range(config.drain_clusters)], np.bool_)
 
 
 def _joined(config: ArchConfig, programs: Programs) -> list[int]:

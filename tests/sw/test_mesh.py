@@ -13,7 +13,7 @@ from rowmesh.sw.assembler import memory_map, packed_weights, programs
 from rowmesh.sw.golden import conv2d
 from rowmesh.sw.mapper import UnmappableError
 from rowmesh.sw.mapping import IllegalMappingError
-from rowmesh.sw.mesh import MeshMapping, Splits, mode_of, route_of, share_of, sharings
+from rowmesh.sw.mesh import MeshMapping, Splits, mode_of, route_of, sets_of, share_of, sharings
 from rowmesh.sw.meshcounts import access_counts
 from rowmesh.sw.meshmapper import splits_of
 from rowmesh.sw.spec import load_arch
@@ -201,11 +201,73 @@ def test_weights_are_packed_once_for_clusters_that_share_them():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"mesh_rows": 33}, "mesh_rows must be from 1 to 32"),
-        ({"mesh_rows": 8, "mesh_cols": 5}, "mesh_cols must be from 1 to 4"),
+        ({"mesh_rows": 4097}, "mesh_rows must be from 1 to 4096"),
+        ({"mesh_rows": 64, "mesh_cols": 65}, "mesh_cols must be from 1 to 64"),
         ({"mesh_rows": 2, "rows": 4, "iact_ports": 2}, "iact_ports must be 1 in a mesh"),
     ],
 )
 def test_a_mesh_has_rules(changes, words):
     with pytest.raises(ConfigError, match=words):
         ArchConfig(**changes)
+
+
+def drained(config, splits):
+    """Which cluster's words each step of the drain takes, and in which lanes, by walking its sets."""
+    sets, (high, wide) = sets_of(config, splits), config.drain_shape
+    across = config.mesh_cols // wide
+    for y, x in itertools.product(range(sets.rows), range(sets.cols)):
+        row, col = divmod(sets.first + y * sets.step_y + x, across)
+        for of_y, of_x in itertools.product(sets.members_y, range(sets.members_x)):
+            yield row * high + of_y, col * wide + of_x
+
+
+def test_sets_hold_every_cluster_with_psums():
+    """Of every split that is legal, whatever is drained together."""
+    legal = 0
+    for mesh, lanes in itertools.product([(1, 4), (2, 2), (8, 2), (4, 4), (6, 2)], [0, 4, 8, 16, 32]):
+        config = MESH.replace(mesh_rows=mesh[0], mesh_cols=mesh[1], axi_data_width=256)
+        try:
+            config = config.replace(drain_lanes=lanes)
+        except ConfigError:
+            continue
+        for c_y, m_y, m_x in itertools.product(range(1, 9), range(1, 9), range(1, 5)):
+            splits = Splits(c_y=c_y, m_y=m_y, m_x=m_x)
+            if splits.rows > mesh[0] or splits.cols > mesh[1]:
+                continue
+            try:
+                found = list(drained(config, splits))
+            except IllegalMappingError:
+                continue
+            legal += 1
+            heads = [(y, x) for y, x in splits.places() if y % c_y == c_y - 1]
+            assert sorted(found) == heads
+    assert legal > 100
+
+
+def test_clusters_drained_together_by_default_fill_a_beat():
+    """As many clusters as fill a beat and divide the mesh."""
+    for cols, mesh, width, shape in (
+        (4, (2, 2), 64, (1, 2)),
+        (4, (8, 2), 64, (1, 2)),
+        (4, (8, 2), 256, (4, 2)),
+        (4, (6, 2), 256, (3, 2)),
+        (3, (1, 4), 64, (1, 2)),
+        (8, (2, 2), 64, (1, 1)),
+        (4, (1, 1), 64, (1, 1)),
+    ):
+        config = MESH.replace(cols=cols, mesh_rows=mesh[0], mesh_cols=mesh[1], axi_data_width=width)
+        assert config.drain_shape == shape
+        assert config.all_lanes <= config.flit_words
+    with pytest.raises(ConfigError, match="drain_lanes beyond a cluster's columns"):
+        MESH.replace(mesh_cols=4, drain_lanes=12)
+
+
+def test_larger_meshes_are_for_the_model_only():
+    config = MESH.replace(mesh_rows=8, mesh_cols=8)
+    found = flow.map_layer(config, Layer(name="fc", kind="fc", M=1024, C=64, output="requant"))
+    assert found.mapping.splits.rows * found.mapping.splits.cols == 64
+    assert found.predicted.cycles > 0
+    with pytest.raises(ConfigError, match=r"mesh_rows must be at most 4 .*nearest legal value: 4"):
+        config.check_buildable()
+    with pytest.raises(ConfigError, match="only the model"):
+        flow.generate(config, None)

@@ -20,6 +20,14 @@ DEPTHWISE = Layer(name="depthwise", kind="depthwise", C=64, H=10, W=9, R=3, S=3,
 FC = Layer(name="fc", kind="fc", M=128, C=256, output="requant")
 POOL = Layer(name="pool", kind="maxpool", C=64, H=8, W=8, R=2, S=2)
 
+LARGER = (
+    Layer(name="conv", M=128, C=64, H=16, W=16, R=3, S=3, padding=1, output="requant"),
+    Layer(name="pointwise", M=256, C=128, H=14, W=14, R=1, S=1, output="requant"),
+    Layer(name="depthwise", kind="depthwise", C=128, H=16, W=16, R=3, S=3, padding=1, output="requant"),
+    Layer(name="fc", kind="fc", M=1024, C=512, output="requant"),
+)
+"""For 16 clusters."""
+
 SPLITS = {
     "filters": (CONV, {"m_y": 2, "m_x": 2}),
     "filters and rows": (CONV, {"m_y": 2, "p_x": 2}),
@@ -68,18 +76,26 @@ def test_every_split_back_to_back():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", ["mesh2x2", "mesh1x4"])
+@pytest.mark.parametrize("arch", ["mesh2x2", "mesh1x4", "eyeriss_v2"])
 @pytest.mark.parametrize("name", ["rs", "ws", "os-a", "os-b", "os-c", "is", "nlr", "rs-g"])
 def test_every_dataflow_that_maps(arch, name):
     """The mapper's choice for each kind of layer under each dataflow."""
     config, mappings = load_arch(arch), []
-    for layer in (CONV, RAW, POINTWISE, DEPTHWISE, FC, POOL):
+    for layer in LARGER if arch == "eyeriss_v2" else (CONV, RAW, POINTWISE, DEPTHWISE, FC, POOL):
         try:
             mappings.append(flow.map_layer(config, layer, (load_dataflow(name),)).mapping)
         except UnmappableError as error:
             assert "no mapping" in str(error)
     assert mappings
     check(mappings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lanes", [2, 4, 16])
+def test_clusters_drained_together(lanes):
+    """Each split with sets of one cluster, and of both rows; by default clusters of a row are drained together."""
+    config = load_arch("mesh2x2").replace(drain_lanes=lanes, name=f"mesh2x2_{lanes}")
+    check([given(config, layer, factors) for layer, factors in SPLITS.values()])
 
 
 def test_illegal_splits_are_refused():
