@@ -1,13 +1,16 @@
 """Dataflows beside each other on the Squeezelerator-like array, and beside closed forms of systolic arrays.
 
 ``python bench/dataflows.py layers`` simulates a layer of each category under WS, OS and RS; ``networks`` maps whole
-networks under WS only, OS only and any dataflow, beside the published speedups; ``systolic`` simulates AlexNet's layers
-under WS and OS beside SCALE-Sim's closed forms. The results also go to build/dataflows.json.
+networks under WS only, OS only and any dataflow, beside the published speedups; ``systolic`` simulates layers of
+AlexNet, ResNet-50 and MobileNet under WS and OS beside SCALE-Sim's closed forms: alone, and as the second of two in one
+program.
+The results also go to build/dataflows.json.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,14 +138,21 @@ def compulsory(layer: Layer, bits: int, beat_bytes: int) -> int:
     return max(words * bits // 8, stored) // beat_bytes
 
 
-def run_systolic(console: Console) -> list[dict[str, Any]]:
-    """Simulate layers under WS and OS beside a systolic array's closed forms and the memory's limit."""
+def run_systolic(console: Console, chosen: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Simulate layers under WS and OS beside a systolic array's closed forms and the memory's limit.
+
+    A layer "in a program" follows another one, here itself: the difference of a run of two and a run of one. Bold is
+    what is not below the larger of both.
+    """
     config = load_arch("squeezelerator")
     table = Table(title="squeezelerator, RTL cycles beside SCALE-Sim's closed forms (16 x 16)", title_justify="left")
-    for header in ("layer", "limit MACs / 256", "limit memory", "WS", "systolic WS", "OS", "systolic OS"):
+    kinds = [f"{kind}{text}" for kind in ("WS", "OS") for text in ("", " in a program", " systolic")]
+    for header in ("layer", "limit MACs / 256", "limit memory", *kinds):
         table.add_column(header, justify="left" if header == "layer" else "right")
     rows = []
     for network, name in ((network, name) for network, names in SYSTOLIC.items() for name in names):
+        if chosen and name not in chosen:
+            continue
         layer = next(layer for layer in load_workload(network).layers if layer.name == name)
         row: dict[str, Any] = {
             "layer": f"{network} {name}",
@@ -151,35 +161,46 @@ def run_systolic(console: Console) -> list[dict[str, Any]]:
         }
         for title in ("ws", "os"):
             try:
-                result = flow.run_layer(config, layer, flows(FLOWS[title]))
+                mapping = flow.map_layer(config, layer, flows(FLOWS[title])).mapping
             except UnmappableError as error:
                 raise SystemExit(str(error)) from None
-            if result.failures():
-                raise SystemExit(f"{name} {title}: {result.failures()[0]}")
-            row[title], row[f"systolic_{title}"] = result.rtl.cycles, systolic(layer, config.rows, title)
-            console.print(f"{network} {name} {title}: {result.rtl.cycles:,}", highlight=False)
-        keys = ("limit", "memory", "ws", "systolic_ws", "os", "systolic_os")
-        table.add_row(row["layer"], *(f"{row[key]:,}" for key in keys))
+            alone, both = flow.run_mapping(mapping), flow.run_sequence([mapping, mapping])
+            if failures := [*alone.failures(), *both.failures()]:
+                raise SystemExit(f"{name} {title}: {failures[0]}")
+            row[title], row[f"next_{title}"] = alone.rtl.cycles, both.rtl.cycles - alone.rtl.cycles
+            row[f"systolic_{title}"] = systolic(layer, config.rows, title)
+            row[f"bound_{title}"] = max(row[f"systolic_{title}"], row["memory"])
+            console.print(f"{network} {name} {title}: {row[title]:,}, {row[f'next_{title}']:,}", highlight=False)
+        cells = [f"{row[key]:,}" for key in ("limit", "memory")]
+        for title in ("ws", "os"):
+            for key in (title, f"next_{title}"):
+                over = row[key] >= row[f"bound_{title}"]
+                cells.append(f"[bold]{row[key]:,}[/]" if over else f"{row[key]:,}")
+            cells.append(f"{row[f'systolic_{title}']:,}")
+        table.add_row(row["layer"], *cells)
         rows.append(row)
     console.print(table)
     return rows
 
 
 BENCHES = {"layers": run_layers, "networks": run_networks, "systolic": run_systolic}
+"""What the command line names."""
 
 
 def main() -> None:
     """Run the benches named on the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="BENCH", help=f"{', '.join(BENCHES)} (default: all)")
-    names = parser.parse_args().names or list(BENCHES)
+    parser.add_argument("--layer", action="append", default=[], metavar="NAME", help="systolic: this layer only; again")
+    options = parser.parse_args()
+    names = options.names or list(BENCHES)
     unknown = [name for name in names if name not in BENCHES]
     if unknown:
         parser.error(f"no bench named {unknown[0]!r}; there are {', '.join(BENCHES)}")
     console = Console()
     report = json.loads(REPORT.read_text()) if REPORT.exists() else {}
     for name in names:
-        report[name] = BENCHES[name](console)
+        report[name] = run_systolic(console, options.layer) if name == "systolic" else BENCHES[name](console)
         REPORT.parent.mkdir(parents=True, exist_ok=True)
         REPORT.write_text(json.dumps(report, indent=2) + "\n")
 
