@@ -68,7 +68,7 @@ FIGURE = (
 """Layers of figure 5.37, its modes of iacts and weights, and the splits that come closest to them."""
 
 WIDE = 4
-CURVE = (("mobilenet", "DW4", 1), ("mobilenet", "DW4", WIDE), ("mobilenet", "PW8", 1), ("alexnet", "CONV3", 1))
+CURVE = (("mobilenet", "PW8", 1), ("alexnet", "CONV3", 1), ("mobilenet", "DW4", 1), ("mobilenet", "DW4", WIDE))
 """Layers of the curve, and by how much the memory and all buffers are larger than those of ``eyeriss_v2``."""
 
 SIZES = ((1, 1), (1, 2), (2, 2), (4, 2), (8, 2))
@@ -226,13 +226,15 @@ def _scaling_row(workload: str, name: str, wide: int, place: tuple[int, int], si
     }
 
 
-def scaling(console: Console, simulate_it: bool) -> list[dict[str, Any]]:
+def scaling(console: Console, simulate_it: bool, layers: list[str]) -> list[dict[str, Any]]:
     """Cycles of some layers over the number of clusters."""
     sizes = SIZES if simulate_it else MODELLED
     rows: list[dict[str, Any]] = []
     for workload, name, wide in CURVE:
+        if layers and name not in layers:
+            continue
         first = None
-        for place in sizes:
+        for place in sizes if wide == 1 or not simulate_it else sizes[::2]:
             begin = time.monotonic()
             try:
                 row = _scaling_row(workload, name, wide, place, simulate_it)
@@ -342,11 +344,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", choices=("modes", "figure", "scaling", "speed"))
     parser.add_argument("--predict", action="store_true", help="scaling: the model, without simulations, further on")
+    parser.add_argument("--layer", action="append", default=[], help="scaling: this layer only (may be repeated)")
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 170, highlight=False)
     name = options.what
     if name == "scaling":
-        rows = scaling(console, not options.predict)
+        rows = scaling(console, not options.predict, options.layer)
         name = "scaling predicted" if options.predict else name
     else:
         rows = {"modes": modes, "figure": figure, "speed": speed}[name](console)
