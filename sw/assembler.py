@@ -23,7 +23,7 @@ from rowmesh.sw.nestprogram import Loop, Nest
 from rowmesh.sw.programs import Programs
 from rowmesh.sw.subscriptions import array_writes, subscriptions
 
-__all__ = ["assemble", "compile_layers", "early", "memory_map", "packed_weights", "programs"]
+__all__ = ["LATE", "assemble", "compile_layers", "early", "memory_map", "packed_weights", "programs"]
 
 _OF_CLUSTER = (Engine.LOAD_IACT, Engine.LOAD_WEIGHT, Engine.READ_IACT, Engine.READ_WEIGHT)
 
@@ -196,11 +196,16 @@ def early(parts: Programs) -> list[Engine]:
     return [engine for engine in parts.started if engine in (Engine.LOAD_WEIGHT, Engine.LOAD_PARAM)]
 
 
+LATE = (Engine.LOAD_IACT, Engine.STORE)
+"""Engines that start when the layer before has been stored: its ofmap may be what the layer loads."""
+
+
 def assemble(*layers: tuple[Mapping | MeshMapping, Programs]) -> Program:
     """Write the programs of layers, one after another, as the words that the command processor executes.
 
     While a layer runs, the next one's descriptors are written into the other bank, and its weights and parameters are
-    loaded as far as there is room. Its other engines start when the layer is done.
+    loaded as far as there is room. When the layer has been drained, the array begins with the next one's weights, and
+    when it has been stored, the next one's iacts are loaded.
 
     Raises
     ------
@@ -212,11 +217,15 @@ def assemble(*layers: tuple[Mapping | MeshMapping, Programs]) -> Program:
     for number, (m, parts) in enumerate(layers):
         bank = number & 1
         _write(program, bank, m, parts)
-        ahead = early(parts) if before else []
         if before:
+            ahead = early(parts)
             program.start(bank, *ahead)
-            program.wait(*(engine for engine in before if engine not in ahead))
-        program.start(bank, *(engine for engine in parts.started if engine not in ahead))
+            program.wait(*(engine for engine in before if engine not in (*ahead, Engine.STORE)))
+            program.start(bank, *(engine for engine in parts.started if engine not in (*ahead, *LATE)))
+            program.wait(Engine.STORE)
+            program.start(bank, *LATE)
+        else:
+            program.start(bank, *parts.started)
         before = parts.started
     program.wait(*before)
     program.end()

@@ -87,7 +87,7 @@ _AT_END = Core.idle_latency + 3
 """Cycles from idle store engine and drain to the interrupt: WAIT and END of the program, the register of the latter."""
 
 _BETWEEN = Core.idle_latency + 3
-"""Cycles from idle store engine and drain to the next layer's start tokens: WAIT and START, the latter's register."""
+"""Cycles from an idle engine to the start tokens behind a WAIT for it: WAIT and START, the latter's register."""
 
 _SEEN = 2
 """Cycles from the start tokens until the observer counts the layer's own: the nest is active, the register of that."""
@@ -303,28 +303,32 @@ def predict_sequence(mappings: Sequence[Mapping | MeshMapping]) -> Prediction:
     words = len(assemble(*written).words)
     # words up to the START of each layer: behind it are WAIT and END, or the next layer
     starts = [len(assemble(*written[: number + 1]).words) - 2 for number in range(len(written))]
+    late = 0
     for number, m in enumerate(mappings):
         ahead, ready = None, 0
         after = written[number + 1] if number + 1 < len(written) else None
         if after is not None:
             here, there = starts[number : number + 2]
-            start = there - here - 3 + 2 + SETTLE_CYCLES  # behind the last WRITE are two STARTs and a WAIT
+            # behind the last WRITE are three STARTs and two WAITs
+            start = late + there - here - 5 + 2 + SETTLE_CYCLES
             part = _smaller(after[0], _measured(after[0], FINE)[1])
-            ahead = Ahead(early(after[1]), _streams(part), start, _fetches(config, words, here, there))
+            ahead = Ahead(early(after[1]), _streams(part), start, _fetches(config, words, here, there, late))
             ready = start + SETTLE_CYCLES + 4
         parts, _, ran = _run(m, _measured(m, FINE)[1], FINE, ahead, loaded)
         total += parts
-        lead = max(_BETWEEN, ready - int(parts.sum()) - _SEEN)
+        drained = int(parts.sum()) + _SEEN
+        lead = max(_BETWEEN, ready - drained)
+        late = max(SETTLE_CYCLES + 4, ran.storing + _BETWEEN - lead)
         total[PARTS.index("drain")] += lead + _SEEN if after is not None else _AT_END
-        loaded = ran.loaded(lead) if after is not None else None
+        loaded = ran.loaded(lead, late) if after is not None else None
         for name, number in access_counts(m).items():
             counts[name] += number
     total[PARTS.index("config")] = _config_cycles(config, _program_words(mappings[0]))
     return Prediction(cycles=int(total.sum()), parts=dict(zip(PARTS, total.tolist(), strict=True)), accesses=counts)
 
 
-def _fetches(config: ArchConfig, words: int, start: int, end: int) -> npt.NDArray[np.int64]:
-    """Return when bursts of a program are requested while words ``start`` to ``end`` are executed, one a cycle.
+def _fetches(config: ArchConfig, words: int, start: int, end: int, cycle: int) -> npt.NDArray[np.int64]:
+    """Return when bursts of a program are requested while words ``start`` to ``end`` are executed, from ``cycle`` on.
 
     The processor's FIFO is full by then: a burst is requested when one has left it.
     """
@@ -333,7 +337,7 @@ def _fetches(config: ArchConfig, words: int, start: int, end: int) -> npt.NDArra
     left = ((bursts + 1) * most - fetch_depth(config)) * of_beat
     beats = np.minimum(most, ceil_div(words, of_beat) - bursts * most)
     meanwhile = (left > start) & (left <= end)
-    return np.stack([left - start + 2, beats], axis=1)[meanwhile].astype(np.int64)
+    return np.stack([cycle + left - start + 2, beats], axis=1)[meanwhile].astype(np.int64)
 
 
 def _program_words(m: Mapping | MeshMapping) -> int:

@@ -66,6 +66,7 @@ class Sizes(NamedTuple):
     bursts: int
     patience: int
     lead: int
+    followed: bool
 
 
 @numba.njit(cache=True, nogil=True)
@@ -88,10 +89,10 @@ def _loop(
     had_room: npt.NDArray[np.bool_],
     program: npt.NDArray[np.int64],
     marks: npt.NDArray[np.int64],
-) -> tuple[npt.NDArray[np.int64], int]:
-    """Return what :func:`run` does, and the cycle of the end (-1: stuck).
+) -> tuple[npt.NDArray[np.int64], int, int]:
+    """Return what :func:`run` does, the cycle of the end (-1: stuck), and that in which the layer has been stored.
 
-    Cycle 0 is that of the start tokens; for ``lead`` cycles before it, only load engines work that were started while
+    The end is that of the drain if another layer follows, or else that of the store engine. Cycle 0 is that of the start tokens; for ``lead`` cycles before it, only load engines work that were started while
     the layer before ran. The observer (hw/observer.py) sees a multiply-accumulate two cycles later, waits two, and a
     reader's one; the registers of its state add one.
     """
@@ -123,9 +124,13 @@ def _loop(
     while True:
         stored = store(stores, lanes, s.stores, now, sizes.store_start, sizes.write_latency, sizes.bursts)
         # the drain may still go past words of columns that have none at an edge
-        if stored and d.done == len(s.words):
+        if d.done == len(s.words) and (stored or (sizes.followed and d.inside == 0 and not d.packed.any())):
             seen[marked] = parts
-            return seen, now
+            end = now
+            while not stored:
+                now += 1
+                stored = store(stores, lanes, s.stores, now, sizes.store_start, sizes.write_latency, sizes.bursts)
+            return seen, end, now
         running, drained = now >= sizes.nest, d.done
         drain(d, s.words, banks, lanes, loaders[fed], running, s.columns, sizes.bank_groups, s.members)
         waits, mac = 0, False
@@ -242,7 +247,7 @@ def _loop(
         moves = issues or mac or sends or d.done != drained or memory.beat >= 0 or stores.flying
         still = 0 if moves else still + 1
         if still > sizes.patience:
-            return seen, -1
+            return seen, -1, -1
         now += 1
 
 
@@ -328,7 +333,8 @@ class Loaded(NamedTuple):
     """What load engines had done for a layer when the one before ended: their state, the banks', the memory's.
 
     ``parameters`` are those in the drain, ``program`` the bursts of the program that were not yet due, ``lead`` the
-    cycles from the end to the layer's start tokens.
+    cycles from the end to the layer's start tokens, ``late`` those from there to the start tokens of the engines that
+    load its iacts and store its ofmap.
     """
 
     loaders: Records
@@ -337,6 +343,7 @@ class Loaded(NamedTuple):
     parameters: int
     program: npt.NDArray[np.int64]
     lead: int
+    late: int
 
 
 class Ran(NamedTuple):
@@ -346,14 +353,17 @@ class Ran(NamedTuple):
     ----------
     seen : array [K + 1, len(PARTS) + 1]
         Cycles of each part when the first PE has done each of the given steps, and until store engine and drain are
-        idle; behind them the steps of the drain until then. Cycles of the program before the start tokens and behind
-        the last response are not among them.
+        idle, or, if a layer follows, the drain; behind them the steps of the drain until then. Cycles of the program
+        before the start tokens and behind the last response are not among them.
+    storing : int
+        Cycles from there until the store engine is idle.
     loaded : callable
-        Takes the cycles from the end to the next layer's start tokens, and returns what was loaded for that layer.
+        Takes ``lead`` and ``late`` of the next layer, and returns what was loaded for it.
     """
 
     seen: npt.NDArray[np.int64]
-    loaded: Callable[[int], Loaded]
+    storing: int
+    loaded: Callable[[int, int], Loaded]
 
 
 def run(
@@ -402,7 +412,7 @@ def run(
     starts = [Loader.cycles_to_request(config, clip=engine.first is Engine.LOAD_IACT) - 1 for _, engine in engines]
     sizes = Sizes(
         nest=nest,
-        store_start=Storer.cycles_to_burst(config),
+        store_start=Storer.cycles_to_burst(config) + (loaded.late if loaded else 0),
         segment=config.link_segment,
         bank_groups=config.bank_groups,
         mesh_cols=config.mesh_cols,
@@ -420,6 +430,7 @@ def run(
         bursts=config.read_bursts,
         patience=10 * (read_latency + write_latency) + 10_000,
         lead=loaded.lead if loaded else 0,
+        followed=ahead is not None,
     )
     clusters, height, width = s.pes.shape
     rows = np.zeros((clusters, 3, height), ROW)
@@ -434,6 +445,7 @@ def run(
     memory = memory_state(len(depths) + 1, config.read_bursts)  # the program's port is the last one
     drained = drain_state(PIPELINE_STAGES, config.all_lanes, lane_depth(config))
     if loaded:
+        loaders["start"] += loaded.late
         early = np.flatnonzero(loaded.loaders["next"] >= 0)
         loaders[early], memory = loaded.loaders[early], loaded.memory
         early = early[early < len(readers)]
@@ -445,7 +457,7 @@ def run(
         early_ports = [port for port, (_, engine) in enumerate(engines) if engine.first in ahead.engines]
         s = s.followed_by(ahead.streams, early_ports)
         loaders["later"] = ahead.start + np.array(starts)
-    seen, end = _loop(
+    seen, end, stored = _loop(
         sizes,
         s,
         rows,
@@ -468,14 +480,14 @@ def run(
     if end < 0:
         raise StuckError("the timing model finds that nothing moves any more")
 
-    def left(lead: int) -> Loaded:
+    def left(lead: int, late: int) -> Loaded:
         moved = end + lead
         after, kept = loaders.copy(), memory.copy()
         after["next"] = np.where(np.isin(range(len(after)), early_ports), after["next"] - after["own"], -1)
         after["start"] = after["later"] - moved
         after["own"] = ahead.streams.load_counts if ahead else 0
         kept["due"] -= moved
-        late = program[program[:, 0] >= end] - [moved, 0]
-        return Loaded(after, readers.copy(), kept, int(drained["held"][0]), late, lead)
+        due = program[program[:, 0] >= end] - [moved, 0]
+        return Loaded(after, readers.copy(), kept, int(drained["held"][0]), due, lead, late)
 
-    return Ran(seen, left)
+    return Ran(seen, stored - end, left)
