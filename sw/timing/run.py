@@ -92,9 +92,10 @@ def _loop(
 ) -> tuple[npt.NDArray[np.int64], int, int]:
     """Return what :func:`run` does, the cycle of the end (-1: stuck), and that in which the layer has been stored.
 
-    The end is that of the drain if another layer follows, or else that of the store engine. Cycle 0 is that of the start tokens; for ``lead`` cycles before it, only load engines work that were started while
-    the layer before ran. The observer (hw/observer.py) sees a multiply-accumulate two cycles later, waits two, and a
-    reader's one; the registers of its state add one.
+    The end is that of the drain if another layer follows, or else that of the store engine. Cycle 0 is that of the
+    start tokens; for ``lead`` cycles before it, only load engines work that were started while the layer before ran.
+    The observer (hw/observer.py) sees a multiply-accumulate two cycles later, waits two, and a reader's one; the
+    registers of its state add one.
     """
     parts = np.zeros(len(PARTS) + 1, np.int64)
     seen, marked = np.zeros((len(marks) + 1, len(parts)), np.int64), 0
