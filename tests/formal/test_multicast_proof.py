@@ -88,11 +88,16 @@ def row_tap_proof(module: ModuleType = multicast) -> Proof:
     words = [Signal(32, name=f"word{k}") for k in range(2)]
     for name, word, shift in module.ROW_FIELDS:
         m.d.comb += words[word][shift : shift + len(fields[name])].eq(fields[name])
-    setup = Signal(range(3))
-    with m.If(setup != 2):
-        m.d.sync += setup.eq(setup + 1)
+    # written, put into effect, and then written again, for the next layer
+    setup = Signal(range(4))
+    with m.If(setup < 2):
         m.d.comb += [dut.write.eq(1 << setup), dut.write_data.eq(Mux(setup[0], words[1], words[0]))]
-    p.assume((setup == 2) | ~dut.i.valid)
+    with m.Elif(setup == 3):
+        m.d.comb += [dut.write.eq(p.free(2, "write")), dut.write_data.eq(p.free(32, "write_data"))]
+    with m.If(setup != 3):
+        m.d.sync += setup.eq(setup + 1)
+    m.d.comb += dut.commit.eq(setup == 2)
+    p.assume((setup == 3) | ~dut.i.valid)
 
     low = Signal(2)
     high = Signal(2)
@@ -185,6 +190,7 @@ def test_row_tap() -> None:
         ("words", "lane.eq(low), end.eq(high)", "lane.eq(head.low), end.eq(high)"),
         ("words", "self.row.payload.index.eq(flit.index)", "self.row.payload.index.eq(head.index)"),
         ("once", "(arriving.index <= field", "(arriving.index >= field"),
+        ("once", "with m.If(commit):", "with m.If(1):"),
         ("once", "at_end.eq(lane + 1 == end)", "at_end.eq(lane + 1 == flit.high)"),
         ("room", "~valid | (self.row.ready & at_end)", "1"),
         ("no_bubble", "valid.eq(tap.local.valid)", "valid.eq(tap.local.valid & ~valid)"),
