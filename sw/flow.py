@@ -81,6 +81,7 @@ def generate(config: ArchConfig, out_dir: Path) -> list[Path]:
     list of Path
         rowmesh.v, rowmesh.json, rowmesh.h.
     """
+    config.check_buildable()
     top = Top(config)
     verilog, modules, shared = top.verilog()
     texts = {

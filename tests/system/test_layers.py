@@ -44,8 +44,8 @@ def test_the_main_job_passes():
 
 def test_the_next_layer_costs_no_more_than_its_first_words():
     """Layers in one program, each under another dataflow: descriptors and weights are there when a layer begins."""
-    config, layer = load_arch("tiny"), load_workload("demo").layers[0]
-    mappings = [flow.map_layer(config, layer, (load_dataflow(name),)).mapping for name in ("rs", "ws", "os-a")]
+    config, layer = load_arch("tiny"), load_workload("demo").layers[1]
+    mappings = [flow.map_layer(config, layer, (load_dataflow(name),)).mapping for name in ("rs", "ws", "is")]
     alone = [flow.predict_mapping(mapping).predicted for mapping in mappings]
     together = flow.run_sequence(mappings)
     assert together.failures() == []
