@@ -2,7 +2,7 @@
 
 PYTHON ?= $(firstword $(foreach python,python3.11 python3 python3.12 python3.13,\
 	$(shell $(python) -c 'import sys; sys.version_info >= (3, 11) and print("$(python)")' 2>/dev/null)))
-PYTEST_FLAGS ?= -n 2 --durations=15
+PYTEST_FLAGS ?= -n 2 --dist worksteal --durations=15
 
 BIN := .venv/bin
 # A changed pyproject.toml or setup.py installs anew, also after a checkout that sets old times.

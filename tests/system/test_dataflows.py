@@ -150,7 +150,7 @@ def test_the_end_waits_for_columns_without_words(width):
     check([mapping])
 
 
-@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize("lanes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_columns_fill_beats_together(lanes):
     """Columns whose filters are no whole beats, in every order of a PE and with thinner last filter tiles."""
     config = ArchConfig(name=f"lanes{lanes}", rows=4, cols=4, data_width=16, drain_lanes=lanes, **MEDIUM)
