@@ -75,7 +75,6 @@ class Top(Block):
     """
 
     def __init__(self, config: ArchConfig) -> None:
-        config.check_buildable()
         self._config = config
         super().__init__(_members(config))
 

@@ -23,7 +23,7 @@ from rowmesh.sw.nestprogram import Loop, Nest
 from rowmesh.sw.programs import Programs
 from rowmesh.sw.subscriptions import array_writes, subscriptions
 
-__all__ = ["LATE", "assemble", "compile_layers", "early", "memory_map", "packed_weights", "programs"]
+__all__ = ["SWITCH_WORDS", "assemble", "compile_layers", "early", "memory_map", "packed_weights", "programs"]
 
 _OF_CLUSTER = (Engine.LOAD_IACT, Engine.LOAD_WEIGHT, Engine.READ_IACT, Engine.READ_WEIGHT)
 
@@ -196,8 +196,11 @@ def early(parts: Programs) -> list[Engine]:
     return [engine for engine in parts.started if engine in (Engine.LOAD_WEIGHT, Engine.LOAD_PARAM)]
 
 
-LATE = (Engine.LOAD_IACT, Engine.STORE)
-"""Engines that start when the layer before has been stored: its ofmap may be what the layer loads."""
+# engines that start when the layer before has been stored: its ofmap may be what the layer loads
+_LATE = (Engine.LOAD_IACT, Engine.STORE)
+
+SWITCH_WORDS = 5
+"""Words of a program between two layers, behind the next one's descriptors: three STARTs and two WAITs."""
 
 
 def assemble(*layers: tuple[Mapping | MeshMapping, Programs]) -> Program:
@@ -221,9 +224,9 @@ def assemble(*layers: tuple[Mapping | MeshMapping, Programs]) -> Program:
             ahead = early(parts)
             program.start(bank, *ahead)
             program.wait(*(engine for engine in before if engine not in (*ahead, Engine.STORE)))
-            program.start(bank, *(engine for engine in parts.started if engine not in (*ahead, *LATE)))
+            program.start(bank, *(engine for engine in parts.started if engine not in (*ahead, *_LATE)))
             program.wait(Engine.STORE)
-            program.start(bank, *LATE)
+            program.start(bank, *_LATE)
         else:
             program.start(bank, *parts.started)
         before = parts.started

@@ -21,7 +21,7 @@ from rowmesh.hw.core import Core
 from rowmesh.hw.link import Buffer
 from rowmesh.hw.program import Program
 from rowmesh.hw.read_arbiter import ReadArbiter
-from rowmesh.sw.assembler import assemble, early, memory_map, programs
+from rowmesh.sw.assembler import SWITCH_WORDS, assemble, early, memory_map, programs
 from rowmesh.sw.counts import dram_beats
 from rowmesh.sw.estimate import drain_cycles
 from rowmesh.sw.mapping import Mapping, ceil_div
@@ -88,6 +88,9 @@ _AT_END = Core.idle_latency + 3
 
 _BETWEEN = Core.idle_latency + 3
 """Cycles from an idle engine to the start tokens behind a WAIT for it: WAIT and START, the latter's register."""
+
+_RESTART = SETTLE_CYCLES + 4
+"""Least cycles from one START to the next behind a WAIT that does not wait: what is written settles, WAIT, START."""
 
 _SEEN = 2
 """Cycles from the start tokens until the observer counts the layer's own: the nest is active, the register of that."""
@@ -309,16 +312,15 @@ def predict_sequence(mappings: Sequence[Mapping | MeshMapping]) -> Prediction:
         after = written[number + 1] if number + 1 < len(written) else None
         if after is not None:
             here, there = starts[number : number + 2]
-            # behind the last WRITE are three STARTs and two WAITs
-            start = late + there - here - 5 + 2 + SETTLE_CYCLES
+            start = late + there - here - SWITCH_WORDS + 2 + SETTLE_CYCLES
             part = _smaller(after[0], _measured(after[0], FINE)[1])
             ahead = Ahead(early(after[1]), _streams(part), start, _fetches(config, words, here, there, late))
-            ready = start + SETTLE_CYCLES + 4
+            ready = start + _RESTART
         parts, _, ran = _run(m, _measured(m, FINE)[1], FINE, ahead, loaded)
         total += parts
         drained = int(parts.sum()) + _SEEN
         lead = max(_BETWEEN, ready - drained)
-        late = max(SETTLE_CYCLES + 4, ran.storing + _BETWEEN - lead)
+        late = max(_RESTART, ran.storing + _BETWEEN - lead)
         total[PARTS.index("drain")] += lead + _SEEN if after is not None else _AT_END
         loaded = ran.loaded(lead, late) if after is not None else None
         for name, number in access_counts(m).items():
