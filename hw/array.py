@@ -1,12 +1,16 @@
 """The PE array of a cluster: rows of PEs on row buses, columns of psum chains."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+import functools
+from operator import or_
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from rowmesh.hw.block import Block
 from rowmesh.hw.config import ArchConfig
+from rowmesh.hw.datapath import event_bits
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.layouts import flit_layout, psum_layout, step_layout, word_layout
 from rowmesh.hw.link import Buffer
@@ -121,7 +125,6 @@ class Row(Block):
         flit = stream.Signature(flit_layout(config))
         step = stream.Signature(step_layout(config))
         psum = stream.Signature(psum_layout(config))
-        self._sum_width = bits_for(config.cols)
         super().__init__(
             {
                 "number": In(6),
@@ -137,7 +140,7 @@ class Row(Block):
                 "step_o": Out(step),
                 "psum_i": In(psum).array(config.cols),
                 "psum_o": Out(psum).array(config.cols),
-                "events": Out(self._sum_width * len(PE_EVENTS)),
+                "events": Out(event_bits(config) * len(PE_EVENTS)),
                 "waits": Out(len(PE_WAITS)),
             }
         )
@@ -156,14 +159,22 @@ class Row(Block):
             by_column.eq(self.config_o.valid & address[15] & address[_TAP_BIT] & address[_COLUMN_BIT]),
         ]
 
+        # a write is for a PE, for all of the row, or for all of a column
+        place, column = address[_COL_SHIFT:_TAP_BIT], address[_ROW_SHIFT:15]
+        by_row, to_all, to_one, target = Signal(), Signal(), Signal(), Signal.like(place)
+        m.d.comb += [
+            by_row.eq(mine & ~address[_TAP_BIT]),
+            to_all.eq(by_row & place.all()),
+            to_one.eq(by_row | by_column),
+            target.eq(Mux(by_row, place, column)),
+        ]
+
         pes = []
         for col in range(config.cols):
             m.submodules[f"pe{col}"] = pe = ProcessingElement(config)
             pes.append(pe)
-            place, column = address[_COL_SHIFT:_TAP_BIT], address[_ROW_SHIFT:15]
-            chosen = mine & ~address[_TAP_BIT] & ((place == col) | place.all()) | by_column & (column == col)
             m.d.comb += [
-                pe.write.eq(Cat(chosen & ~address[0], chosen & address[0])),
+                pe.write.eq((to_all | (to_one & (target == col))) << address[0]),
                 pe.write_data.eq(self.config_o.data),
                 pe.commit.eq(self.commit_o),
             ]
@@ -199,11 +210,11 @@ class Row(Block):
                 upstream = getattr(pe, f"{name}_o")
             m.d.comb += upstream.ready.eq(1)
 
-        for number in range(len(PE_EVENTS)):
-            at = number * self._sum_width
-            m.d.sync += self.events[at : at + self._sum_width].eq(sum(pe.events[number] for pe in pes))
-        for number in range(len(PE_WAITS)):
-            m.d.sync += self.waits[number].eq(Cat(pe.waits[number] for pe in pes).any())
+        counts: Value = Const(0, len(self.events))
+        for pe in pes:
+            counts = (counts + pe.events)[: len(self.events)]
+        m.d.sync += self.events.eq(counts)
+        m.d.sync += self.waits.eq(functools.reduce(or_, (pe.waits for pe in pes)))
         return m
 
 
@@ -299,12 +310,11 @@ class Array(Block):
             m.submodules[f"psum_link{config.rows}_{col}"] = link = Buffer(psum_layout(config))
             wiring.connect(m, top.psum_o[col], link.i)
             wiring.connect(m, link.o, wiring.flipped(self.psum[col]))
-        width = rows[0].events.shape().width // len(PE_EVENTS)
+        width = event_bits(config)
         for number in range(len(PE_EVENTS)):
             total = sum(row.events[number * width : (number + 1) * width] for row in rows)
             m.d.sync += self.events[number * self._sum_width : (number + 1) * self._sum_width].eq(total)
-        for number in range(len(PE_WAITS)):
-            m.d.sync += self.waits[number].eq(Cat(row.waits[number] for row in rows).any())
+        m.d.sync += self.waits.eq(functools.reduce(or_, (row.waits for row in rows)))
         return m
 
     def _open_ports(self, m: Module) -> None:

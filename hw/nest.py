@@ -110,6 +110,7 @@ class LoopLevel(Block):
     o: stream.Interface
 
     latency = 1
+    shared = True
 
     def __init__(self, levels: int) -> None:
         self._levels = levels

@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 
 from rowmesh.hw.block import Block
 from rowmesh.hw.config import ArchConfig
-from rowmesh.hw.datapath import DATAPATH_EVENTS, PE_WAITS, Datapath
+from rowmesh.hw.datapath import DATAPATH_EVENTS, PE_WAITS, Datapath, event_bits
 from rowmesh.hw.layouts import PSUM_FLAGS, psum_layout, step_layout, word_layout
 from rowmesh.hw.multicast import Tap, subscription
 
@@ -20,7 +20,7 @@ __all__ = ["PE_EVENTS", "PE_FIELDS", "PE_WAITS", "ProcessingElement"]
 
 _DELIVERED = ("iact_delivered", "weight_delivered")
 PE_EVENTS = (*_DELIVERED, *DATAPATH_EVENTS)
-"""What a PE reports for the performance counters, one bit each."""
+"""What a PE reports for the performance counters."""
 
 PE_FIELDS = (
     # (name, word, shift)
@@ -65,7 +65,8 @@ class ProcessingElement(Block):
     write_data : In(32)
     commit : In(1)
         What was written takes effect (one cycle).
-    events : Out(len(PE_EVENTS))
+    events : Out(len(PE_EVENTS) * event_bits(config))
+        A field of 0 or 1 for each.
     waits : Out(len(PE_WAITS))
     """
 
@@ -104,7 +105,7 @@ class ProcessingElement(Block):
                 "write": In(2),
                 "write_data": In(32),
                 "commit": In(1),
-                "events": Out(len(PE_EVENTS)),
+                "events": Out(len(PE_EVENTS) * event_bits(config)),
                 "waits": Out(len(PE_WAITS)),
             }
         )
@@ -120,12 +121,12 @@ class ProcessingElement(Block):
         m.d.comb += [
             datapath.skip.eq(field["skip"]),
             datapath.maximum.eq(field["maximum"]),
-            self.events[len(_DELIVERED) :].eq(datapath.events),
+            self.events[len(_DELIVERED) * event_bits(config) :].eq(datapath.events),
             self.waits.eq(datapath.waits),
         ]
 
         # the buses: a word is taken if it is subscribed to
-        for name, local in (("iact", datapath.iact), ("weight", datapath.weight)):
+        for number, (name, local) in enumerate((("iact", datapath.iact), ("weight", datapath.weight))):
             m.submodules[f"{name}_tap"] = tap = Tap(word_layout(config), registered=False)
             wiring.connect(m, wiring.flipped(getattr(self, f"{name}_i")), tap.i)
             wiring.connect(m, tap.o, wiring.flipped(getattr(self, f"{name}_o")))
@@ -140,7 +141,7 @@ class ProcessingElement(Block):
                 local.valid.eq(tap.local.valid),
                 local.payload.eq(tap.local.payload.data),
                 tap.local.ready.eq(local.ready),
-                self.events[PE_EVENTS.index(f"{name}_delivered")].eq(tap.local.valid & tap.local.ready),
+                self.events.word_select(number, event_bits(config)).eq(tap.local.valid & tap.local.ready),
             ]
         m.submodules.step_tap = tap = Tap(step_layout(config), registered=False)
         wiring.connect(m, wiring.flipped(self.step_i), tap.i)

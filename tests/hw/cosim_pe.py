@@ -4,6 +4,7 @@ import cocotb
 from cocotb_block import Bench, arch, seeds
 from models import chain, deliver, issue, pe
 
+from rowmesh.hw.datapath import event_bits
 from rowmesh.hw.flags import mask_word
 from rowmesh.hw.layouts import psum_layout, step_layout, word_layout
 from rowmesh.hw.pe import PE_EVENTS, PE_FIELDS, ProcessingElement
@@ -31,9 +32,10 @@ class Pe:
     def _count(self):
         events = int(self.bench.dut.events.value)
         if events:
+            bits = event_bits(CONFIG)
             for number, name in enumerate(PE_EVENTS):
-                self.counts[name] += events >> number & 1
-            if events >> PE_EVENTS.index("mac") & 1:
+                self.counts[name] += events >> number * bits & 1
+            if events >> PE_EVENTS.index("mac") * bits & 1:
                 self.mac_cycles.append(self.bench.cycle)
 
     async def subscribe(self, values):
