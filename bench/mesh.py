@@ -325,7 +325,7 @@ def speed(console: Console) -> list[dict[str, Any]]:
     mapping = _mapped(config, layer).mapping
     cycles = predict(mapping).cycles
     with _empty_cache():
-        job = flow.make_job(mapping, make_data(config, layer, 0), seed=0, memory="fast", max_cycles=4 * cycles)
+        job = flow.make_job([(mapping, make_data(config, layer, 0))], seed=0, memory="fast", max_cycles=4 * cycles)
         seconds = build_model(job.verilog_dir).seconds
         result = simulate(job)
     note("build the model of eyeriss_v2", seconds, "s", "under 120", seconds < 120)

@@ -110,7 +110,6 @@ class LoopLevel(Block):
     o: stream.Interface
 
     latency = 1
-    shared = True
 
     def __init__(self, levels: int) -> None:
         self._levels = levels
