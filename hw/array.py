@@ -151,30 +151,25 @@ class Row(Block):
         for name in ("valid", "bank", "address", "data"):
             m.d.sync += getattr(self.config_o, name).eq(getattr(self.config_i, name))
         m.d.sync += self.commit_o.eq(self.commit_i)
-        address = self.config_o.address
-        mine = Signal()
-        by_column = Signal()
-        m.d.comb += [
-            mine.eq(self.config_o.valid & address[15] & (address[_ROW_SHIFT:15] == self.number)),
-            by_column.eq(self.config_o.valid & address[15] & address[_TAP_BIT] & address[_COLUMN_BIT]),
+        # a write is for a PE, for all of the row or of a column, or for a tap: which of these is decided a cycle ahead
+        coming, address = self.config_i.address, self.config_o.address
+        here, to_pe, to_row, to_column, to_tap = Signal(), Signal(), Signal(), Signal(), Signal()
+        m.d.comb += here.eq(self.config_i.valid & coming[15])
+        mine = here & (coming[_ROW_SHIFT:15] == self.number)
+        m.d.sync += [
+            to_pe.eq(mine & ~coming[_TAP_BIT]),
+            to_row.eq(mine & ~coming[_TAP_BIT] & coming[_COL_SHIFT:_TAP_BIT].all()),
+            to_column.eq(here & coming[_TAP_BIT] & coming[_COLUMN_BIT]),
+            to_tap.eq(mine & coming[_TAP_BIT] & ~coming[_COLUMN_BIT]),
         ]
-
-        # a write is for a PE, for all of the row, or for all of a column
         place, column = address[_COL_SHIFT:_TAP_BIT], address[_ROW_SHIFT:15]
-        by_row, to_all, to_one, target = Signal(), Signal(), Signal(), Signal.like(place)
-        m.d.comb += [
-            by_row.eq(mine & ~address[_TAP_BIT]),
-            to_all.eq(by_row & place.all()),
-            to_one.eq(by_row | by_column),
-            target.eq(Mux(by_row, place, column)),
-        ]
 
         pes = []
         for col in range(config.cols):
             m.submodules[f"pe{col}"] = pe = ProcessingElement(config)
             pes.append(pe)
             m.d.comb += [
-                pe.write.eq((to_all | (to_one & (target == col))) << address[0]),
+                pe.write.eq((to_row | to_pe & (place == col) | to_column & (column == col)) << address[0]),
                 pe.write_data.eq(self.config_o.data),
                 pe.commit.eq(self.commit_o),
             ]
@@ -184,7 +179,7 @@ class Row(Block):
         buses = {}
         for number, name in enumerate(OPERANDS):
             m.submodules[f"{name}_tap"] = tap = RowTap(config)
-            chosen = mine & address[_TAP_BIT] & ~address[_COLUMN_BIT] & (address[1:3] == number)
+            chosen = to_tap & (address[1:3] == number)
             m.d.comb += [
                 tap.write.eq(Cat(chosen & ~address[0], chosen & address[0])),
                 tap.write_data.eq(self.config_o.data),
