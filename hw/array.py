@@ -118,6 +118,8 @@ class Row(Block):
         For each of PE_EVENTS, how many PEs report it (registered).
     waits : Out(len(PE_WAITS))
         Some PE waits for ... (registered).
+    macs : Out(cols)
+        Which PEs multiply and accumulate (registered); with ``pe_counters``.
     """
 
     def __init__(self, config: ArchConfig) -> None:
@@ -142,6 +144,7 @@ class Row(Block):
                 "psum_o": Out(psum).array(config.cols),
                 "events": Out(event_bits(config) * len(PE_EVENTS)),
                 "waits": Out(len(PE_WAITS)),
+                **({"macs": Out(config.cols)} if config.pe_counters else {}),
             }
         )
 
@@ -210,6 +213,9 @@ class Row(Block):
             counts = (counts + pe.events)[: len(self.events)]
         m.d.sync += self.events.eq(counts)
         m.d.sync += self.waits.eq(functools.reduce(or_, (pe.waits for pe in pes)))
+        if config.pe_counters:
+            mac = PE_EVENTS.index("mac") * event_bits(config)
+            m.d.sync += self.macs.eq(Cat(pe.events[mac] for pe in pes))
         return m
 
 
@@ -240,6 +246,8 @@ class Array(Block):
     events : Out
         For each of PE_EVENTS, how many PEs report it (two cycles later).
     waits : Out(len(PE_WAITS))
+    macs : Out(rows * cols)
+        Which PEs multiply and accumulate, row by row (a cycle later); with ``pe_counters``.
     """
 
     def __init__(self, config: ArchConfig) -> None:
@@ -260,6 +268,7 @@ class Array(Block):
                 "psum": Out(stream.Signature(psum_layout(config))).array(config.cols),
                 "events": Out(self._sum_width * len(PE_EVENTS)),
                 "waits": Out(len(PE_WAITS)),
+                **({"macs": Out(config.rows * config.cols)} if config.pe_counters else {}),
             }
         )
 
@@ -310,6 +319,8 @@ class Array(Block):
             total = sum(row.events[number * width : (number + 1) * width] for row in rows)
             m.d.sync += self.events[number * self._sum_width : (number + 1) * self._sum_width].eq(total)
         m.d.sync += self.waits.eq(functools.reduce(or_, (row.waits for row in rows)))
+        if config.pe_counters:
+            m.d.comb += self.macs.eq(Cat(row.macs for row in rows))
         return m
 
     def _open_ports(self, m: Module) -> None:

@@ -113,6 +113,8 @@ class Cluster(Block):
     counters : Out
         Increments, fields of cluster_counters(config) one after another.
     waits : Out(len(CLUSTER_WAITS))
+    macs : Out(rows * cols)
+        As of the array, with ``pe_counters``.
     """
 
     def __init__(self, config: ArchConfig) -> None:
@@ -146,6 +148,7 @@ class Cluster(Block):
                 "banks": In(drain_port(config)).array(config.cols),
                 "counters": Out(sum(cluster_counters(config).values())),
                 "waits": Out(len(CLUSTER_WAITS)),
+                **({"macs": Out(config.rows * config.cols)} if config.pe_counters else {}),
             }
         )
 
@@ -244,6 +247,8 @@ class Cluster(Block):
             "bank_room": Cat(bank.blocked for bank in banks).any(),
         }
         m.d.comb += self.waits.eq(Cat(waits[name] for name in CLUSTER_WAITS))
+        if config.pe_counters:
+            m.d.comb += self.macs.eq(array.macs)
         width = array.event_width
         increments = {
             "beats_load_iact": _over(add, (unit.requested for unit in load_iact)),

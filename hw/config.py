@@ -7,13 +7,16 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["MOST_CLUSTERS", "MOST_MODELLED", "MOST_PORTS", "ArchConfig", "ConfigError"]
+__all__ = ["MOST_CLUSTERS", "MOST_COUNTED", "MOST_MODELLED", "MOST_PORTS", "ArchConfig", "ConfigError"]
 
 MOST_PORTS = 4
 """Ports of an operand."""
 
 MOST_CLUSTERS = 32
 """Clusters of a mesh in hardware: bits of the word that selects those that are configured."""
+
+MOST_COUNTED = 400
+"""PEs that can have a performance counter each: as many as have a register beside the other counters."""
 
 MOST_MODELLED = 4096
 """Clusters of a mesh that mapper and model take."""
@@ -77,6 +80,8 @@ class ArchConfig:
         Loops of each engine's nest.
     max_pooling : bool
         Whether PEs can keep the largest product of a window.
+    pe_counters : bool
+        A performance counter of multiply-accumulates for each PE, beside that of all; up to MOST_COUNTED PEs.
     link_segment : int
         Hops between two fully registered links (registered valid and ready); hops between have a registered
         valid only. Smaller is faster in clock and larger in area.
@@ -116,6 +121,7 @@ class ArchConfig:
     chain_fifo: int = 8
     max_pooling: bool = True
     nest_levels: int = 10
+    pe_counters: bool = False
     link_segment: int = 4
 
     def __post_init__(self) -> None:
@@ -172,6 +178,11 @@ class ArchConfig:
             name = "iact_ports" if self.iact_ports > 1 else "weight_ports"
             raise ConfigError(
                 f"ArchConfig.{name} must be 1 in a mesh of clusters, not {getattr(self, name)} (nearest legal value: 1)"
+            )
+        if self.pe_counters and self.pes > MOST_COUNTED:
+            raise ConfigError(
+                f"ArchConfig.pe_counters must be false with more than {MOST_COUNTED} PEs, not true with {self.pes} "
+                "(nearest legal value: false)"
             )
         if self.drain_lanes > self.cols and self.all_lanes != self.drain_lanes:
             raise ConfigError(

@@ -1,10 +1,12 @@
 """The core: a mesh of clusters and what they share; all that a program drives, without control and AXI reads."""
 
 import functools
+import itertools
+from collections.abc import Iterator
 from operator import and_, or_
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
@@ -36,7 +38,7 @@ from rowmesh.hw.router import LINKS, Fork
 from rowmesh.hw.segments import Beats, request_layout
 from rowmesh.hw.storer import Storer
 
-__all__ = ["ENGINES", "WAITS", "Core", "counter_widths", "loaders"]
+__all__ = ["ENGINES", "WAITS", "Core", "counter_widths", "loaders", "pe_counter"]
 
 
 def loaders(config: ArchConfig) -> tuple[tuple[int, Engine], ...]:
@@ -74,7 +76,21 @@ def counter_widths(config: ArchConfig) -> dict[str, int]:
         "beats_store": 1,
         "words_store": bits_for(config.flit_words),
         **{name: bits_for(config.clusters * ((1 << width) - 1)) for name, width in cluster_counters(config).items()},
+        **{pe_counter(row, col): 1 for row, col in _counted_pes(config)},
     }
+
+
+def pe_counter(row: int, col: int) -> str:
+    """Name of the counter of a PE's multiply-accumulates, by its place in the whole mesh."""
+    return f"pe_mac_{row}_{col}"
+
+
+def _counted_pes(config: ArchConfig) -> Iterator[tuple[int, int]]:
+    """Places of the PEs that have a counter, in the order of the clusters and of their ``macs``."""
+    if config.pe_counters:
+        for y, x in itertools.product(range(config.mesh_rows), range(config.mesh_cols)):
+            for row, col in itertools.product(range(config.rows), range(config.cols)):
+                yield y * config.rows + row, x * config.cols + col
 
 
 class Core(Block):
@@ -208,12 +224,15 @@ class Core(Block):
             "store_beats": store.waiting,
         }
         m.d.sync += self.waits.eq(Cat(waits[name] for name in WAITS))
-        increments = {"beats_load_param": load_param.requested}
+        increments: dict[str, Value] = {"beats_load_param": load_param.requested}
         increments |= {"beats_store": store.written_beats, "words_store": store.written_words}
         at = 0
         for name, width in cluster_counters(config).items():
             increments[name] = sum(cluster.counters[at : at + width] for cluster in clusters)
             at += width
+        if config.pe_counters:
+            macs = Cat(cluster.macs for cluster in clusters)
+            increments |= {pe_counter(*pe): macs[k] for k, pe in enumerate(_counted_pes(config))}
         m.submodules.observer = observer = Observer()
         m.d.comb += [
             observer.busy.eq(self.busy),

@@ -6,8 +6,9 @@ import numpy.typing as npt
 from rowmesh.sw.counts import access_counts, dram_beats, weight_beats
 from rowmesh.sw.estimate import drain_cycles, iact_cycles
 from rowmesh.sw.mapping import Mapping, ceil_div
+from rowmesh.sw.mesh import MeshMapping
 
-__all__ = ["active_shares", "edges", "link_cycles", "steps", "used_pes"]
+__all__ = ["edges", "link_cycles", "pe_macs", "steps", "used_pes"]
 
 
 def steps(m: Mapping) -> int:
@@ -22,29 +23,25 @@ def used_pes(m: Mapping) -> int:
     return m.chains * m.chain * m.columns
 
 
-def _by_edge(length: int, tiles: int, rest: int) -> npt.NDArray[np.float64]:
-    """Return the share of tiles in which each place of an axis has work: all, but for the last one."""
-    return np.where(np.arange(length) < rest, 1.0, 1 - 1 / tiles)
-
-
-def active_shares(m: Mapping) -> npt.NDArray[np.float64]:
-    """Return the share of the steps in which each PE works.
+def pe_macs(m: Mapping | MeshMapping) -> npt.NDArray[np.int64]:
+    """Return the multiply-accumulates of each PE.
 
     Parameters
     ----------
-    m : Mapping
+    m : Mapping or MeshMapping
 
     Returns
     -------
     ndarray
-        From 0 to 1, shape (rows, cols); psums move from row 0 upwards. Its sum times :func:`steps` is
-        the layer's multiply-accumulates.
+        Shape (rows, cols), of a mesh (mesh_rows * rows, mesh_cols * cols); psums move from row 0 upwards. Its sum is
+        the layer's multiply-accumulates, its largest value at most :func:`steps`.
     """
-    shares = np.zeros((m.config.rows, m.config.cols))
-    filters = _by_edge(m.m_x, m.mt, m.m_x_rest)
-    channels = _by_edge(m.c_s, m.ct, m.c_s_rest)
-    outputs = _by_edge(m.p_n, m.row_steps, m.p_rest)
-    parts = _by_edge(m.q_x, m.qt, m.q_x_rest)
+    if isinstance(m, MeshMapping):
+        clusters = np.zeros((m.config.mesh_rows, m.config.mesh_cols), np.int64)
+        clusters[: m.splits.rows, : m.splits.cols] = 1
+        return np.kron(clusters, pe_macs(m.share))
+    macs = np.zeros((m.config.rows, m.config.cols), np.int64)
+    always = m.layer.n * m.g_t * m.r_t * m.m1 * m.layer.s * m.r0 * m.c0 * m.pe_filters
     for row, used in enumerate(m.rows):
         if used is None:
             continue
@@ -53,8 +50,13 @@ def active_shares(m: Mapping) -> npt.NDArray[np.float64]:
             mi, xi = divmod(col, m.inner)
             p = k if m.p_y > 1 else xi if m.p_x > 1 else 0
             q = xi if m.q_x > 1 else 0
-            shares[row, col] = filters[mi] * channels[place // m.r_s] * outputs[p] * parts[q]
-    return shares
+            # the last tile of an axis has work for its first places only
+            tiles = m.mt - (mi >= m.m_x_rest)
+            passes = m.ct - (place // m.r_s >= m.c_s_rest)
+            row_steps = m.row_steps - (p >= m.p_rest)
+            columns = (m.qt - 1) * m.q_pe + (m.q_pe_rest if q < m.q_x_rest else 0)
+            macs[row, col] = always * tiles * passes * row_steps * columns
+    return macs
 
 
 def edges(m: Mapping) -> list[tuple[str, int, int, int]]:

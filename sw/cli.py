@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rowmesh.hw.config import ConfigError
 from rowmesh.sw import dataflow as dataflows
 from rowmesh.sw import files, report, resultcommands, spec, tools
 from rowmesh.sw import workload as workloads
@@ -174,6 +175,13 @@ def run(
             help="Run the layers as one program: the next one's descriptors and weights load while a layer runs.",
         ),
     ] = False,
+    pe_counters: Annotated[
+        bool,
+        typer.Option(
+            "--pe-counters",
+            help="Give each PE a counter of its multiply-accumulates; `report` draws the array from them.",
+        ),
+    ] = False,
 ) -> int:
     """Map, simulate the Verilog, compare outputs, cycles and words.
 
@@ -182,6 +190,11 @@ def run(
     with their sums; each layer has tensors of its own.
     """
     config = spec.load_arch(arch, buildable=True)
+    if pe_counters:
+        try:
+            config = config.replace(pe_counters=True)
+        except ConfigError as error:
+            raise InputError(f"--pe-counters: {error}") from None
     layers = select_layers(workload, layer, batch)
     _only_without_file(ctx, mapping)
     flows = dataflows.load_dataflows(dataflow)

@@ -6,15 +6,18 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from platformdirs import user_cache_path
 
 from rowmesh import hw
 from rowmesh.hw.config import ArchConfig
+from rowmesh.hw.core import pe_counter
 from rowmesh.hw.top import Top, metadata
 from rowmesh.sim.run import SimJob, SimResult, simulate, simulate_all
+from rowmesh.sw.activity import pe_macs
 from rowmesh.sw.assembler import compile_layers, memory_map, packed_weights
 from rowmesh.sw.compiler import MemoryMap, pack_params
 from rowmesh.sw.dataflow import Dataflow
@@ -339,6 +342,8 @@ class _Case:
 
 def _prepared(mappings: Sequence[Mapping | MeshMapping], seed: int, memory: str) -> _Case:
     predicted = predict(mappings[0]) if len(mappings) == 1 else predict_sequence(mappings)
+    if mappings[0].config.pe_counters:
+        predicted = replace(predicted, pe_macs=np.sum([pe_macs(m) for m in mappings], axis=0).tolist())
     data = [make_data(mapping.config, mapping.layer, seed) for mapping in mappings]
     most = 4 * predicted.cycles + 2_000_000
     job = make_job(list(zip(mappings, data, strict=True)), seed=seed, memory=memory, max_cycles=most)
@@ -362,10 +367,12 @@ def _compared(case: _Case, result: SimResult, origins: Sequence[Layer] = ()) -> 
     ofmaps = [mapping.ofmap_layout.unpack(dump) for mapping, dump in zip(mappings, result.dumps, strict=True)]
     wrong = [int((ofmap != data.expected).sum()) for ofmap, data in zip(ofmaps, case.data, strict=True)]
     counters = {name.lower(): value for name, value in result.registers.items()}
+    rows, cols = config.mesh_rows * config.rows, config.mesh_cols * config.cols
     measured = Measurement(
         cycles=sum(counters[f"part_{part}"] for part in PARTS),
         parts={part: counters[f"part_{part}"] for part in PARTS},
         accesses=_accesses(mappings, counters),
+        pe_macs=[[counters[pe_counter(row, col)] for col in range(cols)] for row in range(rows * config.pe_counters)],
     )
     described = [
         {

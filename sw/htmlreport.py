@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 from markupsafe import Markup
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import charts
-from rowmesh.sw.activity import active_shares, steps
+from rowmesh.sw.activity import pe_macs
 from rowmesh.sw.energy import EnergyTable, by_level, energy
 from rowmesh.sw.explain import bound, losses
 from rowmesh.sw.eyexam import Exam
@@ -89,7 +90,8 @@ def _layer(one: RunLayer, name: str, table: EnergyTable) -> dict[str, Any]:
         "rtl": f"{result.rtl.cycles:,}",
         "shape": one.layer.describe(),
         "nest": mapping.loop_nest(),
-        "map": Markup(charts.array_map(active_shares(mapping) * steps(mapping) / result.rtl.cycles)),
+        "map": Markup(charts.array_map(np.array(result.rtl.pe_macs or pe_macs(mapping)) / result.rtl.cycles)),
+        "counted": bool(result.rtl.pe_macs),
         "losses": [
             {
                 "cycles": f"{loss.cycles:,}",

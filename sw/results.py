@@ -3,7 +3,9 @@
 The JSON of ``rowmesh run`` is a list of :meth:`LayerResult.to_json`; its names are stable.
 """
 
-from collections.abc import Mapping
+import itertools
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,6 +83,8 @@ class _Performance:
         Cycles by cause; the keys are exactly :data:`PARTS`.
     accesses : Mapping
         Words; the keys are exactly :data:`ACCESSES`.
+    pe_macs : sequence of sequences of int
+        Multiply-accumulates of each PE, row after row, where the hardware counts them (``pe_counters``).
 
     Raises
     ------
@@ -91,6 +95,7 @@ class _Performance:
     cycles: int
     parts: Mapping[str, int]
     accesses: Mapping[str, int]
+    pe_macs: Sequence[Sequence[int]] = ()
 
     def __post_init__(self) -> None:
         for kind, names in (("parts", PARTS), ("accesses", ACCESSES)):
@@ -107,7 +112,8 @@ class _Performance:
 
     def to_json(self) -> dict[str, Any]:
         """Return cycles, parts and accesses as plain values."""
-        return {"cycles": self.cycles, "parts": dict(self.parts), "accesses": dict(self.accesses)}
+        counted = {"pe_macs": [list(row) for row in self.pe_macs]} if self.pe_macs else {}
+        return {"cycles": self.cycles, "parts": dict(self.parts), "accesses": dict(self.accesses), **counted}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +236,10 @@ class LayerResult:
             predicted, counted = self.predicted.accesses[name], self.rtl.accesses[name]
             if predicted != counted:
                 reasons.append(f"{name}: predicted {predicted:,}, counted {counted:,} words")
+        expected, found = ([*itertools.chain(*each.pe_macs)] for each in (self.predicted, self.rtl))
+        if expected != found:
+            wrong = sum(map(operator.ne, expected, found)) + abs(len(expected) - len(found))
+            reasons.append(f"pe_macs: {wrong:,} of {len(found):,} PEs counted other MACs than predicted")
         if self.zero_macs != self.gated_macs:
             reasons.append(f"gated: {self.zero_macs:,} MACs have a zero operand, {self.gated_macs:,} were gated")
         return reasons

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import files
@@ -28,6 +28,14 @@ class _Performance(BaseModel):
     cycles: _Count
     parts: dict[str, _Count]
     accesses: dict[str, _Count]
+    pe_macs: list[list[_Count]] = []
+
+    @field_validator("pe_macs")
+    @classmethod
+    def _is_an_array(cls, rows: list[list[int]]) -> list[list[int]]:
+        if len({len(row) for row in rows}) > 1:
+            raise ValueError("rows must have one length")
+        return rows
 
 
 class _Outputs(BaseModel):

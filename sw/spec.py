@@ -49,6 +49,7 @@ PARAMETERS: Mapping[tuple[str, str], str] = {
     ("pe", "chain_fifo"): "chain_fifo",
     ("pe", "max_pooling"): "max_pooling",
     ("control", "nest_levels"): "nest_levels",
+    ("control", "pe_counters"): "pe_counters",
 }
 
 _REQUIRED = (("array", "rows"), ("array", "cols"))

@@ -435,6 +435,15 @@ def test_the_limit_itself_passes(off, passes):
     assert result.passed is passes
 
 
+def test_each_pe_counts():
+    layer = DEMO["PHOTO"]
+    counted = {"pe_macs": [[5, 6], [7, 0]]}
+    assert layer_result(layer, rtl=numbers() | counted, predicted=numbers() | counted).passed
+    for other in ([[5, 6], [7, 1]], [[5, 6]], []):
+        result = layer_result(layer, rtl=numbers() | {"pe_macs": other}, predicted=numbers() | counted)
+        assert [reason.partition(":")[0] for reason in result.failures()] == ["pe_macs"]
+
+
 @pytest.mark.parametrize(("field", "missing"), [("parts", "dma"), ("accesses", "pe.mac")])
 def test_counters_are_exactly_the_named_ones(field, missing):
     values = numbers()

@@ -8,6 +8,7 @@ import pytest
 from rowmesh.sw import cli
 from rowmesh.sw.charts import array_map
 from rowmesh.sw.energy import load_energy
+from rowmesh.sw.files import InputError
 from rowmesh.sw.htmlreport import dram_bytes, report_page
 from rowmesh.sw.runfile import read_run
 
@@ -59,6 +60,22 @@ def test_the_page_loads_nothing_and_has_all_parts(run_file):
     assert "parallel-for" in words
     assert "not measured" in words
     assert any("RTL: compute" in word for word in page.words)
+
+
+def test_the_work_of_each_pe_is_that_which_was_counted(run_file):
+    def count(entries):
+        for entry in entries:
+            entry["rtl"]["pe_macs"] = [[entry["rtl"]["cycles"] // 4] * 3] * 2
+
+    page, text = page_of(run_file(count))
+    assert "not measured" not in " ".join(page.words)
+    assert text.count("row 1, columns 0 to 2: 25.0%") == 2
+
+    def cut(entries):
+        entries[0]["rtl"]["pe_macs"] = [[1, 2], [3]]
+
+    with pytest.raises(InputError, match="rows must have one length"):
+        page_of(run_file(cut))
 
 
 def test_names_are_text(run_file):

@@ -24,7 +24,7 @@ SMALL = {
 ARCHITECTURES = [
     ArchConfig(name="row", rows=1, cols=5, data_width=8, **SMALL),
     ArchConfig(name="column", rows=7, cols=1, data_width=16, acc_width=24, **SMALL),
-    ArchConfig(name="prime", rows=3, cols=5, data_width=16, link_segment=2, **SMALL),
+    ArchConfig(name="prime", rows=3, cols=5, data_width=16, link_segment=2, pe_counters=True, **SMALL),
 ]
 
 
