@@ -3,14 +3,13 @@
 import functools
 from operator import or_
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from rowmesh.hw.block import Block
 from rowmesh.hw.config import ArchConfig
-from rowmesh.hw.datapath import event_bits
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.layouts import flit_layout, psum_layout, step_layout, word_layout
 from rowmesh.hw.link import Buffer
@@ -127,6 +126,7 @@ class Row(Block):
         flit = stream.Signature(flit_layout(config))
         step = stream.Signature(step_layout(config))
         psum = stream.Signature(psum_layout(config))
+        self._sum_width = bits_for(config.cols)
         super().__init__(
             {
                 "number": In(6),
@@ -142,7 +142,7 @@ class Row(Block):
                 "step_o": Out(step),
                 "psum_i": In(psum).array(config.cols),
                 "psum_o": Out(psum).array(config.cols),
-                "events": Out(event_bits(config) * len(PE_EVENTS)),
+                "events": Out(self._sum_width * len(PE_EVENTS)),
                 "waits": Out(len(PE_WAITS)),
                 **({"macs": Out(config.cols)} if config.pe_counters else {}),
             }
@@ -208,13 +208,12 @@ class Row(Block):
                 upstream = getattr(pe, f"{name}_o")
             m.d.comb += upstream.ready.eq(1)
 
-        counts: Value = Const(0, len(self.events))
-        for pe in pes:
-            counts = (counts + pe.events)[: len(self.events)]
-        m.d.sync += self.events.eq(counts)
+        for number in range(len(PE_EVENTS)):
+            counted = self.events.word_select(number, self._sum_width)
+            m.d.sync += counted.eq(sum(pe.events[number] for pe in pes))
         m.d.sync += self.waits.eq(functools.reduce(or_, (pe.waits for pe in pes)))
         if config.pe_counters:
-            mac = PE_EVENTS.index("mac") * event_bits(config)
+            mac = PE_EVENTS.index("mac")
             m.d.sync += self.macs.eq(Cat(pe.events[mac] for pe in pes))
         return m
 
@@ -314,7 +313,7 @@ class Array(Block):
             m.submodules[f"psum_link{config.rows}_{col}"] = link = Buffer(psum_layout(config))
             wiring.connect(m, top.psum_o[col], link.i)
             wiring.connect(m, link.o, wiring.flipped(self.psum[col]))
-        width = event_bits(config)
+        width = rows[0].events.shape().width // len(PE_EVENTS)
         for number in range(len(PE_EVENTS)):
             total = sum(row.events[number * width : (number + 1) * width] for row in rows)
             m.d.sync += self.events[number * self._sum_width : (number + 1) * self._sum_width].eq(total)

@@ -5,7 +5,7 @@ from typing import Any
 from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for, ceil_log2
+from amaranth.utils import ceil_log2
 
 from rowmesh.hw.block import Block
 from rowmesh.hw.buffet import Buffet
@@ -13,7 +13,7 @@ from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.layouts import PSUM_FLAGS, psum_layout, step_layout
 from rowmesh.hw.link import Fifo, Stage
 
-__all__ = ["DATAPATH_EVENTS", "PE_WAITS", "Datapath", "event_bits"]
+__all__ = ["DATAPATH_EVENTS", "PE_WAITS", "Datapath"]
 
 DATAPATH_EVENTS = ("mac", "gated", "psum_read", "psum_write")
 """What a datapath reports for the performance counters, one bit each; gated: a MAC with a zero operand."""
@@ -23,11 +23,6 @@ PE_WAITS = ("iact", "weight", "psum")
 
 _BLOCK_WORDS = 64
 """A weight spad of more words than this is a block RAM."""
-
-
-def event_bits(config: ArchConfig) -> int:
-    """Return the bits of an event's field: a row counts all events of its PEs by one sum of their fields."""
-    return bits_for(config.cols)
 
 
 class Datapath(Block):
@@ -52,8 +47,7 @@ class Datapath(Block):
         Edge flags of steps at which the PE is absent: their psums are zero and void.
     maximum : In(1)
         A psum is the largest of its products instead of their sum.
-    events : Out(len(DATAPATH_EVENTS) * event_bits(config))
-        A field of 0 or 1 for each.
+    events : Out(array of 1 bit), in the order of DATAPATH_EVENTS
     waits : Out(len(PE_WAITS))
     """
 
@@ -63,7 +57,7 @@ class Datapath(Block):
     psum: stream.Interface
     skip: Signal
     maximum: Signal
-    events: Signal
+    events: Any
     waits: Signal
 
     latency = 6
@@ -80,7 +74,7 @@ class Datapath(Block):
                 "psum": Out(stream.Signature(psum_layout(config))),
                 "skip": In(config.edge_flags),
                 "maximum": In(1),
-                "events": Out(len(DATAPATH_EVENTS) * event_bits(config)),
+                "events": Out(1).array(len(DATAPATH_EVENTS)),
                 "waits": Out(len(PE_WAITS)),
             }
         )
@@ -196,10 +190,7 @@ class Datapath(Block):
             "psum_read": valid[3] & ~at.clear,
             "psum_write": valid[3] & ~at.void & ~at.emit,
         }
-        m.d.comb += [
-            self.events.word_select(number, event_bits(config)).eq(events[name])
-            for number, name in enumerate(DATAPATH_EVENTS)
-        ]
+        m.d.comb += [self.events[number].eq(events[name]) for number, name in enumerate(DATAPATH_EVENTS)]
         if config.max_pooling:
             with m.If(self.maximum & ~at.clear):
                 m.d.comb += result.eq(Mux(read.data > product, read.data, product))

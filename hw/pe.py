@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 
 from rowmesh.hw.block import Block
 from rowmesh.hw.config import ArchConfig
-from rowmesh.hw.datapath import DATAPATH_EVENTS, PE_WAITS, Datapath, event_bits
+from rowmesh.hw.datapath import DATAPATH_EVENTS, PE_WAITS, Datapath
 from rowmesh.hw.layouts import PSUM_FLAGS, psum_layout, step_layout, word_layout
 from rowmesh.hw.multicast import Tap, subscription
 
@@ -65,8 +65,7 @@ class ProcessingElement(Block):
     write_data : In(32)
     commit : In(1)
         What was written takes effect (one cycle).
-    events : Out(len(PE_EVENTS) * event_bits(config))
-        A field of 0 or 1 for each.
+    events : Out(array of 1 bit), in the order of PE_EVENTS
     waits : Out(len(PE_WAITS))
     """
 
@@ -81,7 +80,7 @@ class ProcessingElement(Block):
     write: Signal
     write_data: Signal
     commit: Signal
-    events: Signal
+    events: Any
     waits: Signal
 
     latency = Datapath.latency + 2
@@ -105,7 +104,7 @@ class ProcessingElement(Block):
                 "write": In(2),
                 "write_data": In(32),
                 "commit": In(1),
-                "events": Out(len(PE_EVENTS) * event_bits(config)),
+                "events": Out(1).array(len(PE_EVENTS)),
                 "waits": Out(len(PE_WAITS)),
             }
         )
@@ -121,7 +120,7 @@ class ProcessingElement(Block):
         m.d.comb += [
             datapath.skip.eq(field["skip"]),
             datapath.maximum.eq(field["maximum"]),
-            self.events[len(_DELIVERED) * event_bits(config) :].eq(datapath.events),
+            *[mine.eq(own) for mine, own in zip(self.events[len(_DELIVERED) :], datapath.events, strict=True)],
             self.waits.eq(datapath.waits),
         ]
 
@@ -141,7 +140,7 @@ class ProcessingElement(Block):
                 local.valid.eq(tap.local.valid),
                 local.payload.eq(tap.local.payload.data),
                 tap.local.ready.eq(local.ready),
-                self.events.word_select(number, event_bits(config)).eq(tap.local.valid & tap.local.ready),
+                self.events[number].eq(tap.local.valid & tap.local.ready),
             ]
         m.submodules.step_tap = tap = Tap(step_layout(config), registered=False)
         wiring.connect(m, wiring.flipped(self.step_i), tap.i)

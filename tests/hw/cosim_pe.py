@@ -4,7 +4,6 @@ import cocotb
 from cocotb_block import Bench, arch, seeds
 from models import chain, deliver, issue, pe
 
-from rowmesh.hw.datapath import event_bits
 from rowmesh.hw.flags import mask_word
 from rowmesh.hw.layouts import psum_layout, step_layout, word_layout
 from rowmesh.hw.pe import PE_EVENTS, PE_FIELDS, ProcessingElement
@@ -23,6 +22,7 @@ class Pe:
         layouts = {"iact": word, "weight": word, "step": step, "psum": psum}
         self.i = {name: bench.source(f"{name}_i", layout) for name, layout in layouts.items()}
         self.o = {name: bench.sink(f"{name}_o", layout, stable=name == "psum") for name, layout in layouts.items()}
+        self.events = {name: getattr(dut, f"events__{number}") for number, name in enumerate(PE_EVENTS)}
         self.counts = dict.fromkeys(PE_EVENTS, 0)
         self.mac_cycles = []
         bench.hooks.append(self._count)
@@ -30,13 +30,10 @@ class Pe:
         dut.commit.value = 0
 
     def _count(self):
-        events = int(self.bench.dut.events.value)
-        if events:
-            bits = event_bits(CONFIG)
-            for number, name in enumerate(PE_EVENTS):
-                self.counts[name] += events >> number * bits & 1
-            if events >> PE_EVENTS.index("mac") * bits & 1:
-                self.mac_cycles.append(self.bench.cycle)
+        for name, event in self.events.items():
+            self.counts[name] += int(event.value)
+        if int(self.events["mac"].value):
+            self.mac_cycles.append(self.bench.cycle)
 
     async def subscribe(self, values):
         words = [0, 0]
