@@ -1,8 +1,5 @@
 """The PE array of a cluster: rows of PEs on row buses, columns of psum chains."""
 
-import functools
-from operator import or_
-
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -154,25 +151,22 @@ class Row(Block):
         for name in ("valid", "bank", "address", "data"):
             m.d.sync += getattr(self.config_o, name).eq(getattr(self.config_i, name))
         m.d.sync += self.commit_o.eq(self.commit_i)
-        # a write is for a PE, for all of the row or of a column, or for a tap: which of these is decided a cycle ahead
-        coming, address = self.config_i.address, self.config_o.address
-        here, to_pe, to_row, to_column, to_tap = Signal(), Signal(), Signal(), Signal(), Signal()
-        m.d.comb += here.eq(self.config_i.valid & coming[15])
-        mine = here & (coming[_ROW_SHIFT:15] == self.number)
-        m.d.sync += [
-            to_pe.eq(mine & ~coming[_TAP_BIT]),
-            to_row.eq(mine & ~coming[_TAP_BIT] & coming[_COL_SHIFT:_TAP_BIT].all()),
-            to_column.eq(here & coming[_TAP_BIT] & coming[_COLUMN_BIT]),
-            to_tap.eq(mine & coming[_TAP_BIT] & ~coming[_COLUMN_BIT]),
+        address = self.config_o.address
+        mine = Signal()
+        by_column = Signal()
+        m.d.comb += [
+            mine.eq(self.config_o.valid & address[15] & (address[_ROW_SHIFT:15] == self.number)),
+            by_column.eq(self.config_o.valid & address[15] & address[_TAP_BIT] & address[_COLUMN_BIT]),
         ]
-        place, column = address[_COL_SHIFT:_TAP_BIT], address[_ROW_SHIFT:15]
 
         pes = []
         for col in range(config.cols):
             m.submodules[f"pe{col}"] = pe = ProcessingElement(config)
             pes.append(pe)
+            place, column = address[_COL_SHIFT:_TAP_BIT], address[_ROW_SHIFT:15]
+            chosen = mine & ~address[_TAP_BIT] & ((place == col) | place.all()) | by_column & (column == col)
             m.d.comb += [
-                pe.write.eq((to_row | to_pe & (place == col) | to_column & (column == col)) << address[0]),
+                pe.write.eq(Cat(chosen & ~address[0], chosen & address[0])),
                 pe.write_data.eq(self.config_o.data),
                 pe.commit.eq(self.commit_o),
             ]
@@ -182,7 +176,7 @@ class Row(Block):
         buses = {}
         for number, name in enumerate(OPERANDS):
             m.submodules[f"{name}_tap"] = tap = RowTap(config)
-            chosen = to_tap & (address[1:3] == number)
+            chosen = mine & address[_TAP_BIT] & ~address[_COLUMN_BIT] & (address[1:3] == number)
             m.d.comb += [
                 tap.write.eq(Cat(chosen & ~address[0], chosen & address[0])),
                 tap.write_data.eq(self.config_o.data),
@@ -209,9 +203,10 @@ class Row(Block):
             m.d.comb += upstream.ready.eq(1)
 
         for number in range(len(PE_EVENTS)):
-            counted = self.events.word_select(number, self._sum_width)
-            m.d.sync += counted.eq(sum(pe.events[number] for pe in pes))
-        m.d.sync += self.waits.eq(functools.reduce(or_, (pe.waits for pe in pes)))
+            at = number * self._sum_width
+            m.d.sync += self.events[at : at + self._sum_width].eq(sum(pe.events[number] for pe in pes))
+        for number in range(len(PE_WAITS)):
+            m.d.sync += self.waits[number].eq(Cat(pe.waits[number] for pe in pes).any())
         if config.pe_counters:
             mac = PE_EVENTS.index("mac")
             m.d.sync += self.macs.eq(Cat(pe.events[mac] for pe in pes))
@@ -317,7 +312,8 @@ class Array(Block):
         for number in range(len(PE_EVENTS)):
             total = sum(row.events[number * width : (number + 1) * width] for row in rows)
             m.d.sync += self.events[number * self._sum_width : (number + 1) * self._sum_width].eq(total)
-        m.d.sync += self.waits.eq(functools.reduce(or_, (row.waits for row in rows)))
+        for number in range(len(PE_WAITS)):
+            m.d.sync += self.waits[number].eq(Cat(row.waits[number] for row in rows).any())
         if config.pe_counters:
             m.d.comb += self.macs.eq(Cat(row.macs for row in rows))
         return m

@@ -47,7 +47,7 @@ class Datapath(Block):
         Edge flags of steps at which the PE is absent: their psums are zero and void.
     maximum : In(1)
         A psum is the largest of its products instead of their sum.
-    events : Out(array of 1 bit), in the order of DATAPATH_EVENTS
+    events : Out(len(DATAPATH_EVENTS))
     waits : Out(len(PE_WAITS))
     """
 
@@ -57,7 +57,7 @@ class Datapath(Block):
     psum: stream.Interface
     skip: Signal
     maximum: Signal
-    events: Any
+    events: Signal
     waits: Signal
 
     latency = 6
@@ -74,7 +74,7 @@ class Datapath(Block):
                 "psum": Out(stream.Signature(psum_layout(config))),
                 "skip": In(config.edge_flags),
                 "maximum": In(1),
-                "events": Out(1).array(len(DATAPATH_EVENTS)),
+                "events": Out(len(DATAPATH_EVENTS)),
                 "waits": Out(len(PE_WAITS)),
             }
         )
@@ -183,14 +183,11 @@ class Datapath(Block):
             own.i.payload.value.eq(result),
             own.i.payload.void.eq(at.void),
             *[own.i.payload[flag].eq(at[flag]) for flag in PSUM_FLAGS],
+            self.events[DATAPATH_EVENTS.index("mac")].eq(go & ~absent),
+            self.events[DATAPATH_EVENTS.index("gated")].eq(valid[1] & zero & ~stages[1].void),
+            self.events[DATAPATH_EVENTS.index("psum_read")].eq(valid[3] & ~at.clear),
+            self.events[DATAPATH_EVENTS.index("psum_write")].eq(valid[3] & ~at.void & ~at.emit),
         ]
-        events = {
-            "mac": go & ~absent,
-            "gated": valid[1] & zero & ~stages[1].void,
-            "psum_read": valid[3] & ~at.clear,
-            "psum_write": valid[3] & ~at.void & ~at.emit,
-        }
-        m.d.comb += [self.events[number].eq(events[name]) for number, name in enumerate(DATAPATH_EVENTS)]
         if config.max_pooling:
             with m.If(self.maximum & ~at.clear):
                 m.d.comb += result.eq(Mux(read.data > product, read.data, product))

@@ -20,7 +20,7 @@ __all__ = ["PE_EVENTS", "PE_FIELDS", "PE_WAITS", "ProcessingElement"]
 
 _DELIVERED = ("iact_delivered", "weight_delivered")
 PE_EVENTS = (*_DELIVERED, *DATAPATH_EVENTS)
-"""What a PE reports for the performance counters."""
+"""What a PE reports for the performance counters, one bit each."""
 
 PE_FIELDS = (
     # (name, word, shift)
@@ -65,7 +65,7 @@ class ProcessingElement(Block):
     write_data : In(32)
     commit : In(1)
         What was written takes effect (one cycle).
-    events : Out(array of 1 bit), in the order of PE_EVENTS
+    events : Out(len(PE_EVENTS))
     waits : Out(len(PE_WAITS))
     """
 
@@ -80,7 +80,7 @@ class ProcessingElement(Block):
     write: Signal
     write_data: Signal
     commit: Signal
-    events: Any
+    events: Signal
     waits: Signal
 
     latency = Datapath.latency + 2
@@ -104,7 +104,7 @@ class ProcessingElement(Block):
                 "write": In(2),
                 "write_data": In(32),
                 "commit": In(1),
-                "events": Out(1).array(len(PE_EVENTS)),
+                "events": Out(len(PE_EVENTS)),
                 "waits": Out(len(PE_WAITS)),
             }
         )
@@ -120,12 +120,12 @@ class ProcessingElement(Block):
         m.d.comb += [
             datapath.skip.eq(field["skip"]),
             datapath.maximum.eq(field["maximum"]),
-            *[mine.eq(own) for mine, own in zip(self.events[len(_DELIVERED) :], datapath.events, strict=True)],
+            self.events[len(_DELIVERED) :].eq(datapath.events),
             self.waits.eq(datapath.waits),
         ]
 
         # the buses: a word is taken if it is subscribed to
-        for number, (name, local) in enumerate((("iact", datapath.iact), ("weight", datapath.weight))):
+        for name, local in (("iact", datapath.iact), ("weight", datapath.weight)):
             m.submodules[f"{name}_tap"] = tap = Tap(word_layout(config), registered=False)
             wiring.connect(m, wiring.flipped(getattr(self, f"{name}_i")), tap.i)
             wiring.connect(m, tap.o, wiring.flipped(getattr(self, f"{name}_o")))
@@ -140,7 +140,7 @@ class ProcessingElement(Block):
                 local.valid.eq(tap.local.valid),
                 local.payload.eq(tap.local.payload.data),
                 tap.local.ready.eq(local.ready),
-                self.events[number].eq(tap.local.valid & tap.local.ready),
+                self.events[PE_EVENTS.index(f"{name}_delivered")].eq(tap.local.valid & tap.local.ready),
             ]
         m.submodules.step_tap = tap = Tap(step_layout(config), registered=False)
         wiring.connect(m, wiring.flipped(self.step_i), tap.i)

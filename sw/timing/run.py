@@ -115,10 +115,7 @@ def _loop(
         for port in range(len(loaders)):
             bursts = s.loads[port, : s.load_counts[port]]
             load(loaders[port], memory, port, bursts, now, sizes.longest_skip, sizes.debt)
-            if port < fed:
-                _fill(readers[port], loaders[port])
-            else:
-                d.held += loaders[port].fill
+            _settle(loaders[port], readers, port, d)
         fetched = _fetch_program(memory, program, fetched, now)
         fetch(memory, now, sizes.read_latency, sizes.bursts)
         now += 1
@@ -128,6 +125,8 @@ def _loop(
         if d.done == len(s.words) and (stored or (sizes.followed and d.inside == 0 and not d.packed.any())):
             seen[marked] = parts
             end = now
+            for port in range(len(loaders)):
+                _settle(loaders[port], readers, port, d)
             while not stored:
                 now += 1
                 stored = store(stores, lanes, s.stores, now, sizes.store_start, sizes.write_latency, sizes.bursts)
@@ -217,7 +216,7 @@ def _loop(
             bursts = s.loads[port, : s.load_counts[port]]
             load(loaders[port], memory, port, bursts, now, sizes.longest_skip, sizes.debt)
             if port < fed and not s.flit_counts[port]:  # for the next layer
-                _fill(readers[port], loaders[port])
+                _settle(loaders[port], readers, port, d)
         fetched = _fetch_program(memory, program, fetched, now)
         fetch(memory, now, sizes.read_latency, sizes.bursts)
         # the observer: the step nest is active from the cycle after its token to its last step
@@ -253,10 +252,14 @@ def _loop(
 
 
 @numba.njit(cache=True, nogil=True)
-def _fill(reader: Any, loader: Any) -> None:
-    """Put a beat that has come into a bank whose reader is not at work."""
-    reader.held += loader.fill
-    reader.stored += loader.fill
+def _settle(loader: Any, readers: Records, port: int, drain: Any) -> None:
+    """Put a beat that has come to where nothing is at work that would take it: a bank, or the drain's parameters."""
+    if port < len(readers):
+        readers[port].held += loader.fill
+        readers[port].stored += loader.fill
+    else:
+        drain.held += loader.fill
+    loader.fill = 0
 
 
 @numba.njit(cache=True, nogil=True)

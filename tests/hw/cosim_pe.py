@@ -22,7 +22,6 @@ class Pe:
         layouts = {"iact": word, "weight": word, "step": step, "psum": psum}
         self.i = {name: bench.source(f"{name}_i", layout) for name, layout in layouts.items()}
         self.o = {name: bench.sink(f"{name}_o", layout, stable=name == "psum") for name, layout in layouts.items()}
-        self.events = {name: getattr(dut, f"events__{number}") for number, name in enumerate(PE_EVENTS)}
         self.counts = dict.fromkeys(PE_EVENTS, 0)
         self.mac_cycles = []
         bench.hooks.append(self._count)
@@ -30,10 +29,12 @@ class Pe:
         dut.commit.value = 0
 
     def _count(self):
-        for name, event in self.events.items():
-            self.counts[name] += int(event.value)
-        if int(self.events["mac"].value):
-            self.mac_cycles.append(self.bench.cycle)
+        events = int(self.bench.dut.events.value)
+        if events:
+            for number, name in enumerate(PE_EVENTS):
+                self.counts[name] += events >> number & 1
+            if events >> PE_EVENTS.index("mac") & 1:
+                self.mac_cycles.append(self.bench.cycle)
 
     async def subscribe(self, values):
         words = [0, 0]

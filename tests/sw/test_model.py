@@ -63,3 +63,22 @@ def test_the_estimate_ranks_as_the_prediction_does(flow):
     cycles = [sum(model.predict_parts(mapping).values()) for mapping in chosen]
     pairs = [(a, b) for k, a in enumerate(cycles) for b in cycles[k + 1 :]]
     assert sum(a <= 1.02 * b for a, b in pairs) >= 0.75 * len(pairs)
+
+
+def test_a_beat_that_comes_as_a_layer_ends_is_the_next_ones():
+    """Four layers so short that the last one's parameters arrive in the cycle in which the third is drained."""
+    config = ArchConfig(
+        name="row", rows=1, cols=5, glb_iact_flits=256, glb_weight_flits=64, psum_bank_words=96, param_words=64,
+        weight_spad=48, iact_spad=12, psum_spad=12,
+    )  # fmt: skip
+    common = {"name": "short", "N": 2, "C": 2, "output": "requant"}
+    wide = {"M": 16, "H": 10, "W": 3, "R": 1, "S": 2, "dilation": 2}
+    layers = [
+        Layer(**common, **wide, stride=[2, 1], padding=[0, 1, 0, 1]),
+        Layer(**common, **wide, stride=2, padding=[0, 1, 0, 1]),
+        Layer(**common, **wide, stride=2, padding=[0, 1, 0, 0]),
+        Layer(**common, M=6, H=6, W=13, R=2, S=4, stride=[3, 2], padding=[0, 1, 1, 3]),
+    ]
+    mappings = [find_mapping(config, layer) for layer in layers]
+    cycles = [model.predict(mapping).cycles for mapping in mappings]
+    assert max(cycles) < model.predict_sequence(mappings).cycles < sum(cycles)
