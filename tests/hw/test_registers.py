@@ -4,7 +4,9 @@ import subprocess
 
 import pytest
 
-from rowmesh.hw.config import ConfigError
+from rowmesh.hw.config import MOST_COUNTED, ArchConfig, ConfigError
+from rowmesh.hw.core import WAITS as CORE_WAITS
+from rowmesh.hw.core import counter_widths
 from rowmesh.hw.registers import COUNTER_BASE, MAX_COUNTERS, ErrorCode, c_header, register_map, registers
 
 COUNTERS = ("part_config", "pe_mac")
@@ -25,6 +27,17 @@ def test_fields_do_not_overlap():
         bits = [bit for field in register.fields for bit in range(field.low, field.low + field.width)]
         assert len(bits) == len(set(bits))
         assert all(bit < register.width for bit in bits)
+
+
+@pytest.mark.parametrize("mesh", [(1, 1), (4, 5)])
+def test_as_many_pes_as_can_be_counted_have_a_register(mesh):
+    rows, cols = 20 // mesh[0], 20 // mesh[1]
+    config = ArchConfig(rows=rows, cols=cols, mesh_rows=mesh[0], mesh_cols=mesh[1], pe_counters=True)
+    assert config.pes == MOST_COUNTED
+    names = {register.name for register in registers(tuple(counter_widths(config)), CORE_WAITS)}
+    assert {"PE_MAC", "PE_MAC_0_0", "PE_MAC_19_19"} <= names
+    with pytest.raises(ConfigError, match="pe_counters must be false with more than"):
+        config.replace(rows=rows + 1)
 
 
 def test_map_is_json():

@@ -140,6 +140,12 @@ def test_run_passes_and_prints_a_row_a_layer(flow, capsys):
     assert err.splitlines()[-1].startswith("note: sums of PHOTO, STRIDED, ODD can need up to 39 bits")
 
 
+def test_counters_of_too_many_pes_are_refused(bad):
+    assert bad("run", "squeezelerator32", "demo", "--pe-counters").startswith(
+        "--pe-counters: ArchConfig.pe_counters must be false with more than 400 PEs, not true with 1024"
+    )
+
+
 def test_convolutions_have_a_subtotal_apart_from_other_layers(flow, capsys):
     flow.changes = {"FC8": {"mismatches": 3}}
     assert cli.main(["run", "eyeriss", "alexnet", "--layer", "CONV*", "--layer", "FC8"]) == 1

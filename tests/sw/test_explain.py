@@ -131,6 +131,11 @@ def test_what_helps_is_what_the_search_finds(run_file):
     assert explain.verdict(before, [], run.result).startswith("None of these saves 0.5%")
 
 
+def test_what_helps_is_not_what_can_be_counted():
+    counted = SMALL.replace(rows=16, cols=16, pe_counters=True)
+    assert {"rows", "cols"} <= {change.parameter for change, config in explain.changes(counted) if config}
+
+
 def test_changes_that_are_not_legal_are_named():
     found = {change.parameter: change for change, config in explain.changes(SMALL.replace(rows=40)) if config is None}
     assert found["rows"].reason == "not legal: must be from 1 to 64"
