@@ -1,7 +1,7 @@
 """A cluster: an array of PEs with its own banks of the global buffer, their engines, and routers to its neighbours."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from operator import add, and_, or_
 from typing import Any
 
@@ -25,7 +25,15 @@ from rowmesh.hw.reset import with_own_reset
 from rowmesh.hw.router import LINKS, Router, Side, is_own
 from rowmesh.hw.segments import Beats, request_layout
 
-__all__ = ["CLUSTER_ENGINES", "CLUSTER_WAITS", "Cluster", "cluster_counters", "cluster_loaders", "link_port"]
+__all__ = [
+    "CLUSTER_ENGINES",
+    "CLUSTER_WAITS",
+    "Cluster",
+    "cluster_counters",
+    "cluster_links",
+    "cluster_loaders",
+    "link_name",
+]
 
 CLUSTER_ENGINES = (Engine.LOAD_IACT, Engine.LOAD_WEIGHT, Engine.READ_IACT, Engine.READ_WEIGHT)
 """Engines of a cluster, in the order of its start streams and idle bits."""
@@ -56,7 +64,9 @@ def cluster_counters(config: ArchConfig) -> dict[str, int]:
     iacts, weights = (bits_for(ports * config.flit_words) for ports in (config.iact_ports, config.weight_ports))
     pes, banks = bits_for(config.rows * config.cols), bits_for(config.cols)
     hops = {
-        f"noc_{name}_hops": bits_for(len(LINKS[name]) * config.flit_words) for name in OPERANDS if config.clusters > 1
+        f"noc_{name}_hops": bits_for(ports * len(LINKS[name]) * config.flit_words)
+        for name, ports in zip(OPERANDS, (config.iact_ports, config.weight_ports), strict=True)
+        if config.clusters > 1
     }
     return {
         "beats_load_iact": bits_for(config.iact_ports * config.burst_beats),
@@ -74,9 +84,16 @@ def cluster_counters(config: ArchConfig) -> dict[str, int]:
     }
 
 
-def link_port(operand: str, side: Side, way: str) -> str:
-    """Name of a cluster's port to a neighbour; ``way`` is i or o."""
-    return f"{operand}_{side.name.lower()}_{way}"
+def cluster_links(config: ArchConfig) -> Iterator[tuple[str, int, Side]]:
+    """Yield operand, port and side of each of a cluster's links to neighbours."""
+    if config.clusters > 1:
+        for operand, ports in zip(OPERANDS, (config.iact_ports, config.weight_ports), strict=True):
+            yield from ((operand, port, side) for port in range(ports) for side in LINKS[operand])
+
+
+def link_name(operand: str, port: int, side: Side, way: str) -> str:
+    """Name of a cluster's member to a neighbour; ``way`` is i or o."""
+    return f"{operand}{port or ''}_{side.name.lower()}_{way}"
 
 
 def _over(operation: Callable[[Any, Any], Any], values: Iterable[Any]) -> Any:
@@ -108,7 +125,7 @@ class Cluster(Block):
     psum_i, psum_o : arrays of streams of psum_layout(config)
         From the cluster to the south, to the one to the north.
     OPERAND_SIDE_i, OPERAND_SIDE_o : streams of flit_layout(config)
-        From and to neighbours; only in a mesh.
+        From and to neighbours, of the first port's router; only in a mesh. Those of port k: OPERANDk_SIDE_i.
     banks : In(array of drain_port(config))
     counters : Out
         Increments, fields of cluster_counters(config) one after another.
@@ -124,14 +141,9 @@ class Cluster(Block):
         psum = stream.Signature(psum_layout(config))
         start = stream.Signature(1)
         loaders = len(cluster_loaders(config))
-        links = {}
-        if config.clusters > 1:
-            links = {
-                link_port(operand, side, way): (In if way == "i" else Out)(flit)
-                for operand in OPERANDS
-                for side in LINKS[operand]
-                for way in "io"
-            }
+        links = {
+            link_name(*link, way): (In if way == "i" else Out)(flit) for link in cluster_links(config) for way in "io"
+        }
         super().__init__(
             {
                 "config": In(ConfigBus()),
@@ -208,7 +220,11 @@ class Cluster(Block):
                 for read, trunk in zip(reads, [first, *more], strict=True):
                     wiring.connect(m, read.o, trunk)
             else:
-                hops[f"noc_{operand}_hops"] = self._route(m, operand, reads[0], first, self.own[number])
+                written = self._written(m, operand)
+                m.d.comb += self.own[number].eq(is_own(written))
+                ports = enumerate(zip(reads, [first, *more], strict=True))
+                of_ports = [self._route(m, operand, port, read, trunk, written) for port, (read, trunk) in ports]
+                hops[f"noc_{operand}_hops"] = _over(add, of_ports)
 
         up, banks = Signal(), []
         if config.clusters > 1:
@@ -289,21 +305,21 @@ class Cluster(Block):
             m.d.sync += written.eq(self.config.data)
         return written
 
-    def _route(self, m: Module, operand: str, read: Any, trunk: Any, own: Signal) -> Signal:
+    def _route(self, m: Module, operand: str, port: int, read: Any, trunk: Any, route: Signal) -> Signal:
         """Put a router between a bank, the array and the neighbours; return the words that leave it for neighbours."""
-        config, sides = self._config, LINKS[operand]
-        m.submodules[f"{operand}_router"] = router = Router(flit_layout(config), sides)
+        sides, name = LINKS[operand], f"{operand}{port or ''}"
+        m.submodules[f"{name}_router"] = router = Router(flit_layout(self._config), sides)
         wiring.connect(m, read.o, router.i[0])
         wiring.connect(m, router.o[0], trunk)
-        for k, side in enumerate(sides):
-            wiring.connect(m, wiring.flipped(getattr(self, link_port(operand, side, "i"))), router.i[1 + k])
-            wiring.connect(m, router.o[1 + k], wiring.flipped(getattr(self, link_port(operand, side, "o"))))
+        for k, side in enumerate(sides, 1):
+            entrance, exit_ = (wiring.flipped(getattr(self, link_name(operand, port, side, way))) for way in "io")
+            wiring.connect(m, entrance, router.i[k])
+            wiring.connect(m, router.o[k], exit_)
         flit: Any = router.o[0].payload
-        hops = Signal(cluster_counters(config)[f"noc_{operand}_hops"], name=f"{operand}_hops")
+        hops = Signal(bits_for(len(sides) * self._config.flit_words), name=f"{name}_hops")
         m.d.comb += [
             router.write.eq(self.commit),
-            router.write_data.eq(written := self._written(m, operand)),
-            own.eq(is_own(written)),
+            router.write_data.eq(route),
             hops.eq(Mux(router.moved, (flit.high - flit.low + 1) * router.links, 0)),
         ]
         return hops

@@ -174,11 +174,6 @@ class ArchConfig:
                     f"ArchConfig.{name} {rule} ({self.rows if self.rows % value else self.ports}), not {value} "
                     f"(nearest legal value: {near})"
                 )
-        if self.clusters > 1 and self.ports > 1:
-            name = "iact_ports" if self.iact_ports > 1 else "weight_ports"
-            raise ConfigError(
-                f"ArchConfig.{name} must be 1 in a mesh of clusters, not {getattr(self, name)} (nearest legal value: 1)"
-            )
         if self.pe_counters and self.pes > MOST_COUNTED:
             raise ConfigError(
                 f"ArchConfig.pe_counters must be false with more than {MOST_COUNTED} PEs, not true with {self.pes} "

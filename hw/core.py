@@ -19,8 +19,9 @@ from rowmesh.hw.cluster import (
     CLUSTER_WAITS,
     Cluster,
     cluster_counters,
+    cluster_links,
     cluster_loaders,
-    link_port,
+    link_name,
     start_together,
 )
 from rowmesh.hw.config import ArchConfig
@@ -34,7 +35,7 @@ from rowmesh.hw.observer import PARTS, Observer
 from rowmesh.hw.pe import PE_WAITS
 from rowmesh.hw.program import STARTABLE
 from rowmesh.hw.reset import with_own_reset
-from rowmesh.hw.router import LINKS, Fork
+from rowmesh.hw.router import Fork
 from rowmesh.hw.segments import Beats, request_layout
 from rowmesh.hw.storer import Storer
 
@@ -284,14 +285,11 @@ class Core(Block):
             for col in range(config.cols):
                 if north is not None:
                     wiring.connect(m, cluster.psum_o[col], north.psum_i[col])
-            if len(clusters) == 1:
-                continue
-            for operand in OPERANDS:
-                for side in LINKS[operand]:
-                    other = at.get((y + side.step[0], x + side.step[1]))
-                    if other is not None:
-                        entrance = getattr(other, link_port(operand, side.opposite, "i"))
-                        wiring.connect(m, getattr(cluster, link_port(operand, side, "o")), entrance)
+            for operand, port, side in cluster_links(config):
+                other = at.get((y + side.step[0], x + side.step[1]))
+                if other is not None:
+                    entrance = getattr(other, link_name(operand, port, side.opposite, "i"))
+                    wiring.connect(m, getattr(cluster, link_name(operand, port, side, "o")), entrance)
 
     def _issue(self, m: Module, issuer: Issuer, clusters: list[Cluster]) -> None:
         """Send the steps to all clusters: along the first row of the mesh, and from there up its columns."""

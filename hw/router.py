@@ -11,7 +11,7 @@ import enum
 from typing import Any
 
 from amaranth.hdl import Array, Cat, Const, Module, Signal, Value
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from rowmesh.hw.block import Block
@@ -86,19 +86,24 @@ class Fork(Block):
         Changes only while nothing is held.
     moved : Out(1)
         An item leaves.
+    held : Out(1)
+        An item is held.
     """
 
     i: stream.Interface
     o: Any
     mask: Signal
     moved: Signal
+    held: Signal
 
     latency = Buffer.latency
 
     def __init__(self, shape: Any, outputs: int) -> None:
         self._shape, self._outputs = shape, outputs
         port = stream.Signature(shape)
-        super().__init__({"i": In(port), "o": Out(port).array(outputs), "mask": In(outputs), "moved": Out(1)})
+        super().__init__(
+            {"i": In(port), "o": Out(port).array(outputs), "mask": In(outputs), "moved": Out(1), "held": Out(1)}
+        )
 
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
@@ -109,6 +114,7 @@ class Fork(Block):
             *[served[k].eq(~self.mask[k] | self.o[k].ready) for k in range(self._outputs)],
             hold.o.ready.eq(served.all()),
             self.moved.eq(hold.o.valid & served.all()),
+            self.held.eq(hold.o.valid),
         ]
         for k in range(self._outputs):
             others = Cat(served[other] for other in range(self._outputs) if other != k)
@@ -122,7 +128,9 @@ class Fork(Block):
 class Router(Block):
     """A router of one data type.
 
-    Contract: as of :class:`Fork`, for the items of the input that is the source; the other inputs are never ready.
+    Contract: as of :class:`Fork`, for the items of the input that is the source; the other inputs are never ready. A
+    new route takes effect when what was taken under the old one has left, at the earliest two cycles after its write;
+    until then no input is ready.
 
     Parameters
     ----------
@@ -135,7 +143,7 @@ class Router(Block):
     i, o : arrays of streams of shape
         By side: local, then ``sides`` in their order.
     write : In(1)
-        Take a new route; while nothing is held.
+        Change the route.
     write_data : In(32)
         See :func:`route_word`.
     moved : Out(1)
@@ -171,24 +179,31 @@ class Router(Block):
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
         sides = self._sides
-        source, outputs, used = Signal(range(max(Side) + 1)), Signal(len(sides)), Signal()
+        route = data.StructLayout({"source": range(max(Side) + 1), "outputs": len(sides), "used": 1})
+        changing, opened = Signal(), Signal()
+        now: Any = Signal(route)
+        written: Any = Signal(route)
+        m.submodules.fork = fork = Fork(self._shape, len(sides))
         with m.If(self.write):
             m.d.sync += [
-                source.eq(self.write_data[:_OUTPUTS_SHIFT]),
-                outputs.eq(Cat(self.write_data[_OUTPUTS_SHIFT + side] for side in sides)),
-                used.eq(self.write_data[_OUTPUTS_SHIFT:].any()),
+                changing.eq(1),
+                written.source.eq(self.write_data[:_OUTPUTS_SHIFT]),
+                written.outputs.eq(Cat(self.write_data[_OUTPUTS_SHIFT + side] for side in sides)),
+                written.used.eq(self.write_data[_OUTPUTS_SHIFT:].any()),
             ]
-        m.submodules.fork = fork = Fork(self._shape, len(sides))
+        with m.Elif(changing & ~fork.held):
+            m.d.sync += [now.eq(written), changing.eq(0)]
+        m.d.comb += opened.eq(now.used & ~changing)
         place = {side: k for k, side in enumerate(sides)}
         by_side = [self.i[place[side]] if side in place else None for side in Side]
         m.d.comb += [
-            fork.i.valid.eq(used & Array(Const(0, 1) if i is None else i.valid for i in by_side)[source]),
-            fork.i.payload.eq(Array(self.i[0].payload if i is None else i.payload for i in by_side)[source]),
-            fork.mask.eq(outputs),
+            fork.i.valid.eq(opened & Array(Const(0, 1) if i is None else i.valid for i in by_side)[now.source]),
+            fork.i.payload.eq(Array(self.i[0].payload if i is None else i.payload for i in by_side)[now.source]),
+            fork.mask.eq(now.outputs),
             self.moved.eq(fork.moved),
-            self.links.eq(sum(outputs[1:])),
+            self.links.eq(sum(now.outputs[1:])),
         ]
         for side, k in place.items():
-            m.d.comb += self.i[k].ready.eq(used & (source == side) & fork.i.ready)
+            m.d.comb += self.i[k].ready.eq(opened & (now.source == side) & fork.i.ready)
             wiring.connect(m, fork.o[k], wiring.flipped(self.o[k]))
         return m

@@ -93,8 +93,9 @@ def programs(
         )
         nests = compiler.nests(mapping, place, zero_point, clamp)
         if number == 0:
-            shared = {engine: nest for engine, nest in nests.items() if engine not in _OF_CLUSTER}
-        clusters.append({k: nests[k] for k in _OF_CLUSTER if m.own(k.name.split("_")[1].lower(), y, x)})
+            shared = {engine: nest for engine, nest in nests.items() if engine.first not in _OF_CLUSTER}
+        loads = {engine: nest for engine, nest in nests.items() if engine.first in _OF_CLUSTER}
+        clusters.append({k: nest for k, nest in loads.items() if m.own(k.name.split("_")[1].lower(), y, x)})
         of_clusters.append(arrays[y % m.splits.c_y > 0])
     shared |= {Engine.DRAIN: _drain(m, shared[Engine.DRAIN]), Engine.STORE: _store(m, shared[Engine.STORE])}
     if Engine.LOAD_PARAM in shared:

@@ -84,7 +84,6 @@ def _loop(
     drain_state: Records,
     store_state: Records,
     lanes: Records,
-    forks: Records,
     routers: Records,
     had_room: npt.NDArray[np.bool_],
     program: npt.NDArray[np.int64],
@@ -141,14 +140,14 @@ def _loop(
                 s.pes[c], s.steps, sizes.bank, sizes.segment,
             )  # fmt: skip
         for c in range(clusters - 1, -1, -1):
-            had_room[0, c] = forks[c].count < LINK
+            had_room[0, c] = routers[0, c].count < LINK
             taken = move_steps(rows[c, 0], s.hops[0][c], links[c, 0], s.steps, sizes.uop_fifo, sizes.segment)
             if len(s.routes) == 0:
                 room0 = taken
                 break
             route = s.routes[0, c]
-            if _forwards(forks[c], route, had_room[0], c, sizes.mesh_cols, taken):
-                _pass_on(forks, route, c, sizes.mesh_cols, rows[c, 0, 0])
+            if _forwards(routers[0, c], route, had_room[0], c, sizes.mesh_cols, taken):
+                _pass_on(routers[0], route, c, sizes.mesh_cols, rows[c, 0, 0])
         for port in range(fed):
             if s.flit_counts[port] and len(s.routes) == 0:
                 k, c, low = s.ports[port].operand, s.ports[port].cluster, s.ports[port].row
@@ -160,22 +159,24 @@ def _loop(
                 )  # fmt: skip
         if len(s.routes):
             room0 = had_room[0, 0]
-            for k in range(1, 3):
-                depth = sizes.weight_spad if k == 2 else sizes.iact_spad
+            for n in range(1, len(s.routes)):
                 for c in range(clusters - 1, -1, -1):
-                    had_room[k, c] = routers[k - 1, c].count < LINK
-                    route = s.routes[k, c]
+                    had_room[n, c] = routers[n, c].count < LINK
+                    route = s.routes[n, c]
                     if route.source < 0:
                         continue
                     flits, words = s.flits[route.source], s.words_taken[route.source]
-                    high = s.fed_rows[route.source]
+                    k, low = s.ports[route.source].operand, s.ports[route.source].row
+                    high = low + s.fed_rows[route.source]
+                    depth = sizes.weight_spad if k == 2 else sizes.iact_spad
                     taken = move_words(
-                        rows[c, k, :high], s.hops[k][c, :high], links[c, k, :high], flits, words, depth, sizes.segment
-                    )
-                    if _forwards(routers[k - 1, c], route, had_room[k], c, sizes.mesh_cols, taken):
-                        _pass_on(routers[k - 1], route, c, sizes.mesh_cols, rows[c, k, 0])
+                        rows[c, k, low:high], s.hops[k][c, low:high], links[c, k, low:high],
+                        flits, words, depth, sizes.segment,
+                    )  # fmt: skip
+                    if _forwards(routers[n, c], route, had_room[n], c, sizes.mesh_cols, taken):
+                        _pass_on(routers[n], route, c, sizes.mesh_cols, rows[c, k, low])
             for port in range(fed):
-                rooms[port] = had_room[s.ports[port].operand, s.ports[port].cluster]
+                rooms[port] = had_room[s.ports[port].router, s.ports[port].cluster]
         for c in range(clusters):
             waiting, works = work(
                 s.pes[c], s.hops[0][c], s.hops[1][c], s.hops[2][c], s.steps, sizes.chain_fifo, sizes.stages
@@ -192,14 +193,14 @@ def _loop(
                     starved_now |= k
                 if flit >= 0:
                     if len(s.routes):
-                        _push(routers[k - 1, c], flit)
+                        _push(routers[s.ports[port].router, c], flit)
                     else:
                         _send(rows[c, k, s.ports[port].row], flit)
                     sends = True
         room = link.count < LINK
         if link.count and room0:
             if len(s.routes):
-                _push(forks[0], link.items[0])
+                _push(routers[0, 0], link.items[0])
             else:
                 _send(rows[0, 0, 0], link.items[0])
             link.items[0] = link.items[1]
@@ -475,9 +476,8 @@ def run(
         drained,
         store_state(config.read_bursts),
         np.zeros(config.all_lanes, LANE),
-        np.zeros(clusters, LinkState),
-        np.zeros((2, clusters), LinkState),
-        np.zeros((3, clusters), np.bool_),
+        np.zeros((1 + 2 * config.ports, clusters), LinkState),
+        np.zeros((1 + 2 * config.ports, clusters), np.bool_),
         program,
         marks,
     )

@@ -26,8 +26,8 @@ __all__ = ["Streams", "decode", "edge_flags", "flit_lanes", "streams"]
 
 Tokens = Dict[str, npt.NDArray[np.int64]]
 
-PORT = records("operand", "cluster", "row")
-"""A port of an operand (1: iacts, 2: weights): its cluster, and the first row that it feeds."""
+PORT = records("operand", "cluster", "row", "router")
+"""A port of an operand (1: iacts, 2: weights): its cluster, the first row that it feeds, and its row of routers."""
 
 _READERS = {
     Engine.LOAD_IACT: ("iact", Engine.READ_IACT),
@@ -42,9 +42,9 @@ class Streams(NamedTuple):
     buses of steps, iacts and weights, and ``chains`` all hops of the psum chains. ``loads`` are those of the read ports
     in their order (hw/core.py), ``flits`` what the banks behind them send, each ``load_counts`` and ``flit_counts`` of
     them. ``words_taken`` are the words that a port's rows, ``fed_rows`` of them, take of each flit. ``columns`` of a
-    cluster hold psums of a tile, ``members`` of a set of clusters have outputs. ``routes`` are those of steps, weights
-    and iacts of all clusters, none without a mesh; ``joined`` tells of each cluster whether its psums go to the next
-    one (1) and come from the one before (2).
+    cluster hold psums of a tile, ``members`` of a set of clusters have outputs. ``routes`` are those of steps, iacts
+    and weights (by port) of all clusters, none without a mesh; ``joined`` tells of each cluster whether its psums go to
+    the next one (1) and come from the one before (2).
     """
 
     pes: Records
@@ -327,7 +327,8 @@ def streams(config: ArchConfig, programs: Programs) -> Streams:
         reader, nests = reader.at(engine.port), own[cluster]
         several = reader.first.at(1) in nests  # or else the first port feeds all rows
         first = engine.port * config.port_rows
-        ports[place] = (1 + OPERANDS.index(operand), cluster, first)
+        number = OPERANDS.index(operand)
+        ports[place] = (1 + number, cluster, first, 1 + number * config.ports + engine.port)
         if reader not in nests:
             sent.append((np.zeros(0, FLIT), np.zeros((0, 0), np.int32)))
             continue
@@ -373,22 +374,29 @@ def _joined(config: ArchConfig, programs: Programs) -> list[int]:
 
 
 def _routes(config: ArchConfig, programs: Programs, engines: Sequence[tuple[int, Engine]]) -> Records:
-    """Return the routes of steps, iacts and weights of all clusters; their sources as read ports."""
+    """Return the routes of all clusters: of steps, and of iacts and weights by port, with their sources as read ports.
+
+    Shape [1 + 2 x ports, clusters]: steps, iacts of each port, weights of each port. A port that a layer does not use
+    has no source.
+    """
     if config.clusters == 1:
         return np.zeros((0, 0), ROUTE)
-    routes = np.zeros((3, config.clusters), ROUTE)
+    routes = np.zeros((1 + 2 * config.ports, config.clusters), ROUTE)
+    routes["source"][1:] = -1
     for c in range(config.clusters):
         y, x = divmod(c, config.mesh_cols)
         routes[0, c] = (0, y + 1 < config.mesh_rows, y == 0 and x + 1 < config.mesh_cols)
-        for k, (operand, load) in enumerate((("iact", Engine.LOAD_IACT), ("weight", Engine.LOAD_WEIGHT)), 1):
-            route = programs.routes[operand][c]
-            source = -1
-            if route.source is not None:
-                at = c
-                while (side := programs.routes[operand][at].source or Side.LOCAL) is not Side.LOCAL:
-                    at += side.step[0] * config.mesh_cols + side.step[1]
-                source = engines.index((at, load))
-            routes[k, c] = (source, Side.NORTH in route.outputs, Side.EAST in route.outputs)
+        for k, (operand, load) in enumerate((("iact", Engine.LOAD_IACT), ("weight", Engine.LOAD_WEIGHT))):
+            route, at = programs.routes[operand][c], c
+            if route.source is None:
+                continue
+            while (side := programs.routes[operand][at].source or Side.LOCAL) is not Side.LOCAL:
+                at += side.step[0] * config.mesh_cols + side.step[1]
+            ways = (Side.NORTH in route.outputs, Side.EAST in route.outputs)
+            for port in range(config.ports):
+                if load.at(port) in programs.clusters[at]:
+                    source = engines.index((at, load.at(port)))
+                    routes[1 + k * config.ports + port, c] = (source, *ways)
     return routes
 
 

@@ -14,7 +14,7 @@ SIDES = {"iact": router.LINKS["iact"], "weight": router.LINKS["weight"]}
 
 
 def router_proof(operand: str, module: ModuleType = router) -> Proof:
-    """One router between arbitrary neighbours, with any route at any time at which nothing is held."""
+    """One router between arbitrary neighbours, with any route written at any time."""
     sides = (router.Side.LOCAL, *SIDES[operand])
     dut: Any = module.Router(WIDTH, SIDES[operand])
     p = Proof(dut)
@@ -34,15 +34,18 @@ def router_proof(operand: str, module: ModuleType = router) -> Proof:
         dut.write_data.eq(word),
     ]
 
-    source, mask = Signal(range(len(sides))), Signal(len(sides))
+    # a route takes effect when nothing is held, and nothing is taken until then
+    source, mask, push, moved, inside = Signal(range(len(sides))), Signal(len(sides)), Signal(), Signal(), Signal(3)
+    next_source, next_mask, changing = Signal(range(len(sides))), Signal(len(sides)), Signal()
     with m.If(write):
-        m.d.sync += [source.eq(chosen), mask.eq(wanted)]
-    push, moved, inside = Signal(), Signal(), Signal(3)
+        m.d.sync += [next_source.eq(chosen), next_mask.eq(wanted), changing.eq(1)]
+    with m.Elif(changing & (inside == 0)):
+        m.d.sync += [source.eq(next_source), mask.eq(next_mask), changing.eq(0)]
     taken = Cat(i.valid & i.ready for i in dut.i)
     given = Cat(o.valid & o.ready for o in dut.o)
     m.d.comb += [push.eq(taken.any()), moved.eq(given.any())]
     m.d.sync += inside.eq(inside + push - moved)
-    p.assume(~write | ((inside == 0) & ~push))
+    p.check("drained", ~changing | (taken == 0))
 
     watch, watching, ahead, data = p.free(1, "watch"), Signal(), Signal(3), Signal(WIDTH)
     offered = Signal(WIDTH)
@@ -60,7 +63,7 @@ def router_proof(operand: str, module: ModuleType = router) -> Proof:
     late = watching & (ahead == 0)
     p.check("order", Cat(late & given[k] & (o.payload != data) for k, o in enumerate(dut.o)) == 0)
     p.check("room", inside <= 2)
-    p.check("ready", ~mask.any() | (Array(i.ready for i in dut.i)[source] == (inside != 2)))
+    p.check("ready", changing | ~mask.any() | (Array(i.ready for i in dut.i)[source] == (inside != 2)))
     p.check("progress", (inside == 0) | ((mask & ~ready) != 0) | moved)
     p.check("counted", dut.moved == moved)
     p.cover("everywhere", late & (given == (1 << len(sides)) - 1) & data.all())
@@ -68,8 +71,8 @@ def router_proof(operand: str, module: ModuleType = router) -> Proof:
     m.d.sync += streak.eq(Mux(push & moved, streak + 1, 0))
     p.cover("one_a_cycle", streak == 3)
     changes = Signal(2)
-    m.d.sync += changes.eq(changes + (write & mask.any() & (chosen != source) & (changes != 3)))
-    p.cover("changed", (changes == 2) & moved)
+    m.d.sync += changes.eq(changes + (write & mask.any() & (chosen != source) & (inside != 0) & (changes != 3)))
+    p.cover("changed", (changes == 2) & ~changing & moved)
     return p
 
 
@@ -82,7 +85,9 @@ def test_router(operand: str) -> None:
 @pytest.mark.parametrize(
     ("check", "old", "new"),
     [
-        ("source", "used & (source == side) & fork.i.ready", "used & fork.i.ready"),
+        ("source", "opened & (now.source == side) & fork.i.ready", "opened & fork.i.ready"),
+        ("drained", "opened.eq(now.used & ~changing)", "opened.eq(now.used)"),
+        ("once", "changing & ~fork.held", "changing"),
         ("once", "hold.o.valid & self.mask[k] & others.all()", "hold.o.valid & self.mask[k]"),
         ("elsewhere", "hold.o.valid & self.mask[k] & others.all()", "hold.o.valid & others.all()"),
         ("order", "self.o[k].payload.eq(hold.o.payload)", "self.o[k].payload.eq(self.i.payload)"),

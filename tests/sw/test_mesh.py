@@ -203,7 +203,6 @@ def test_weights_are_packed_once_for_clusters_that_share_them():
     [
         ({"mesh_rows": 4097}, "mesh_rows must be from 1 to 4096"),
         ({"mesh_rows": 64, "mesh_cols": 65}, "mesh_cols must be from 1 to 64"),
-        ({"mesh_rows": 2, "rows": 4, "iact_ports": 2}, "iact_ports must be 1 in a mesh"),
     ],
 )
 def test_a_mesh_has_rules(changes, words):

@@ -7,7 +7,7 @@ import pytest
 from rowmesh.hw.router import LINKS
 from rowmesh.sw import flow
 from rowmesh.sw.dataflow import load_dataflow
-from rowmesh.sw.mapper import UnmappableError
+from rowmesh.sw.mapper import UnmappableError, candidates
 from rowmesh.sw.mapping import IllegalMappingError
 from rowmesh.sw.mesh import MeshMapping, Splits, share_of
 from rowmesh.sw.spec import load_arch
@@ -18,6 +18,7 @@ RAW = Layer(name="raw", M=32, C=16, H=11, W=8, R=3, S=3, stride=2, padding=[0, 1
 POINTWISE = Layer(name="pointwise", M=64, C=64, H=8, W=6, R=1, S=1, output="requant")
 DEPTHWISE = Layer(name="depthwise", kind="depthwise", C=64, H=10, W=9, R=3, S=3, padding=1, output="requant")
 FC = Layer(name="fc", kind="fc", M=128, C=256, output="requant")
+TWO_ROWS = Layer(name="two_rows", kind="depthwise", C=64, H=9, W=9, R=2, S=3, padding=[0, 1, 0, 1], output="requant")
 POOL = Layer(name="pool", kind="maxpool", C=64, H=8, W=8, R=2, S=2)
 
 LARGER = (
@@ -52,17 +53,33 @@ def check(mappings):
         assert result.rtl.parts == result.predicted.parts
 
 
-def given(config, layer, factors):
-    splits = Splits(**factors)
+PORTED = {
+    "filters and rows": ("ws", CONV, {"m_y": 2, "p_x": 2}),
+    "rows and filters": ("os-c", CONV, {"p_y": 2, "m_x": 2}),
+    "channels and filters": ("ws", POINTWISE, {"c_y": 2, "m_x": 2}),
+    "groups and rows": ("rs-g", TWO_ROWS, {"g_y": 2, "p_x": 2}),
+}
+"""Splits whose clusters' rows are shared by two ports, each with routers of its own: channels, filters, groups."""
+
+
+def given(config, layer, factors, ports=1, names=("rs", "ws", "os-a")):
+    splits, flows = Splits(**factors), tuple(load_dataflow(name) for name in names)
     share = share_of(layer, splits, 0, 0).layer
-    found = flow.map_layer(config.cluster, share, tuple(load_dataflow(name) for name in ("rs", "ws", "os-a"))).mapping
+    if ports == 1:
+        found = flow.map_layer(config.cluster, share, flows).mapping
+    else:
+        found = next(mapping for _, mapping in candidates(config.cluster, share, flows) if mapping.ports == ports)
     return MeshMapping(config, layer, splits, replace(found, layer=share, within=layer))
 
 
 def test_every_split_back_to_back():
-    """A layer after the other on one mesh: routes, chains and banks of each are no other's, and no PE's work."""
-    config = load_arch("mesh2x2").replace(pe_counters=True)
+    """A layer after the other on one mesh: routes, chains and banks of each are no other's, and no PE's work.
+
+    Clusters have two ports of each operand; a layer's rows are fed by the first or by both.
+    """
+    config = load_arch("mesh2x2").replace(rows=4, iact_ports=2, weight_ports=2, pe_counters=True)
     mappings = [given(config, layer, factors) for layer, factors in SPLITS.values()]
+    mappings += [given(config, layer, factors, 2, (name,)) for name, layer, factors in PORTED.values()]
     modes = {(operand, mapping.mode(operand)) for mapping in mappings for operand in LINKS}
     assert {mode for operand, mode in modes if operand == "iact"} >= {
         "unicast",
