@@ -99,7 +99,8 @@ def drawn(config, flows, kind, examples, derandomize):
             assert "\n" not in str(error)
             return
         legal = [mapping for _, mapping in itertools.islice(candidates(config, layer, flows), 400)]
-        mappings.append(legal[other % len(legal)])
+        if legal:  # the mapper also searches where these few choices are not enough
+            mappings.append(legal[other % len(legal)])
 
     draw()
     return mappings
