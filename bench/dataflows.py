@@ -3,7 +3,7 @@
 ``python bench/dataflows.py layers`` simulates a layer of each category under WS, OS and RS; ``networks`` maps whole
 networks under WS only, OS only and any dataflow, beside the published speedups; ``systolic`` simulates layers of
 AlexNet, ResNet-50 and MobileNet under WS and OS beside SCALE-Sim's closed forms: alone, and as the second of two in one
-program.
+program; ``limits`` simulates on ``eyeriss`` the layers that are to come near the PEs' limit or the memory's.
 The results also go to build/dataflows.json.
 """
 
@@ -183,7 +183,43 @@ def run_systolic(console: Console, chosen: Sequence[str] = ()) -> list[dict[str,
     return rows
 
 
-BENCHES = {"layers": run_layers, "networks": run_networks, "systolic": run_systolic}
+LIMITS = {
+    "alexnet": ("CONV2", "CONV3", "CONV4", "CONV5", "FC8"),
+    "resnet50": ("RES2a_2", "RES3a_2", "RES3b_2"),
+    "mobilenet": ("DW2", "DW3", "DW4", "DW5", "DW6", "DW7", "DW8", "DW13", "DW14"),
+    "vgg16": ("CONV2_1", "CONV2_2", "CONV3_1", "CONV3_2", "CONV4_1", "CONV4_2", "CONV5_1"),
+}
+"""A layer of each shape: AlexNet, 3x3 layers of ResNet-50, depthwise ones of MobileNet, VGG-16 from CONV2_1 on."""
+
+
+def run_limits(console: Console, chosen: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Simulate layers on eyeriss beside the limits of PEs and memory (each word moved once)."""
+    config = load_arch("eyeriss")
+    table = Table(title="eyeriss, RTL cycles beside its limits", title_justify="left")
+    for header in ("layer", "flow", "predicted", "RTL", "MACs a PE and cycle", "limit memory", "of it"):
+        table.add_column(header, justify="left" if header in ("layer", "flow") else "right")
+    rows = []
+    for network, name in ((network, name) for network, names in LIMITS.items() for name in names):
+        if chosen and name not in chosen:
+            continue
+        layer = next(layer for layer in load_workload(network).layers if layer.name == name)
+        result = flow.run_layer(config, layer, flows(ALL))
+        if failures := result.failures():
+            raise SystemExit(f"{network} {name}: {failures[0]}")
+        cycles, memory = result.rtl.cycles, compulsory(layer, config.data_width, config.beat_bytes)
+        use = layer.macs / config.pes / cycles
+        table.add_row(
+            *(f"{network} {name}", result.dataflow, f"{result.predicted.cycles:,}", f"{cycles:,}"),
+            *(f"{use:.3f}", f"{memory:,}", f"{memory / cycles:.1%}"),
+        )
+        row = {"layer": f"{network} {name}", "flow": result.dataflow, "predicted": result.predicted.cycles}
+        rows.append(row | {"cycles": cycles, "macs_per_pe": use, "memory": memory})
+        console.print(f"{network} {name} {result.dataflow}: {cycles:,}", highlight=False)
+    console.print(table)
+    return rows
+
+
+BENCHES = {"layers": run_layers, "networks": run_networks, "systolic": run_systolic, "limits": run_limits}
 """What the command line names."""
 
 
@@ -191,7 +227,9 @@ def main() -> None:
     """Run the benches named on the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="BENCH", help=f"{', '.join(BENCHES)} (default: all)")
-    parser.add_argument("--layer", action="append", default=[], metavar="NAME", help="systolic: this layer only; again")
+    parser.add_argument(
+        "--layer", action="append", default=[], metavar="NAME", help="systolic, limits: this layer only; again"
+    )
     options = parser.parse_args()
     names = options.names or list(BENCHES)
     unknown = [name for name in names if name not in BENCHES]
@@ -200,7 +238,8 @@ def main() -> None:
     console = Console()
     report = json.loads(REPORT.read_text()) if REPORT.exists() else {}
     for name in names:
-        report[name] = run_systolic(console, options.layer) if name == "systolic" else BENCHES[name](console)
+        chosen = (options.layer,) if name in ("systolic", "limits") else ()
+        report[name] = BENCHES[name](console, *chosen)
         REPORT.parent.mkdir(parents=True, exist_ok=True)
         REPORT.write_text(json.dumps(report, indent=2) + "\n")
 

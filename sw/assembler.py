@@ -132,7 +132,8 @@ def _param_strides(m: MeshMapping) -> tuple[int, int]:
 
 
 def _drain(m: MeshMapping, nest: Nest) -> Nest:
-    a, sets, own = m.config, m.sets, m.share.m_x * m.share.column_filters
+    a, sets = m.config, m.sets
+    own = m.share.m_x * m.share.column_filters if nest.values["use_param"] else 0
     per_y, per_x = (stride * own for stride in _param_strides(m))
     loops = [
         replace(loop, strides={**loop.strides, "group": steps * a.bank_groups})

@@ -412,6 +412,8 @@ def _drain(m: Mapping, zero_point: int, clamp: tuple[int, int]) -> Nest:
         tile = ("k", "mj", "kb", "mb", "q", "slots", "slot")
     columns, edge = _columns(m)
     groups = tuple(g.name for g in groups_of_lanes)
+    if raw:  # accumulators have no parameters, and may be of more filters than there is room for
+        loops = [replace(loop, strides={k: v for k, v in loop.strides.items() if k != "param"}) for loop in loops]
     return Nest(
         loops,
         {},
@@ -426,9 +428,9 @@ def _drain(m: Mapping, zero_point: int, clamp: tuple[int, int]) -> Nest:
         {
             **columns,
             **{f"release{n}": (m.q_pe_rest if n & 1 else m.q_pe) * m.column_filters * chains for n in range(4)},
-            "lane_param": m.column_filters * merged if m.inner == 1 else 0,
-            "param_release": m.m_x * m.column_filters,
-            "param_thin": m.m_x_rest * m.column_filters,
+            "lane_param": m.column_filters * merged if m.inner == 1 and not raw else 0,
+            "param_release": 0 if raw else m.m_x * m.column_filters,
+            "param_thin": 0 if raw else m.m_x_rest * m.column_filters,
             "use_param": int(not raw),
             "raw": int(raw),
             "zero_point": zero_point,

@@ -139,6 +139,15 @@ def test_ports_share(shared):
     check(split[:: max(1, len(split) // 8)])
 
 
+def test_accumulators_of_more_filters_than_parameters():
+    """A raw output has no parameters: a column's filters may be more than the parameter buffer holds."""
+    layer = Layer(name="many", kind="fc", M=200, C=8)
+    legal = [mapping for _, mapping in candidates(SHAPES[0], layer, (load_dataflow("is"),))]
+    most = max(legal, key=lambda mapping: mapping.column_filters)
+    assert most.column_filters > 2 * SHAPES[0].param_words
+    check([most])
+
+
 @pytest.mark.parametrize("width", [14, 8])
 def test_the_end_waits_for_columns_without_words(width):
     """In the last row step only one column has words; the other group's are gone past when all is stored."""
