@@ -23,7 +23,16 @@ from rowmesh.sw.nestprogram import Loop, Nest
 from rowmesh.sw.programs import Programs
 from rowmesh.sw.subscriptions import array_writes, subscriptions
 
-__all__ = ["SWITCH_WORDS", "assemble", "compile_layers", "early", "memory_map", "packed_weights", "programs"]
+__all__ = [
+    "SWITCH_WORDS",
+    "assemble",
+    "compile_layers",
+    "early",
+    "memory_map",
+    "packed_weights",
+    "programs",
+    "too_many_loops",
+]
 
 _OF_CLUSTER = (Engine.LOAD_IACT, Engine.LOAD_WEIGHT, Engine.READ_IACT, Engine.READ_WEIGHT)
 
@@ -248,6 +257,17 @@ def _write(program: Program, bank: int, m: Mapping | MeshMapping, parts: Program
     for nests in (*parts.clusters, parts.shared):
         for engine, nest in nests.items():
             program.write(bank, nest.encode(layouts[engine]))
+
+
+def too_many_loops(m: Mapping | MeshMapping) -> str:
+    """Return which engine's nest has fewer levels than a mapping needs loops, or nothing if all have enough."""
+    parts, levels = programs(m, memory_map(m)), m.config.nest_levels
+    for nests in (parts.clusters[0], parts.shared):
+        for engine, nest in nests.items():
+            loops = len(nest.simplified().loops)
+            if loops > levels:
+                return f"the {loops} loops of {engine.name} exceed its nest's {levels} levels (nest_levels)"
+    return ""
 
 
 def _select(m: Mapping | MeshMapping, program: Program, bank: int, clusters: list[int]) -> None:

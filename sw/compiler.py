@@ -73,7 +73,7 @@ def _edges(mapping: Mapping, rows: tuple[str, ...]) -> dict[str, tuple[str, ...]
 
 def _tiles(m: Mapping, strides: dict[str, dict[str, int]]) -> list[Loop]:
     x = m.layer
-    bounds = {"n": x.n, "g": m.g_t, "pt": m.pt, "qt": m.qt, "mt": m.mt}
+    bounds = {"n": m.n_t, "g": m.g_t, "pt": m.pt, "qt": m.qt, "mt": m.mt}
     return [Loop(name, bound, strides.get(name, {})) for name, bound in bounds.items()]
 
 
@@ -93,9 +93,11 @@ def _read_iact(m: Mapping, port: int) -> Nest:
     (uy, ux), beats, lanes = x.stride, m.tile_beats, m.lanes
     loops = _tiles(m, {"pt": {"y": m.p0 * m.p_n * uy}, "qt": {"x": m.q0 * ux}})
     tile_blocks = m.c_s * m.c0 if m.planar else m.c_s * m.c0 // lanes
-    loops.append(Loop("ct", m.ct, {"address": m.slice_flits if m.resident else 0, "block": tile_blocks}))
+    kept = m.slice_flits * m.images_kept
+    loops.append(Loop("ct", m.ct, {"address": kept if m.resident else 0, "block": tile_blocks}))
     dy = x.dilation[0]
     loops.append(Loop("rt", m.r_t, {"y": dy, "address": dy * beats}))
+    loops.append(Loop("nj", m.n0, {"address": m.slice_flits if m.images_kept > 1 else 0}))
     step = m.p_n * uy
     loops.append(Loop("pj", m.p0, {"y": step, "address": step * beats}, m.p0_rest, ("pt",)))
     inner = ["rt", "pj"]
@@ -138,7 +140,7 @@ def _read_iact(m: Mapping, port: int) -> Nest:
     inner += [loop.name for loop in rows]
     conditions |= {
         "release_mask": ("mt", *inner) if m.resident else tuple(inner),
-        "sync_mask": ("mt", "ct", *inner) if m.resident else tuple(inner),
+        "sync_mask": (*(("mt", "ct") if m.resident else ()), *(("nj",) if m.images_kept > 1 else ()), *inner),
         **_edges(m, ("pt", "pj")),
     }
     return Nest(loops, {"x": base_x, "y": -x.padding[0], "block": port * m.blocks}, conditions, values)
@@ -190,7 +192,7 @@ def _load_iact(m: Mapping, memory: MemoryMap, port: int) -> Nest:
     rows = m.p0 * m.p_n * uy
     columns = m.q0 * ux // unit
     strides = {
-        "n": {"address": layout.stride_n},
+        "n": {"address": m.n0 * layout.stride_n},
         "g": {"address": m.group_blocks * layout.stride_block},
         "pt": {"address": rows * layout.stride_row, "y": rows},
         "qt": {"address": columns * beat, "x": columns},
@@ -198,6 +200,7 @@ def _load_iact(m: Mapping, memory: MemoryMap, port: int) -> Nest:
     loops = [loop for loop in _tiles(m, strides) if not (m.resident and loop.name == "mt")]
     loops += [
         Loop("ct", m.ct, {"address": tile_blocks * layout.stride_block, "block": tile_blocks}),
+        Loop("nj", m.n0, {"address": layout.stride_n}),
         Loop("cb", m.blocks, {"address": layout.stride_block, "block": 1}),
         Loop("y", m.tile_rows, {"address": layout.stride_row, "y": 1}),
     ]
@@ -277,12 +280,13 @@ def _read_weight(m: Mapping) -> Nest:
 
 
 def _step(m: Mapping) -> Nest:
-    x = m.layer
+    x, patch_psums = m.layer, m.q_pe * m.pe_filters
     loops = _tiles(m, {})
     loops += [
         Loop("ct", m.ct),
         Loop("rt", m.r_t),
-        Loop("pj", m.p0, {"psum": m.q_pe * m.pe_filters} if m.held else {}, m.p0_rest, ("pt",)),
+        Loop("nj", m.n0, {"psum": m.p0 * patch_psums} if m.held else {}),
+        Loop("pj", m.p0, {"psum": patch_psums} if m.held else {}, m.p0_rest, ("pt",)),
         Loop("mj", m.m1),
     ]
     tap, per_channel = m.r0 * m.pe_words, m.pe_filters
@@ -295,11 +299,11 @@ def _step(m: Mapping) -> Nest:
     filters = Loop("m", m.pe_filters, {"weight": 1, "psum": 1, "iact": int(m.g0 > 1)})
     column = {"iact": m.stride[1] * tap, "psum": m.pe_filters} if m.patched else {}
     columns = Loop("q", m.q_pe, column, m.q_pe_rest, ("qt",))
-    last_use = (*(_stay(m) if m.weights_stay else ()), "pj", "q")
+    last_use = (*(_stay(m) if m.weights_stay else ()), "nj", "pj", "q")
     conditions: dict[str, tuple[str, ...] | None] = {
         "weight_release_mask": last_use,
         "weight_sync_mask": (*last_use, "s", "r", "c", "m"),
-        "start_mask": ("pj", "mj", "q", "m"),
+        "start_mask": ("nj", "pj", "mj", "q", "m"),
         **_edges(m, ("pt", "pj")),
     }
     passes = ("ct", "rt")
@@ -376,7 +380,7 @@ def _drain(m: Mapping, zero_point: int, clamp: tuple[int, int]) -> Nest:
     groups_of_lanes = [
         Loop(g.name, g.bound, {**g.strides, "group": per_filter if g.name == "mi" else merged}) for g in groups_of_lanes
     ]
-    loops = [*_tiles(m, {}), Loop("pj", m.p0, {}, m.p0_rest, ("pt",)), *groups_of_lanes]
+    loops = [*_tiles(m, {}), Loop("nj", m.n0), Loop("pj", m.p0, {}, m.p0_rest, ("pt",)), *groups_of_lanes]
     loops.append(Loop("k", chains, {"offset": 1}, *_chains_rest(m)))
     loops.append(Loop("mj", m.m1, {"offset": filters * m.q_pe * chains, "param": filters}))
     if m.ofmap_layout.planar:
@@ -423,7 +427,7 @@ def _drain(m: Mapping, zero_point: int, clamp: tuple[int, int]) -> Nest:
             "short_mask": ("qt",),
             "thin_mask": ("mt",),
             "flush_mask": ("slot",) if m.ofmap_layout.planar else ("slots", "slot"),
-            "param_mask": None if raw else (*(_stay(m) if m.params_stay else ()), "pj", *groups, *tile),
+            "param_mask": None if raw else (*(_stay(m) if m.params_stay else ()), "nj", "pj", *groups, *tile),
         },
         {
             **columns,
@@ -453,7 +457,7 @@ def _store(m: Mapping, memory: MemoryMap) -> Nest:
     filters = m.column_filters if planar else m.column_filters * merged // k  # blocks of one column's filters
     columns = m.q0 // k if planar else m.q0
     strides = {
-        "n": {"address": layout.stride_n},
+        "n": {"address": m.n0 * layout.stride_n},
         "g": {"address": m.g_n * m.m // (1 if planar else k) * layout.stride_block},
         "pt": {"address": m.p0 * m.p_n * layout.stride_row},
         "qt": {"address": columns * beat},
@@ -466,6 +470,7 @@ def _store(m: Mapping, memory: MemoryMap) -> Nest:
     by_m = {"address": filters * layout.stride_block}
     loops = [
         *_tiles(m, strides),
+        Loop("nj", m.n0, {"address": layout.stride_n}),
         Loop("pj", m.p0, {"address": m.p_n * layout.stride_row}, m.p0_rest, ("pt",)),
         *_column_loops(m, by_p, by_m, {"column": 1}),
         Loop("k", m.p_y, {"address": layout.stride_row}, *_chains_rest(m)),

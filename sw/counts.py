@@ -132,7 +132,7 @@ def words(m: Mapping) -> tuple[int, ...]:
     weights_sent = m.weight_rounds * m.g_t * filters * m.c * x.r * x.s
     rows_of_tiles = x.p if m.p0 == 1 else m.pt * m.p_x
     parts = x.q // m.q_pe if m.q_x > 1 else m.qt  # of the output columns, each in a PE of its own or in a tile
-    copies = rows_of_tiles // m.pt * (parts // m.qt) if m.weights_stay else rows_of_tiles * parts * x.n
+    copies = rows_of_tiles // m.pt * (parts // m.qt) if m.weights_stay else rows_of_tiles * parts * m.n_t
     columns_of_pe = parts * m.patch_columns(m.q_pe) if m.q_x > 1 else columns
     return (
         beats.iact * m.lanes,  # dram

@@ -36,7 +36,7 @@ _PERMUTATIONS: Mapping[str, Stationary] = {"QSRCM": "weight", "SRCQM": "psum", "
 _DIMENSIONS: Mapping[str, tuple[str, ...]] = {
     "rows": ("C", "R", "P", "M", "G"),
     "columns": ("M", "P", "Q"),
-    "pe": ("C", "R", "M", "Q", "P"),
+    "pe": ("C", "R", "M", "Q", "P", "N"),
 }
 _KEYS: Mapping[str, tuple[str, ...]] = {
     "rows": ("target", "type", "dimensions", "factors"),

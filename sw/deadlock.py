@@ -23,7 +23,8 @@ from rowmesh.sw.timing.streams import decode, edge_flags, flit_lanes
 
 __all__ = ["DeadlockError", "check_deadlock_freedom"]
 
-_TILE_LOOPS = ("n", "g", "pt", "qt", "mt", "ct", "rt", "pj")
+_TILE_LOOPS = ("n", "g", "pt", "qt", "mt", "ct", "rt", "nj", "pj")
+_ROW_STEPS = ("nj", "pj")  # which a tile's weights serve
 
 
 class DeadlockError(ValueError):
@@ -87,7 +88,7 @@ def check_deadlock_freedom(config: ArchConfig, nests: Dict[Engine, Nest], subscr
         for operand, reader, fed in _ports(config, nests):
             held = {loop.name for loop in reader.loops}
             stay = [name for name in ("n", "pt", "qt") if _iterations(reader, name) < _iterations(step, name)]
-            if operand == "weight" and any(corner[name] != 0 for name in ("pj", *stay)):
+            if operand == "weight" and any(corner[name] != 0 for name in (*_ROW_STEPS, *stay)):
                 continue  # a tile's weights serve all of its rows, or all tiles
             if operand == "iact":
                 released = np.where(
@@ -120,7 +121,7 @@ def _tile_by_tile(step: Nest, corner: Dict[str, int], stay: list[str]) -> dict[s
 
     Tiles between them use what is there and release nothing, as the first one does.
     """
-    held = {name: at for name, at in corner.items() if name != "pj"}
+    held = {name: at for name, at in corner.items() if name not in _ROW_STEPS}
     first = step.tokens(held)
     if not stay:
         return first

@@ -133,7 +133,7 @@ def _tile_cycles(m: Mapping, q: int, q_tile: int, p: int, rows: int, weights: _W
 
 def _slice_wait(m: Mapping, round_trip: int) -> int:
     """Wait for a channel tile's iacts where two of them do not fit the bank."""
-    missing = 2 * m.slice_flits - m.config.glb_iact_flits
+    missing = 2 * m.slice_flits * m.images_kept - m.config.glb_iact_flits
     if missing <= 0 or (m.resident and m.ct > 1):
         return 0
     columns = m.patch_columns(m.q_pe) if m.patched else m.stride[1]
@@ -179,7 +179,7 @@ def _free_cycles(m: Mapping, tile: int) -> int:
 
 def _behind_last_step(m: Mapping) -> int:
     """Return the cycles of the drain behind the last step, whose words become final during the last pass."""
-    rows, groups = m.p0_rest, ceil_div(m.columns, m.config.lanes)
+    rows, groups = m.n0 * m.p0_rest, ceil_div(m.columns, m.config.lanes)
     cycles = drain_cycles(m, m.q_pe_rest, rows)
     last = _pass_steps(m, m.q_pe_rest, rows)
     # of the last row step only the first group of columns is drained meanwhile, and of its blocks only the first
@@ -201,15 +201,15 @@ def estimate(m: Mapping) -> int:
     m : Mapping
     """
     x, a = m.layer, m.config
-    images = x.n * m.g_t
+    images = m.n_t * m.g_t
     weights = _weights(m, _round_trip(m))
     # tiles are of up to four kinds: the last one of each axis may be smaller
-    row_steps, width = min(m.p0, m.row_steps), min(m.q0, x.q)
+    row_steps, rows_last, width = m.n0 * min(m.p0, m.row_steps), m.n0 * m.p0_rest, min(m.q0, x.q)
     q_last = 1 if m.q_rest < width else 0
-    p_last = 1 if m.p_rest < m.p_n or m.p0_rest < row_steps else 0
+    p_last = 1 if m.p_rest < m.p_n or rows_last < row_steps else 0
     busy, late = 0, 0
     for q, q_tile, q_count in ((m.q_pe, width, m.qt - q_last), (m.q_pe_rest, m.q_rest, q_last)):
-        for p, rows, p_count in ((m.p_n, row_steps, m.pt - p_last), (m.p_rest, m.p0_rest, p_last)):
+        for p, rows, p_count in ((m.p_n, row_steps, m.pt - p_last), (m.p_rest, rows_last, p_last)):
             count = images * q_count * p_count * m.mt
             if count:
                 tile = _tile_cycles(m, q, q_tile, p, rows, weights)
@@ -223,6 +223,6 @@ def estimate(m: Mapping) -> int:
         weights_first = max(weight_beats(m) // m.weight_ports, ceil_div(m.m, m.m0 * m.m_y) * m.weights - first)
     initial = int(first * slow) + weights_first
     rest = int(beats.iact + beats.weight + beats.param + (slow - 1) * beats.iact) - initial
-    slices = images * m.pt * m.qt * (1 if m.resident else m.mt * m.ct) - 1
+    slices = x.n * m.g_t * m.pt * m.qt * (1 if m.resident else m.mt * m.ct) - 1
     waits = max(0, rest - busy, slices * _slice_wait(m, _round_trip(m)), late)
     return initial + busy + waits + _behind_last_step(m)

@@ -5,13 +5,14 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from rowmesh.hw.config import ArchConfig
+from rowmesh.sw.assembler import too_many_loops
 from rowmesh.sw.batch import FACTORS, Costs, Ints, evaluate, factors_of
 from rowmesh.sw.counts import words
 from rowmesh.sw.dataflow import Dataflow, load_dataflow
@@ -299,10 +300,12 @@ def search(
         going = look_at(pool, _chunks(some, [_bases(space) for space in some], None), budget, end)
         if going and (given or not pool.valid):
             exhaustive = look_at(pool, _chunks(spaces, [_bases(space) for space in spaces], seed), budget, end)
-    if not pool.valid:
+    best = _best(pool) if pool.valid else None
+    if best is None:
         names = ", ".join(flow.name for flow in flows)
-        raise UnmappableError(f"layer {layer.name}: no mapping ({names}) fits {config.name}: {pool.reason()}")
-    chosen, predicted = _best(pool)
+        reason = too_many_loops(pool.mapping(0)) if pool.valid else pool.reason()
+        raise UnmappableError(f"layer {layer.name}: no mapping ({names}) fits {config.name}: {reason}")
+    chosen, predicted = best
     return Search(
         mapping=chosen,
         visited=pool.visited,
@@ -324,11 +327,17 @@ def find_mapping(
     return search(config, layer, flows, objective).mapping
 
 
-def _best(pool: Pool) -> tuple[Mapping, int]:
-    """Predict the cycles of the best mappings and return the best, and how many were predicted."""
+def _runnable(pool: Pool, order: Iterable[int], most: int) -> list[int]:
+    """Return the first few of some mappings whose programs the nests can run."""
+    return list(itertools.islice((index for index in order if not too_many_loops(pool.mapping(index))), most))
+
+
+def _best(pool: Pool) -> tuple[Mapping, int] | None:
+    """Predict the cycles of the best mappings and return the best, if any can run, and how many were predicted."""
     costs, energy, objective = pool.keys[:, 0], pool.energy, pool.objective
     if not objective.depends_on_cycles:
-        return pool.mapping(0), 0
+        first = _runnable(pool, range(len(costs)), 1)
+        return (pool.mapping(first[0]), 0) if first else None
     found: dict[int, float] = {}
     together = os.cpu_count() or 1
 
@@ -341,7 +350,9 @@ def _best(pool: Pool) -> tuple[Mapping, int]:
 
     # of those that are about as good, those of the least energy first
     apart = costs > _beyond(costs[0], _SURE)
-    order = _by_turns(np.lexsort((np.where(apart, costs, energy), apart)), pool)[:_MOST]
+    order = _runnable(pool, _by_turns(np.lexsort((np.where(apart, costs, energy), apart)), pool), _MOST)
+    if not order:
+        return None
     effort, in_vain = 0, 0
     while order and in_vain < _IN_VAIN:
         least = min(found.values(), default=math.inf)
@@ -356,7 +367,7 @@ def _best(pool: Pool) -> tuple[Mapping, int]:
     # mappings of less energy that may be as good
     cheaper = np.flatnonzero((costs <= limit) & (energy < energy[chosen]))
     cheaper = cheaper[np.argsort(energy[cheaper], kind="stable")]
-    left = [int(index) for index in cheaper if int(index) not in found][:_LEAST_ENERGY]
+    left = _runnable(pool, (int(index) for index in cheaper if int(index) not in found), _LEAST_ENERGY)
     for first in range(0, len(left), together):
         some = left[first : first + together]
         predict(some)

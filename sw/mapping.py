@@ -4,7 +4,7 @@ The loops of a mapping, outermost first::
 
     n, g, pt, qt, mt         tiles of the output (DRAM level)
       ct, rt                 passes over a tile: channel tiles, filter rows in time
-        pj                   output rows of the tile, one after another
+        nj, pj               images and output rows of the tile, one after another
           mi, pi, qi (columns)   filter groups, output rows and output columns across the array
           k (rows)           independent psum chains of a column: output rows, filters or groups
             ci, r            channel groups and filter rows along a chain
@@ -68,6 +68,8 @@ class Mapping:
         Groups of a PE (depthwise layers only).
     m1 : int
         Filter groups of a PE, one after another, for the same iacts (order ``iact``).
+    n0 : int
+        Images of a tile, one after another, for the same weights.
     stationary : {"weight", "psum", "iact"}
         The order of loops within a PE.
     ports : int
@@ -103,6 +105,7 @@ class Mapping:
     g_y: int = 1
     g0: int = 1
     m1: int = 1
+    n0: int = 1
     ports: int = 1
     stationary: Stationary = "weight"
     within: Layer | None = None
@@ -188,6 +191,11 @@ class Mapping:
         return (self.layer.r - 1) * self.layer.dilation[0] + 1
 
     # tiles
+
+    @property
+    def n_t(self) -> int:
+        """Tiles of images."""
+        return self.layer.n // self.n0
 
     @property
     def r_t(self) -> int:
@@ -419,8 +427,13 @@ class Mapping:
 
     @property
     def slice_flits(self) -> int:
-        """Flits of one channel tile in the global buffer, slots of padding included."""
+        """Flits of one channel tile of an image in the global buffer, slots of padding included."""
         return self.blocks * self.tile_rows * self.tile_beats
+
+    @property
+    def images_kept(self) -> int:
+        """Images whose slices are in the global buffer together, because each of them is read more than once."""
+        return self.n0 if self.resident or self.r_t > 1 else 1
 
     @property
     def diagonal(self) -> bool:
@@ -466,22 +479,22 @@ class Mapping:
     @property
     def _rounds(self) -> int:
         """Times that what stays is loaded for each group: once for all images if there is only one tile of groups."""
-        return 1 if self.g_t == 1 else self.layer.n
+        return 1 if self.g_t == 1 else self.n_t
 
     @property
     def weight_rounds(self) -> int:
         """Times that the weights of each group are loaded."""
-        return self._rounds if self.weights_stay else self.layer.n * self.pt * self.qt
+        return self._rounds if self.weights_stay else self.n_t * self.pt * self.qt
 
     @property
     def param_rounds(self) -> int:
         """Times that the parameters of each group are loaded."""
-        return self._rounds if self.params_stay else self.layer.n * self.pt * self.qt
+        return self._rounds if self.params_stay else self.n_t * self.pt * self.qt
 
     @property
     def bank_words(self) -> int:
         """Psums of a column in a tile."""
-        return min(self.p0, self.row_steps) * self.q_pe * self.column_filters * self.p_y
+        return self.n0 * min(self.p0, self.row_steps) * self.q_pe * self.column_filters * self.p_y
 
     @property
     def out_lanes(self) -> int:
@@ -523,7 +536,7 @@ class Mapping:
 
         level("DRAM")
         rows = self.p0 * self.p_n
-        loop("for n", x.n)
+        loop("for n1" if self.n0 > 1 else "for n", self.n_t)
         loop("for g", self.g_t)
         loop("for p2", self.pt, rest(rows, x.p - (self.pt - 1) * rows))
         loop("for q2", self.qt, rest(self.q0, self.q_rest))
@@ -532,6 +545,7 @@ class Mapping:
             level("GLB, psums in their banks")
         loop("for c2", self.ct, rest(self.c_s * self.c0, self.c_rest))
         loop("for r1", self.r_t)
+        loop("for n", self.n0)
         loop("for p1", self.p0)
         level("spatial, columns")
         loop("parallel-for m1", self.m_x)

@@ -9,7 +9,7 @@ directive a level, outermost first::
         dataflow: rs
         nest:
         - {target: DRAM, type: temporal, permutation: NGPQM, factors: {N: 1, G: 1, P: 1, Q: 1, M: 14}}
-        - {target: GLB, type: temporal, permutation: CRP, factors: {C: 32, R: 1, P: 13}, keep: [psum]}
+        - {target: GLB, type: temporal, permutation: CRNP, factors: {C: 32, R: 1, N: 1, P: 13}, keep: [psum]}
         - {target: columns, type: spatial, permutation: MPQ, factors: {M: 14, P: 1, Q: 1}}
         - {target: rows, type: spatial, permutation: GPMCR, factors: {G: 1, P: 1, M: 1, C: 4, R: 3}}
         - {target: pe, type: temporal, permutation: M, factors: {M: 1}}
@@ -30,6 +30,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import files
+from rowmesh.sw.assembler import too_many_loops
 from rowmesh.sw.files import InputError
 from rowmesh.sw.mapper import flattened
 from rowmesh.sw.mapping import Mapping, Stationary
@@ -45,11 +46,12 @@ _TARGETS = ("DRAM", "GLB", "columns", "rows", "pe", "spad")
 _SPATIAL = ("columns", "rows")
 _PORTED = "rows"  # what ports can share
 _KEEPS: Dict[str, tuple[str, ...]] = {"GLB": ("iact", "psum"), "spad": get_args(Stationary)}
-_PERMUTATIONS = {"DRAM": "NGPQM", "GLB": "CRP", "columns": "MPQ", "rows": "GPMCR", "pe": "M"}
+_PERMUTATIONS = {"DRAM": "NGPQM", "GLB": "CRNP", "columns": "MPQ", "rows": "GPMCR", "pe": "M"}
 _SPAD_PERMUTATIONS: Dict[Stationary, str] = {"weight": "QSRCGM", "psum": "SRCQGM", "iact": "SRCQGM"}
 
 # Factors that are a mapping's own; all others are what remains of the layer.
 _OWN = {
+    ("GLB", "N"): "n0",
     ("GLB", "P"): "p0",
     ("columns", "M"): "m_x",
     ("columns", "P"): "p_x",
@@ -70,7 +72,7 @@ _OWN = {
 def _remaining(m: Mapping) -> dict[tuple[str, str], int]:
     """Return the factors that follow from the others."""
     return {
-        ("DRAM", "N"): m.layer.n,
+        ("DRAM", "N"): m.n_t,
         ("DRAM", "G"): m.g_t,
         ("DRAM", "P"): m.pt,
         ("DRAM", "Q"): m.qt,
@@ -228,6 +230,8 @@ class _Reader:
             rules = "a rule" if len(broken) == 1 else f"{len(broken)} rules"
             raise self.document.error(self.place, f"mapping of {layer.name} breaks {rules}: {reasons}")
         found = Mapping(config=self.config, layer=layer, **factors)
+        if loops := too_many_loops(found):
+            raise self.document.error(self.place, f"mapping of {layer.name} cannot run: {loops}")
         for (target, dimension), value in _remaining(found).items():
             if given.get((target, dimension), 0) not in (0, value):
                 self._refuse(

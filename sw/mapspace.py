@@ -53,21 +53,25 @@ def _even(size: int, limit: int) -> list[int]:
 
 _NONE = dict.fromkeys(FACTORS, 1) | {"resident": 0, "stationary": 0}
 
-_R0, _C0, _P_X, _M_X, _P0, _Q0, _M0, _RESIDENT, _Q_X, _P_Y, _M_Y, _G_Y, _G0, _M1, _STATIONARY = map(
+_R0, _C0, _P_X, _M_X, _P0, _Q0, _M0, _RESIDENT, _Q_X, _P_Y, _M_Y, _G_Y, _G0, _M1, _N0, _STATIONARY = map(
     FACTORS.index,
-    ("r0", "c0", "p_x", "m_x", "p0", "q0", "m0", "resident", "q_x", "p_y", "m_y", "g_y", "g0", "m1", "stationary"),
+    ("r0", "c0", "p_x", "m_x", "p0", "q0", "m0", "resident", "q_x", "p_y", "m_y", "g_y", "g0", "m1", "n0", "stationary"),
 )
 _IACT, _PSUM, _WEIGHT = map(STATIONARY.index, ("iact", "psum", "weight"))
 
 
-def _product(bases: Ints, filters: Ints, steps_allowed: Any, sizes: Any, limits: Any, whole: bool, rows: Ints) -> int:
-    """Multiply out filters, row steps and residency of bases; fill in what rows there are; return how many it takes.
+def _product(
+    bases: Ints, filters: Ints, images: Ints, steps_allowed: Any, sizes: Any, limits: Any, whole: bool, rows: Ints
+) -> int:
+    """Multiply out filters, images, row steps and residency of bases; fill in what rows there are; return how many it takes.
 
     Parameters
     ----------
     bases, rows : ndarray of int64, (..., FACTORS)
     filters : ndarray of int64
         Filters of a PE that are allowed: divisors of the filters of a group.
+    images : ndarray of int64
+        Images of a tile that are allowed, ascending: divisors of the batch.
     steps_allowed : ndarray of bool
         By the number of row steps, from 0.
     sizes : (int, int, int)
@@ -105,12 +109,17 @@ def _product(bases: Ints, filters: Ints, steps_allowed: Any, sizes: Any, limits:
                 for p0 in range(1, longest + 1):
                     if not steps_allowed[p0] or (not whole and p0 != 1 and p0 != longest):
                         continue
-                    for resident in range(2 if m > m0 * m1 * base[_M_Y] * base[_M_X] else 1):
-                        if count < len(rows):
-                            rows[count] = base
-                            row = rows[count]
-                            row[_M0], row[_M1], row[_P0], row[_RESIDENT] = m0, m1, p0, resident
-                        count += 1
+                    together = min(fitting, depth) // p0 if stationary != _IACT else 1
+                    for n0 in images:
+                        if n0 > together:
+                            break
+                        for resident in range(2 if m > m0 * m1 * base[_M_Y] * base[_M_X] else 1):
+                            if count < len(rows):
+                                rows[count] = base
+                                row = rows[count]
+                                row[_M0], row[_M1], row[_P0], row[_RESIDENT] = m0, m1, p0, resident
+                                row[_N0] = n0
+                            count += 1
     return count
 
 
@@ -182,7 +191,8 @@ class Space:
         m0 = np.array([d for d in _divisors(self.m, self.m) if allows("pe", "M", d, self.m)], np.int64)
         p0 = np.array([False, *(allows("pe", "P", steps, x.p) for steps in range(1, x.p + 1))])
         limits = (a.weight_spad, a.psum_spad, a.psum_bank_words)
-        return int(_expand(bases, m0, p0, (self.m, x.p, x.s), limits, self.whole, rows))
+        n0 = np.array([d for d in _divisors(x.n, x.n) if allows("pe", "N", d, x.n)], np.int64)
+        return int(_expand(bases, m0, n0, p0, (self.m, x.p, x.s), limits, self.whole, rows))
 
     def _spread(self, size: int, places: int) -> list[int]:
         """How many of a dimension lie along an axis."""

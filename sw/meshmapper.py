@@ -12,6 +12,7 @@ import numpy as np
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.router import LINKS
+from rowmesh.sw.assembler import too_many_loops
 from rowmesh.sw.batch import Ints
 from rowmesh.sw.dataflow import Dataflow, load_dataflow
 from rowmesh.sw.mapper import Pool, Search, UnmappableError, chunks, look_at, spaces_of
@@ -163,6 +164,9 @@ def _best_of(
             mapping = MeshMapping(config, layer, splits, replace(share, within=layer))
         except IllegalMappingError as error:
             why = str(error)
+            continue
+        if loops := too_many_loops(mapping):
+            why = loops
             continue
         words = np.array([_words(mapping)])
         cycles = np.array([float(pool.estimates[index]) + pool.config_cycles])

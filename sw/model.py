@@ -106,7 +106,7 @@ def _share(m: Mapping | MeshMapping) -> Mapping:
 def _outer(of: Mapping | MeshMapping) -> _Counts:
     """Return the iterations of the loops outside a pass, from the outermost inwards."""
     m = _share(of)
-    return {"n": m.layer.n, "g": m.g_t, "pt": m.pt, "qt": m.qt, "mt": m.mt, "ct": m.ct}
+    return {"n": m.n_t, "g": m.g_t, "pt": m.pt, "qt": m.qt, "mt": m.mt, "ct": m.ct}
 
 
 def _smaller(of: Mapping | MeshMapping, counts: _Counts) -> Mapping | MeshMapping:
@@ -118,7 +118,7 @@ def _smaller(of: Mapping | MeshMapping, counts: _Counts) -> Mapping | MeshMappin
     left_out = {name: now[name] - counts[name] for name in now}
     groups = counts["g"] * m.g_n * s.g_y * s.g_x
     smaller = {
-        "N": counts["n"],
+        "N": counts["n"] * m.n0,
         "groups": groups,
         "M": (m.m - left_out["mt"] * m.m_x * m.column_filters) * groups * s.m_y * s.m_x,
         "C": (m.c - left_out["ct"] * m.c_s * m.c0) * groups * s.c_y,
@@ -137,7 +137,7 @@ def _passes(m: Mapping) -> npt.NDArray[np.int64]:
     """Return the steps of each pass: an array over the outer loops."""
     rows, columns = np.full(m.pt, min(m.p0, m.row_steps)), np.full(m.qt, m.q_pe)
     rows[-1], columns[-1] = m.p0_rest, m.q_pe_rest
-    inner = m.r_t * m.m1 * m.layer.s * m.r0 * m.c0 * m.pe_filters
+    inner = m.n0 * m.r_t * m.m1 * m.layer.s * m.r0 * m.c0 * m.pe_filters
     plane = inner * rows[:, None, None, None] * columns[:, None, None]
     return np.ascontiguousarray(np.broadcast_to(plane, tuple(_outer(m).values())), np.int64)
 
@@ -184,7 +184,7 @@ def _chosen(m: Mapping, effort: Effort) -> _Counts:
     fewest = {name: effort.between + 2 * ends for name, ends in _ends(m, effort).items()}
     # a tile lasts no less than its drain
     pass_steps = max(1, size // math.prod(counts.values()))
-    fewest["ct"] = max(fewest["ct"], ceil_div(drain_cycles(m, m.q_pe, min(m.p0, m.row_steps)), pass_steps) + 2)
+    fewest["ct"] = max(fewest["ct"], ceil_div(drain_cycles(m, m.q_pe, m.n0 * min(m.p0, m.row_steps)), pass_steps) + 2)
     while size > largest:
         name = max(counts, key=lambda loop: counts[loop] / fewest[loop])
         if counts[name] <= fewest[name]:

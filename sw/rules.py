@@ -22,12 +22,12 @@ class Rule(NamedTuple):
 
 def pe_psums(m: "Mapping") -> int:
     """Psums in a PE's spad."""
-    return m.pe_filters * (m.q_pe if m.patched else 1) * (m.p0 if m.held else 1)
+    return m.pe_filters * (m.q_pe if m.patched else 1) * (m.n0 * m.p0 if m.held else 1)
 
 
 def kept_flits(m: "Mapping") -> int:
     """Flits of iacts that have to fit the global buffer."""
-    return m.slice_flits * (m.ct if m.resident else 1)
+    return m.slice_flits * m.images_kept * (m.ct if m.resident else 1)
 
 
 def tag_indices(m: "Mapping") -> int:
@@ -154,8 +154,12 @@ _SPACE = (
         lambda m: "channels along a chain exclude output rows of several iact rows beside it",
     ),
     Rule(
-        lambda m: not m.patched or m.held or m.p0 == 1,
-        lambda m: "the order iact needs one row step a tile",
+        lambda m: m.layer.n % m.n0 == 0,
+        lambda m: f"images of a tile ({m.n0}) must divide the batch ({m.layer.n})",
+    ),
+    Rule(
+        lambda m: not m.patched or m.held or m.n0 * m.p0 == 1,
+        lambda m: "the order iact needs one row step and one image a tile",
     ),
     Rule(
         lambda m: m.m1 == 1 or m.stationary == "iact",
