@@ -101,11 +101,12 @@ _CONFIG = record(
         field.name: types.boolean if field.type is bool else _INT
         for field in fields(ArchConfig)
         if field.type is not str
-    },
+    }
+    | dict.fromkeys(("flit_words", "lanes", "ports"), _INT),
 )
 _LAYER = record(
     Layer,
-    dict.fromkeys(("n", "m", "c", "h", "w", "r", "s", "groups"), _INT)
+    dict.fromkeys(("n", "m", "c", "h", "w", "r", "s", "groups", "p", "q", "outputs"), _INT)
     | {"stride": _PAIR, "dilation": _PAIR, "padding": _FOUR, "kind": Choice(KINDS), "output": Choice(_OUTPUTS)},
 )
 _LAYOUT = record(TensorLayout, {"planar": types.boolean, "words_per_beat": _INT})

@@ -1,12 +1,13 @@
 """Records of integers that numba knows by the names of a Python class: its formulas are compiled as they are written.
 
 A :class:`Record` stands for a class (a layer, a configuration, a mapping). Its fields are numbers, words of a fixed
-choice, or records; every property and method of the class, whose body is taken as it is, is there as well.
+choice, or records; every property and method of the class, whose body is taken as it is, is there as well. Those that
+the class keeps once they are computed (``cached_property``) are fields too, computed when a record is built.
 """
 
 import inspect
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from types import FunctionType
@@ -15,6 +16,8 @@ from typing import Any
 from llvmlite import ir
 from numba import config as numba_config
 from numba.core import cgutils, types
+from numba.core.compiler import Flags
+from numba.core.typing import signature
 from numba.extending import (
     intrinsic,
     make_attribute_wrapper,
@@ -69,10 +72,12 @@ class Record(types.Type):  # type: ignore[misc]
     name : str
     fields : dict of str to type
         In the order of the values that it is built from.
+    kept : dict of str to callable
+        Properties that are fields too, those first that others need.
     """
 
-    def __init__(self, name: str, fields: dict[str, types.Type]) -> None:
-        self.fields = fields
+    def __init__(self, name: str, fields: dict[str, types.Type], kept: dict[str, Callable[[Any], Any]]) -> None:
+        self.fields, self.kept = fields, kept
         super().__init__(name=f"rowmesh.{name}")
 
 
@@ -87,19 +92,50 @@ def record(origin: type, fields: dict[str, types.Type]) -> Record:
     """
     kind: type[Record] = type(f"{origin.__name__}Record", (Record,), {})
 
+    kept = _kept(origin, fields)
+    members = fields | {name: _RETURNED[body.__annotations__["return"]] for name, body in kept.items()}
+
     def model(manager: Any, of: Record) -> models.StructModel:
-        return models.StructModel(manager, of, list(fields.items()))
+        return models.StructModel(manager, of, list(members.items()))
 
     register_model(kind)(model)
-    for name in fields:
+    for name in members:
         make_attribute_wrapper(kind, name, name)
     for name, value in vars(origin).items():
-        body = value.fget if isinstance(value, property) else value.func if isinstance(value, cached_property) else None
         if isinstance(value, FunctionType) and not name.startswith("_"):
             _method(kind, name, value)
-        elif name not in fields and body is not None:
-            _attribute(kind, name, body)
-    return kind(origin.__name__, fields)
+        elif isinstance(value, property) and value.fget is not None and name not in members:
+            _attribute(kind, name, value.fget)
+    return kind(origin.__name__, fields, kept)
+
+
+_RETURNED = {
+    int: types.int64,
+    bool: types.boolean,
+    tuple[int, int]: types.UniTuple(types.int64, 2),  # type: ignore[attr-defined]
+}
+"""What a property that is kept may be, by its annotation."""
+
+
+def _kept(origin: type, fields: Collection[str]) -> dict[str, Callable[[Any], Any]]:
+    """Return the properties that a class keeps, but for given fields, those first that others need."""
+    members = vars(origin)
+    found: dict[str, Callable[[Any], Any]] = {}
+
+    def visit(name: str) -> None:
+        value = members.get(name)
+        body = value.fget if isinstance(value, property) else getattr(value, "func", value)
+        if name in fields or name in found or not isinstance(body, FunctionType):
+            return
+        for needed in body.__code__.co_names:
+            if needed != name:
+                visit(needed)
+        if isinstance(value, cached_property):
+            found[name] = body
+
+    for name in members:
+        visit(name)
+    return found
 
 
 def _attribute(kind: type[Record], name: str, body: Callable[[Any], Any]) -> None:
@@ -117,13 +153,19 @@ def builder(kind: Record) -> Any:
 
     @intrinsic  # type: ignore[untyped-decorator]
     def build(context: Any, values: Any) -> Any:
-        def code(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def code(target: Any, builder: Any, called: Any, arguments: Any) -> Any:
             struct = cgutils.create_struct_proxy(kind)(target, builder)
             for index, (name, wanted) in enumerate(kind.fields.items()):
                 value = builder.extract_value(arguments[0], index)
                 if isinstance(wanted, types.Boolean):
                     value = builder.icmp_signed("!=", value, value.type(0))
                 setattr(struct, name, value)
+            for name, body in kind.kept.items():
+                of = signature(_RETURNED[body.__annotations__["return"]], kind)
+                flags = Flags()
+                flags.error_model, flags.forceinline = "numpy", True
+                compiled = target.compile_subroutine(builder, body, of, flags=flags)
+                setattr(struct, name, target.call_internal(builder, compiled.fndesc, of, [struct._getvalue()]))
             return struct._getvalue()
 
         return kind(values), code

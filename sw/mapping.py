@@ -146,12 +146,12 @@ class Mapping:
 
     # sizes of the layer, per group
 
-    @property
+    @cached_property
     def m(self) -> int:
         """Filters of a group."""
         return self.layer.m // self.layer.groups
 
-    @property
+    @cached_property
     def c(self) -> int:
         """Channels of a group."""
         return self.layer.c // self.layer.groups
@@ -169,90 +169,90 @@ class Mapping:
         bits = self.config.data_width if x.output == "requant" else storage_bits(self.config.acc_width)
         return TensorLayout(x.n, x.m, x.p, x.q, bits, self.config.beat_bytes)
 
-    @property
+    @cached_property
     def stride(self) -> tuple[int, int]:
         """Stride U along y and x, as the array sees it: columns that no filter touches are not sent."""
         uy, ux = self.layer.stride
         return uy, ux if self.planar else min(ux, self.window)
 
-    @property
+    @cached_property
     def planar(self) -> bool:
         """The iacts are in the packed form: neighbouring columns in a beat, not neighbouring channels."""
         return self.iact_layout.planar
 
-    @property
+    @cached_property
     def window(self) -> int:
         """Columns from the first to the last tap of a filter row: (S - 1) D + 1."""
         return (self.layer.s - 1) * self.layer.dilation[1] + 1
 
-    @property
+    @cached_property
     def height(self) -> int:
         """Rows from the first to the last tap of a filter column: (R - 1) D + 1."""
         return (self.layer.r - 1) * self.layer.dilation[0] + 1
 
     # tiles
 
-    @property
+    @cached_property
     def n_t(self) -> int:
         """Tiles of images."""
         return self.layer.n // self.n0
 
-    @property
+    @cached_property
     def r_t(self) -> int:
         """Filter rows in time."""
         return self.layer.r // (self.r_s * self.r0)
 
-    @property
+    @cached_property
     def g_t(self) -> int:
         """Tiles of groups."""
         return self.layer.groups // self.g_n
 
-    @property
+    @cached_property
     def g_n(self) -> int:
         """Groups of a tile."""
         return self.g_y * self.g0
 
-    @property
+    @cached_property
     def pe_filters(self) -> int:
         """Psums of a PE at one position: filters, or groups of one filter each."""
         return self.m0 * self.g0
 
-    @property
+    @cached_property
     def pe_words(self) -> int:
         """Iacts of a PE at one position of a row: channels of all its groups."""
         return self.c0 * self.g0
 
-    @property
+    @cached_property
     def p_n(self) -> int:
         """Output rows of a row step."""
         return self.p_x * self.p_y
 
-    @property
+    @cached_property
     def m_n(self) -> int:
         """Filters of a filter group across the columns."""
         return self.m1 * self.m0 * self.m_y
 
-    @property
+    @cached_property
     def held(self) -> bool:
         """Psums stay in the PE until they are complete."""
         return self.stationary == "psum"
 
-    @property
+    @cached_property
     def patched(self) -> bool:
         """Iacts come in patches that stay for a pass, not through a sliding window."""
         return self.stationary != "weight"
 
-    @property
+    @cached_property
     def column_filters(self) -> int:
         """Ofmap channels of a column in a tile."""
         return self.m1 * self.set_filters
 
-    @property
+    @cached_property
     def set_filters(self) -> int:
         """Ofmap channels that a column's PEs work on at the same time."""
         return self.pe_filters * self.m_y * self.g_y
 
-    @property
+    @cached_property
     def merged(self) -> int:
         """Columns that fill a beat of the ofmap together, one of each group of drain lanes; 1: columns fill their own.
 
@@ -264,111 +264,111 @@ class Mapping:
         whole = lanes * (beat // own)
         return beat // own if self.m_x % whole == 0 and self.m_x_rest % whole == 0 else 1
 
-    @property
+    @cached_property
     def inner(self) -> int:
         """Columns of one filter group."""
         return self.p_x * self.q_x
 
-    @property
+    @cached_property
     def q_pe(self) -> int:
         """Output columns of a PE in a pass."""
         return min(self.q0, self.layer.q) // self.q_x
 
-    @property
+    @cached_property
     def q_pe_rest(self) -> int:
         """Output columns of a PE in the last column tile."""
         return self.q_pe if self.q_x > 1 else self.q_rest
 
-    @property
+    @cached_property
     def q_x_rest(self) -> int:
         """Parts of the output columns across the array in the last column tile."""
         return self.q_rest // self.q_pe if self.q_x > 1 else 1
 
-    @property
+    @cached_property
     def mt(self) -> int:
         """Filter tiles."""
         return ceil_div(self.m, self.m_x * self.m_n)
 
-    @property
+    @cached_property
     def ct(self) -> int:
         """Channel tiles."""
         return ceil_div(self.c, self.c_s * self.c0)
 
-    @property
+    @cached_property
     def row_steps(self) -> int:
         """Sets of p_n output rows."""
         return ceil_div(self.layer.p, self.p_n)
 
-    @property
+    @cached_property
     def pt(self) -> int:
         """Row tiles."""
         return ceil_div(self.row_steps, self.p0)
 
-    @property
+    @cached_property
     def qt(self) -> int:
         """Column tiles."""
         return ceil_div(self.layer.q, self.q0)
 
     # what is left for the last tile of each dimension
 
-    @property
+    @cached_property
     def m_rest(self) -> int:
         """Filters of the last filter tile."""
         return self.m - (self.mt - 1) * self.m_x * self.m_n
 
-    @property
+    @cached_property
     def c_rest(self) -> int:
         """Channels of the last channel tile."""
         return self.c - (self.ct - 1) * self.c_s * self.c0
 
-    @property
+    @cached_property
     def q_rest(self) -> int:
         """Output columns of the last column tile."""
         return self.layer.q - (self.qt - 1) * self.q0
 
-    @property
+    @cached_property
     def p0_rest(self) -> int:
         """Row steps of the last row tile."""
         return self.row_steps - (self.pt - 1) * self.p0
 
-    @property
+    @cached_property
     def p_rest(self) -> int:
         """Output rows of the last row step."""
         return self.layer.p - (self.row_steps - 1) * self.p_n
 
-    @property
+    @cached_property
     def m_x_rest(self) -> int:
         """Filter groups across the columns in the last filter tile."""
         return ceil_div(self.m_rest, self.m_n)
 
-    @property
+    @cached_property
     def c_s_rest(self) -> int:
         """Channel groups along the chain in the last channel tile."""
         return ceil_div(self.c_rest, self.c0)
 
     # the array
 
-    @property
+    @cached_property
     def chain(self) -> int:
         """PEs of a psum chain."""
         return self.c_s * self.r_s
 
-    @property
+    @cached_property
     def chains(self) -> int:
         """Psum chains of a column."""
         return self.p_y * self.m_y * self.g_y
 
-    @property
+    @cached_property
     def columns(self) -> int:
         """Columns used."""
         return self.m_x * self.inner
 
-    @property
+    @cached_property
     def iact_ports(self) -> int:
         """Ports that iacts come through: one if all rows take the same, or if there is no other."""
         return 1 if self.m_y > 1 else min(self.ports, self.config.iact_ports)
 
-    @property
+    @cached_property
     def weight_ports(self) -> int:
         """Ports that weights come through."""
         return min(self.ports, self.config.weight_ports)
@@ -387,7 +387,7 @@ class Mapping:
         """Words of an iact flit."""
         return self.config.flit_words
 
-    @property
+    @cached_property
     def blocks(self) -> int:
         """Channel blocks of a channel tile in a bank of the global buffer (channels, in the packed form)."""
         channels = self.g_n * self.c if self.g_n > 1 else min(self.c, self.c_s * self.c0)
@@ -405,37 +405,37 @@ class Mapping:
         """Channel blocks of a tile of groups in memory (channels, in the packed form)."""
         return self.c if self.planar else ceil_div(self.g_n * self.c, self.lanes)
 
-    @property
+    @cached_property
     def tile_rows(self) -> int:
         """Iact rows of a tile, halo included."""
         return (min(self.p0, self.row_steps) * self.p_n - 1) * self.layer.stride[0] + self.height
 
-    @property
+    @cached_property
     def tile_columns(self) -> int:
         """Iact columns of a tile, halo included."""
         return (min(self.q0, self.layer.q) - 1) * self.layer.stride[1] + self.window
 
-    @property
+    @cached_property
     def x_offset(self) -> int:
         """Lane of a tile's first column (packed form)."""
         return -self.layer.padding[1] % self.lanes if self.planar else 0
 
-    @property
+    @cached_property
     def tile_beats(self) -> int:
         """Flits of a row of a tile in the global buffer."""
         return ceil_div(self.x_offset + self.tile_columns, self.lanes) if self.planar else self.tile_columns
 
-    @property
+    @cached_property
     def slice_flits(self) -> int:
         """Flits of one channel tile of an image in the global buffer, slots of padding included."""
         return self.blocks * self.tile_rows * self.tile_beats
 
-    @property
+    @cached_property
     def images_kept(self) -> int:
         """Images whose slices are in the global buffer together, because each of them is read more than once."""
         return self.n0 if self.resident or self.r_t > 1 else 1
 
-    @property
+    @cached_property
     def diagonal(self) -> bool:
         """Several rows of the array share an iact row (filter rows in space that overlap)."""
         return self.height > self.layer.stride[0] and self.r_s > 1
@@ -457,12 +457,12 @@ class Mapping:
 
     # weights and psums
 
-    @property
+    @cached_property
     def weights(self) -> int:
         """Weights of a PE in a pass (of one of m1 filter groups)."""
         return self.pe_filters * self.layer.s * self.r0 * self.c0
 
-    @property
+    @cached_property
     def weights_stay(self) -> bool:
         """The weights of a group stay in the PEs over all tiles of rows and columns.
 
@@ -471,7 +471,7 @@ class Mapping:
         whole = self.mt * self.ct * self.r_t * self.m1 == 1
         return whole and (self.pt == 1 or self.p_rest == self.p_n) and (self.qt == 1 or self.q_x_rest == self.q_x)
 
-    @property
+    @cached_property
     def params_stay(self) -> bool:
         """The parameters of a group stay in the drain over all tiles of rows and columns."""
         return self.mt == 1
@@ -481,27 +481,27 @@ class Mapping:
         """Times that what stays is loaded for each group: once for all images if there is only one tile of groups."""
         return 1 if self.g_t == 1 else self.n_t
 
-    @property
+    @cached_property
     def weight_rounds(self) -> int:
         """Times that the weights of each group are loaded."""
         return self._rounds if self.weights_stay else self.n_t * self.pt * self.qt
 
-    @property
+    @cached_property
     def param_rounds(self) -> int:
         """Times that the parameters of each group are loaded."""
         return self._rounds if self.params_stay else self.n_t * self.pt * self.qt
 
-    @property
+    @cached_property
     def bank_words(self) -> int:
         """Psums of a column in a tile."""
         return self.n0 * min(self.p0, self.row_steps) * self.q_pe * self.column_filters * self.p_y
 
-    @property
+    @cached_property
     def out_lanes(self) -> int:
         """Output words of a beat."""
         return self.ofmap_layout.words_per_beat
 
-    @property
+    @cached_property
     def iact_slots(self) -> int:
         """Words of a PE's iact spad that the static order of flits needs."""
         ux, step = self.stride[1], self.lanes if self.planar else 1

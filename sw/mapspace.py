@@ -57,6 +57,9 @@ _R0, _C0, _P_X, _M_X, _P0, _Q0, _M0, _RESIDENT, _Q_X, _P_Y, _M_Y, _G_Y, _G0, _M1
     FACTORS.index,
     ("r0", "c0", "p_x", "m_x", "p0", "q0", "m0", "resident", "q_x", "p_y", "m_y", "g_y", "g0", "m1", "n0", "stationary"),
 )
+_ROW_TILES = 8
+"""Row tiles of even size, at most, that are worth a look."""
+
 _IACT, _PSUM, _WEIGHT = map(STATIONARY.index, ("iact", "psum", "weight"))
 
 
@@ -103,11 +106,14 @@ def _product(
                 if base[_M_X] > 1 and base[_M_X] * m0 * base[_M_Y] * m1 > m:
                     continue
                 fitting = psum_spad // (q * m0 * base[_G0]) if stationary == _PSUM else depth
-                longest = min(-(-p // (base[_P_X] * base[_P_Y])), depth, fitting)
+                row_steps = -(-p // (base[_P_X] * base[_P_Y]))
+                longest = min(row_steps, depth, fitting)
                 if stationary == _IACT or base[_P_Y] > 1:
                     longest = 1
                 for p0 in range(1, longest + 1):
-                    if not steps_allowed[p0] or (not whole and p0 != 1 and p0 != longest):
+                    tiles = -(-row_steps // p0)
+                    worth = p0 in (1, longest) or (tiles <= _ROW_TILES and p0 == -(-row_steps // tiles))
+                    if not steps_allowed[p0] or not (whole or worth):
                         continue
                     together = min(fitting, depth) // p0 if stationary != _IACT else 1
                     for n0 in images:
@@ -139,7 +145,7 @@ class Space:
     flow : Dataflow
     whole : bool
         Every set of factors, not only those that are worth a look: those that fill the array or divide a dimension, the
-        twelve widest tiles that split it evenly, as many row steps as fit or one.
+        twelve widest tiles that split it evenly, as many row steps as fit, one, or up to eight tiles of as many.
     """
 
     def __init__(self, config: ArchConfig, layer: Layer, flow: Dataflow, *, whole: bool = False) -> None:
@@ -275,6 +281,8 @@ class Space:
         if one is not None and not one.most and one.value:
             tiles = [min(one.value, x.q)]
         p_values = self._spread(x.p, a.cols) if "P" in allowed and rows["p_y"] == 1 else [1]
+        if len(p_values) > 1 and "M" in allowed:  # filters can be beside whole groups of drain lanes
+            p_values = sorted({*p_values, *range(a.lanes, min(x.p, a.cols) + 1, a.lanes)}, reverse=True)
         for p_x in p_values:
             if not self.flow.allows("columns", "P", p_x, x.p):
                 continue
