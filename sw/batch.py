@@ -97,11 +97,7 @@ _OUTPUTS = ("raw", "requant")
 
 _CONFIG = record(
     ArchConfig,
-    {
-        field.name: types.boolean if field.type is bool else _INT
-        for field in fields(ArchConfig)
-        if field.type is not str
-    }
+    {field.name: types.boolean if field.type is bool else _INT for field in fields(ArchConfig) if field.type is not str}
     | dict.fromkeys(("flit_words", "lanes", "ports"), _INT),
 )
 _LAYER = record(

@@ -72,7 +72,6 @@ def _edges(mapping: Mapping, rows: tuple[str, ...]) -> dict[str, tuple[str, ...]
 
 
 def _tiles(m: Mapping, strides: dict[str, dict[str, int]]) -> list[Loop]:
-    x = m.layer
     bounds = {"n": m.n_t, "g": m.g_t, "pt": m.pt, "qt": m.qt, "mt": m.mt}
     return [Loop(name, bound, strides.get(name, {})) for name, bound in bounds.items()]
 

@@ -336,8 +336,8 @@ def _best(pool: Pool) -> tuple[Mapping, int] | None:
     """Predict the cycles of the best mappings and return the best, if any can run, and how many were predicted."""
     costs, energy, objective = pool.keys[:, 0], pool.energy, pool.objective
     if not objective.depends_on_cycles:
-        first = _runnable(pool, range(len(costs)), 1)
-        return (pool.mapping(first[0]), 0) if first else None
+        cheapest = _runnable(pool, range(len(costs)), 1)
+        return (pool.mapping(cheapest[0]), 0) if cheapest else None
     found: dict[int, float] = {}
     together = os.cpu_count() or 1
 

@@ -54,8 +54,7 @@ def _even(size: int, limit: int) -> list[int]:
 _NONE = dict.fromkeys(FACTORS, 1) | {"resident": 0, "stationary": 0}
 
 _R0, _C0, _P_X, _M_X, _P0, _Q0, _M0, _RESIDENT, _Q_X, _P_Y, _M_Y, _G_Y, _G0, _M1, _N0, _STATIONARY = map(
-    FACTORS.index,
-    ("r0", "c0", "p_x", "m_x", "p0", "q0", "m0", "resident", "q_x", "p_y", "m_y", "g_y", "g0", "m1", "n0", "stationary"),
+    FACTORS.index, "r0 c0 p_x m_x p0 q0 m0 resident q_x p_y m_y g_y g0 m1 n0 stationary".split()
 )
 _ROW_TILES = 8
 """Row tiles of even size, at most, that are worth a look."""
@@ -66,7 +65,7 @@ _IACT, _PSUM, _WEIGHT = map(STATIONARY.index, ("iact", "psum", "weight"))
 def _product(
     bases: Ints, filters: Ints, images: Ints, steps_allowed: Any, sizes: Any, limits: Any, whole: bool, rows: Ints
 ) -> int:
-    """Multiply out filters, images, row steps and residency of bases; fill in what rows there are; return how many it takes.
+    """Multiply out filters, images, row steps and residency of bases; fill in rows; return how many it takes.
 
     Parameters
     ----------
@@ -112,7 +111,7 @@ def _product(
                     longest = 1
                 for p0 in range(1, longest + 1):
                     tiles = -(-row_steps // p0)
-                    worth = p0 in (1, longest) or (tiles <= _ROW_TILES and p0 == -(-row_steps // tiles))
+                    worth = p0 == 1 or p0 == longest or (tiles <= _ROW_TILES and p0 == -(-row_steps // tiles))
                     if not steps_allowed[p0] or not (whole or worth):
                         continue
                     together = min(fitting, depth) // p0 if stationary != _IACT else 1

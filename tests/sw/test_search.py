@@ -6,6 +6,7 @@ import random
 import pytest
 
 from rowmesh.hw.config import ArchConfig
+from rowmesh.sw.assembler import too_many_loops
 from rowmesh.sw.counts import words
 from rowmesh.sw.dataflow import ANY, load_dataflow, load_dataflows
 from rowmesh.sw.estimate import estimate
@@ -47,6 +48,7 @@ def case(number):
         stride=rng.choice([1, 1, 2]),
         output=rng.choice(["raw", "requant"]),
         **({"M": rng.choice([4, 8, 12])} if kind == "conv" else {}),
+        N=rng.choice([1, 1, 2, 4]),
     )
     return config, layer, (rng.choice(FLOWS),), Objective(rng.choice(GOALS))
 
@@ -59,7 +61,7 @@ def upto(*limits):
 def all_mappings(config, layer, flow):
     """Every mapping that a dataflow allows, one at a time; no factor is larger than what it splits."""
     groups, filters, channels = layer.groups, layer.m // layer.groups, layer.c // layer.groups
-    size = {"C": channels, "R": layer.r, "G": groups, "M": filters, "P": layer.p, "Q": layer.q}
+    size = {"C": channels, "R": layer.r, "G": groups, "M": filters, "P": layer.p, "Q": layer.q, "N": layer.n}
 
     def allowed(target, dimensions, **factors):
         return all(
@@ -82,12 +84,12 @@ def all_mappings(config, layer, flow):
                 if c_s * c0 > channels or m_x * m_y * m0 * m1 > filters or g0 * g_y > groups:
                     continue
                 again = m_x * m_y * m0 * m1 < filters  # iacts are used for another tile of filters
-                for (p0, q0), stationary, resident in itertools.product(
-                    upto(row_steps, layer.q), flow.stationary, (False, True) if again else (False,)
+                for (p0, q0, n0), stationary, resident in itertools.product(
+                    upto(row_steps, layer.q, layer.n), flow.stationary, (False, True) if again else (False,)
                 ):
-                    if not q0 % q_x and allowed("pe", None, C=c0, R=r0, M=m0, Q=q0 // q_x, P=p0):
+                    if not q0 % q_x and allowed("pe", None, C=c0, R=r0, M=m0, Q=q0 // q_x, P=p0, N=n0):
                         factors = dict(r_s=r_s, r0=r0, c_s=c_s, c0=c0, p_x=p_x, q_x=q_x, m_x=m_x, p_y=p_y, m_y=m_y)
-                        factors |= dict(g_y=g_y, p0=p0, q0=q0, m0=m0, g0=g0, m1=m1)
+                        factors |= dict(g_y=g_y, p0=p0, q0=q0, m0=m0, g0=g0, m1=m1, n0=n0)
                         factors |= dict(stationary=stationary, resident=resident)
                         try:
                             yield Mapping(config=config, layer=layer, dataflow=flow.name, **factors)
@@ -168,3 +170,12 @@ def test_what_is_worth_a_look_holds_the_best(number, goal):
     more = search(config, layer, flows, goal, Budget(mappings=1_000_000), 1)
     assert more.valid > 5 * some.valid
     assert more.estimate <= some.estimate <= 1.001 * more.estimate
+
+
+def test_a_mapping_of_more_loops_than_levels_is_passed_over_or_refused():
+    layer = load_workload("alexnet").layers[1]
+    config = load_arch("fpga4x4").replace(nest_levels=6)
+    with pytest.raises(UnmappableError, match=r"^layer CONV2: no mapping .* the \d+ loops of \w+ exceed .*nest_levels"):
+        search(config, layer, (load_dataflow("rs"),), "dram")
+    found = search(config.replace(nest_levels=9), layer, (load_dataflow("rs"),), "dram").mapping
+    assert too_many_loops(found) == ""

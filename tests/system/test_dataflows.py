@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import flow
+from rowmesh.sw.assembler import too_many_loops
+from rowmesh.sw.counts import access_counts
 from rowmesh.sw.dataflow import load_dataflow
 from rowmesh.sw.files import shipped_names
 from rowmesh.sw.mapper import UnmappableError, candidates
@@ -137,6 +139,35 @@ def test_ports_share(shared):
     split = [mapping for mapping in legal if mapping.ports == 2 and along(mapping) > 1]
     assert {(m.weight_ports, m.iact_ports) for m in split} == {(2, 1 if shared == "filters" else 2)}
     check(split[:: max(1, len(split) // 8)])
+
+
+def test_images_share_weights():
+    """Tiles of several images: in both orders that take them, whatever else stays, and one tile or several of them."""
+    config, window = SHAPES[0], {"R": 3, "S": 2, "padding": 1, "H": 6, "W": 5}
+    layers = (
+        Layer.model_validate({"name": "conv", "N": 4, "M": 8, "C": 8, "stride": 2, "output": "requant"} | window),
+        Layer.model_validate({"name": "packed", "N": 2, "M": 8, "C": 3} | window),
+        Layer(name="fc", kind="fc", N=6, M=24, C=16),
+        Layer.model_validate({"name": "groups", "kind": "depthwise", "N": 4, "C": 16, "output": "requant"} | window),
+    )
+    chosen = {}
+    for layer, name in itertools.product(layers, ("rs", "rs-g", "ws", "os-b")):
+        for _, m in candidates(config, layer, (load_dataflow(name),)):
+            kind = layer.name, m.stationary, m.resident, m.r_t > 1, m.weights_stay, m.n_t > 1
+            if m.n0 > 1 and kind not in chosen and not too_many_loops(m):
+                chosen[kind] = m
+    assert {kind[1:4] for kind in chosen} >= set(itertools.product(("weight", "psum"), (False, True), (False, True)))
+    assert {kind[4:] for kind in chosen} == set(itertools.product((False, True), (False, True)))
+    check(list(chosen.values()))
+
+
+def test_the_mapper_shares_weights_among_images():
+    """The weights of a batch are loaded once if its psums fit the banks."""
+    layer, flows = Layer(name="fc", kind="fc", N=4, M=24, C=64), (load_dataflow("ws"),)
+    mapping = flow.map_layer(SHAPES[0], layer, flows, "dram").mapping
+    assert mapping.n0 == 4
+    assert access_counts(mapping)["dram.weight.read"] == 24 * 64
+    check([mapping])
 
 
 def test_accumulators_of_more_filters_than_parameters():

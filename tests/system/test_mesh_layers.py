@@ -42,6 +42,7 @@ SPLITS = {
     "pools": (POOL, {"g_y": 2, "p_x": 2}),
     "filters, one output": (FC, {"m_y": 2, "m_x": 2}),
     "channels, one output": (FC, {"c_y": 2, "m_x": 2}),
+    "channels of two images": (FC.with_batch(2), {"c_y": 2, "m_x": 2}),
 }
 
 
@@ -87,6 +88,7 @@ def test_every_split_back_to_back():
         "interleaved multicast",
         "broadcast",
     }
+    assert any(mapping.share.n0 > 1 for mapping in mappings)
     check(mappings)
 
 
