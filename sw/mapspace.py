@@ -54,7 +54,25 @@ def _even(size: int, limit: int) -> list[int]:
 _NONE = dict.fromkeys(FACTORS, 1) | {"resident": 0, "stationary": 0}
 
 _R0, _C0, _P_X, _M_X, _P0, _Q0, _M0, _RESIDENT, _Q_X, _P_Y, _M_Y, _G_Y, _G0, _M1, _N0, _STATIONARY = map(
-    FACTORS.index, "r0 c0 p_x m_x p0 q0 m0 resident q_x p_y m_y g_y g0 m1 n0 stationary".split()
+    FACTORS.index,
+    [
+        "r0",
+        "c0",
+        "p_x",
+        "m_x",
+        "p0",
+        "q0",
+        "m0",
+        "resident",
+        "q_x",
+        "p_y",
+        "m_y",
+        "g_y",
+        "g0",
+        "m1",
+        "n0",
+        "stationary",
+    ],
 )
 _ROW_TILES = 8
 """Row tiles of even size, at most, that are worth a look."""
