@@ -103,8 +103,10 @@ def run_networks(console: Console) -> list[dict[str, Any]]:
         for layer in load_workload(network).layers:
             if layer.kind not in ("conv", "depthwise"):
                 continue
+            shape = layer.model_copy(update={"name": network})  # layers of one shape are mapped once
             for title, names in (("any", ALL), ("os", FLOWS["os"]), ("ws", FLOWS["ws"])):
-                sums[title] += flow.map_layer(config, layer, flows(names)).predicted.cycles
+                sums[title] += flow.map_layer(config, shape, flows(names)).predicted.cycles
+            console.print(f"{network} {layer.name}: {sums['any']:,} cycles so far", highlight=False)
         row = {"network": network, **sums, "vs_os": sums["os"] / sums["any"], "vs_ws": sums["ws"] / sums["any"]}
         rows.append(row)
         table.add_row(
