@@ -14,12 +14,13 @@ from rowmesh.hw.program import Program
 from rowmesh.hw.router import route_word
 from rowmesh.hw.top import descriptors
 from rowmesh.sw import compiler
-from rowmesh.sw.compiler import MemoryMap, pack_weights
+from rowmesh.sw.compiler import MemoryMap
 from rowmesh.sw.counts import weight_beats
 from rowmesh.sw.deadlock import check_deadlock_freedom
 from rowmesh.sw.mapping import Mapping
 from rowmesh.sw.mesh import MeshMapping
 from rowmesh.sw.nestprogram import Loop, Nest
+from rowmesh.sw.packing import pack_weights
 from rowmesh.sw.programs import Programs
 from rowmesh.sw.subscriptions import array_writes, subscriptions
 

@@ -19,7 +19,7 @@ from rowmesh.hw.top import Top, metadata
 from rowmesh.sim.run import SimJob, SimResult, simulate, simulate_all
 from rowmesh.sw.activity import pe_macs
 from rowmesh.sw.assembler import compile_layers, memory_map, packed_weights
-from rowmesh.sw.compiler import MemoryMap, pack_params
+from rowmesh.sw.compiler import MemoryMap
 from rowmesh.sw.dataflow import Dataflow
 from rowmesh.sw.layerdata import LayerData, make_data, nonzero_macs
 from rowmesh.sw.mapper import Search, UnmappableError, search
@@ -28,6 +28,7 @@ from rowmesh.sw.memory import MEMORY_LATENCY, WRITE_LATENCY
 from rowmesh.sw.mesh import MeshMapping
 from rowmesh.sw.model import predict, predict_sequence
 from rowmesh.sw.objective import Budget, Objective
+from rowmesh.sw.packing import pack_params
 from rowmesh.sw.results import PARTS, LayerResult, Measurement, Outputs, Prediction
 from rowmesh.sw.workload import Layer
 

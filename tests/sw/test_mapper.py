@@ -16,6 +16,7 @@ from rowmesh.sw.deadlock import check_deadlock_freedom
 from rowmesh.sw.mapper import UnmappableError, candidates, find_mapping
 from rowmesh.sw.mapping import IllegalMappingError, Mapping
 from rowmesh.sw.model import STEPS_AHEAD, predict
+from rowmesh.sw.packing import pack_weights
 from rowmesh.sw.results import PARTS
 from rowmesh.sw.spec import load_arch
 from rowmesh.sw.subscriptions import subscriptions
@@ -102,7 +103,7 @@ def test_alexnet_uses_nine_tenths_of_the_array(layer):
 def test_every_word_of_the_weights_is_packed_once():
     mapping = find_mapping(SMALL, LAYER)
     weights = np.arange(LAYER.m * LAYER.c * 9).reshape(LAYER.m, LAYER.c, 3, 3) + 1
-    packed = np.frombuffer(compiler.pack_weights(mapping, weights), "<i2")
+    packed = np.frombuffer(pack_weights(mapping, weights), "<i2")
     assert sorted(packed[packed != 0]) == list(range(1, weights.size + 1))
     assert len(packed) == compiler.weight_beats(mapping) * mapping.lanes
 
