@@ -5,7 +5,7 @@ table V (also EcoFlow, table 2). Its memory traffic is run-length compressed; th
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from rowmesh.hw.config import ArchConfig
@@ -268,24 +268,25 @@ def total(found: Sequence[Score]) -> Score:
 
 
 def criteria(found: Sequence[Score]) -> list[str]:
-    """Say what holds of scores at the chip's batch, a line each.
+    """Say what holds of scores at the chip's batch, a line each, of every layer and of all together.
 
     Parameters
     ----------
     found : sequence of Score
         Measured or extrapolated to a batch of four.
     """
-    rules = (
-        ("cycles below the chip's processing", [score.cycles / score.chip.processing for score in found], 1.0),
-        (f"GLB words at most {GLB_LIMIT} times the chip's", [one.glb / one.chip.glb for one in found], GLB_LIMIT),
+    rules: tuple[tuple[str, Callable[[Score], float], float], ...] = (
+        ("cycles below the chip's processing", lambda one: one.cycles / one.chip.processing, 1.0),
+        (f"GLB words at most {GLB_LIMIT} times the chip's", lambda one: one.glb / one.chip.glb, GLB_LIMIT),
         (
             f"DRAM words at most {DRAM_LIMIT} times the fewest of any mapping",
-            [one.dram / one.fewest for one in found],
+            lambda one: one.dram / one.fewest,
             DRAM_LIMIT,
         ),
     )
     lines = []
-    for rule, ratios, limit in rules:
+    for rule, ratio_of, limit in rules:
+        ratios = [ratio_of(one) for one in found]
         beyond = [
             f"{score.name} {ratio:.2f}"
             for score, ratio in zip(found, ratios, strict=True)
@@ -293,5 +294,6 @@ def criteria(found: Sequence[Score]) -> list[str]:
         ]
         worst = max(range(len(found)), key=lambda index: ratios[index])
         holds = f"holds; largest ratio {found[worst].name} {ratios[worst]:.2f}"
-        lines.append(f"{rule}: " + (f"not for {', '.join(beyond)}" if beyond else holds))
+        of_all = f"; {ratio_of(total(found)):.2f} in total" if len(found) > 1 else ""
+        lines.append(f"{rule}: " + (f"not for {', '.join(beyond)}" if beyond else holds) + of_all)
     return lines

@@ -83,7 +83,11 @@ def test_criteria():
     assert all("holds" in line for line in scorecard.criteria([good]))
     bad = dataclasses.replace(good, cycles=chip.processing, glb=2 * chip.glb, dram=8.0)
     lines = scorecard.criteria([good, bad])
-    assert [line.rsplit("not for ", 1)[1] for line in lines] == ["CONV1 1.00", "CONV1 2.00", "CONV1 1.14"]
+    assert [line.rsplit("not for CONV1 ", 1)[1] for line in lines] == [
+        "1.00; 1.00 in total",
+        "2.00; 1.50 in total",
+        "1.14; 1.07 in total",
+    ]
 
 
 def test_the_fewest_words():
