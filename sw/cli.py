@@ -121,7 +121,6 @@ def map_(
     flows = dataflows.load_dataflows(dataflow)
     goal, limit = Objective(objective), Budget.parse(budget) if budget is not None else None
     from rowmesh.sw import flow, mappingfile
-    from rowmesh.sw.mesh import single
 
     given = mappingfile.read_mappings(mapping, config, layers) if mapping else None
     screen = report.console()
@@ -139,7 +138,7 @@ def map_(
             screen.print("\n" * bool(index) + chosen.describe(), style="bold", soft_wrap=True)
             screen.print("\n".join(f"  {line}" for line in lines), soft_wrap=True)
             if out:
-                found.append((chosen, single(mapped.mapping, "--out")))
+                found.append((chosen, mapped.mapping))
         if out:
             write(mappingfile.write_mappings(found, f"{workload} on {config.name}; docs/mapping.md has the format"))
     _warn_of_wraps(config, layers)

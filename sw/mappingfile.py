@@ -16,6 +16,8 @@ directive a level, outermost first::
         - {target: spad, type: temporal, permutation: QSRCGM, factors: {Q: 13, S: 3, R: 1, C: 2, G: 1, M: 2},
            keep: [weight]}
 
+Of a mesh, ``mesh_y`` and ``mesh_x`` stand below DRAM: how the layer is split over the clusters. The rest is of a share.
+
 docs/mapping.md explains it. Source of the style: Timeloop's mappings (Parashar et al. 2019, sections V.A and V.B).
 """
 
@@ -23,6 +25,7 @@ import io
 import os
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NoReturn, get_args
 
 from ruamel.yaml import YAML
@@ -31,9 +34,9 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import files
 from rowmesh.sw.assembler import too_many_loops
-from rowmesh.sw.files import InputError
 from rowmesh.sw.mapper import flattened
-from rowmesh.sw.mapping import Mapping, Stationary
+from rowmesh.sw.mapping import IllegalMappingError, Mapping, Stationary
+from rowmesh.sw.mesh import MeshMapping, Splits, share_of
 from rowmesh.sw.workload import LARGEST, Layer
 
 __all__ = ["read_mappings", "write_mappings"]
@@ -42,11 +45,20 @@ _TOP = "mapping"
 _TITLE = "mapping"
 _MADE_BY = "rowmesh map ... --out FILE"
 _LAYER_KEYS = ("layer", "dataflow", "plane", "nest")
-_TARGETS = ("DRAM", "GLB", "columns", "rows", "pe", "spad")
-_SPATIAL = ("columns", "rows")
+_CLUSTERS = ("mesh_y", "mesh_x")
+_TARGETS = ("DRAM", *_CLUSTERS, "GLB", "columns", "rows", "pe", "spad")
+_SPATIAL = (*_CLUSTERS, "columns", "rows")
 _PORTED = "rows"  # what ports can share
 _KEEPS: Dict[str, tuple[str, ...]] = {"GLB": ("iact", "psum"), "spad": get_args(Stationary)}
-_PERMUTATIONS = {"DRAM": "NGPQM", "GLB": "CRNP", "columns": "MPQ", "rows": "GPMCR", "pe": "M"}
+_PERMUTATIONS = {
+    "DRAM": "NGPQM",
+    "mesh_y": "MPGC",
+    "mesh_x": "MPG",
+    "GLB": "CRNP",
+    "columns": "MPQ",
+    "rows": "GPMCR",
+    "pe": "M",
+}
 _SPAD_PERMUTATIONS: Dict[Stationary, str] = {"weight": "QSRCGM", "psum": "SRCQGM", "iact": "SRCQGM"}
 
 # Factors that are a mapping's own; all others are what remains of the layer.
@@ -66,6 +78,13 @@ _OWN = {
     ("spad", "C"): "c0",
     ("spad", "G"): "g0",
     ("spad", "M"): "m0",
+}
+
+# Shares of a layer among clusters: factors of the mesh's axes.
+_SPLITS = {
+    (target, dimension): f"{dimension.lower()}_{target[-1]}"
+    for target in _CLUSTERS
+    for dimension in _PERMUTATIONS[target]
 }
 
 
@@ -105,12 +124,14 @@ def _flow(value: Any) -> Any:
     return value
 
 
-def _nest(m: Mapping) -> list[Any]:
+def _nest(of: Mapping | MeshMapping) -> list[Any]:
     """Return a mapping's directives."""
+    m, splits = (of, None) if isinstance(of, Mapping) else (of.share, of.splits)
     factors = {place: getattr(m, name) for place, name in _OWN.items()} | _remaining(m)
+    factors |= {place: getattr(splits, name, 1) for place, name in _SPLITS.items()}
     factors["spad", "Q"] = m.q0 // m.q_x
     kept, directives = _kept(m), []
-    for target in _TARGETS:
+    for target in (target for target in _TARGETS if splits or target not in _CLUSTERS):
         order = _permutation(target, m.stationary)
         directive = {
             "target": target,
@@ -123,12 +144,12 @@ def _nest(m: Mapping) -> list[Any]:
     return directives
 
 
-def write_mappings(mappings: Sequence[tuple[Layer, Mapping]], comment: str = "") -> str:
+def write_mappings(mappings: Sequence[tuple[Layer, Mapping | MeshMapping]], comment: str = "") -> str:
     """Return the text of a mapping file.
 
     Parameters
     ----------
-    mappings : sequence of (Layer, Mapping)
+    mappings : sequence of (Layer, Mapping or MeshMapping)
         Layers as the workload has them; the mapping may be of the same layer with its plane as a row.
     comment : str
         Its first line.
@@ -148,7 +169,9 @@ def write_mappings(mappings: Sequence[tuple[Layer, Mapping]], comment: str = "")
     return (f"# {files.one_line(comment)}\n" if comment else "") + out.getvalue()
 
 
-def read_mappings(path: str | os.PathLike[str], config: ArchConfig, layers: Sequence[Layer]) -> list[Mapping]:
+def read_mappings(
+    path: str | os.PathLike[str], config: ArchConfig, layers: Sequence[Layer]
+) -> list[Mapping | MeshMapping]:
     """Read the mappings of some layers.
 
     Parameters
@@ -160,7 +183,7 @@ def read_mappings(path: str | os.PathLike[str], config: ArchConfig, layers: Sequ
 
     Returns
     -------
-    list of Mapping
+    list of Mapping, or of MeshMapping if the accelerator is a mesh
         One a layer, in their order.
 
     Raises
@@ -168,8 +191,6 @@ def read_mappings(path: str | os.PathLike[str], config: ArchConfig, layers: Sequ
     InputError
         As ``file:line: field: message``; for a mapping that the hardware cannot run, every rule that it breaks.
     """
-    if config.clusters > 1:
-        raise InputError(f"--mapping: takes accelerators of one cluster, not the {config.clusters} of a mesh")
     document = files.parse(files.own_text(path, _TITLE, _MADE_BY), os.fspath(path))
     top = document.section(_TOP)
     document.known_keys((_TOP,), top, ["layers"])
@@ -208,7 +229,7 @@ class _Reader:
     def __init__(self, document: files.Document, place: files.Place, config: ArchConfig, layer: Layer) -> None:
         self.document, self.place, self.config, self.layer = document, place, config, layer
 
-    def mapping(self, entry: dict[str, Any]) -> Mapping:
+    def mapping(self, entry: dict[str, Any]) -> Mapping | MeshMapping:
         layer = self._shape(entry)
         dataflow = entry.get("dataflow", "own")
         if not isinstance(dataflow, str) or not dataflow.isprintable() or not 0 < len(dataflow) <= 64:
@@ -224,13 +245,16 @@ class _Reader:
             "stationary": stationary,
             "dataflow": dataflow,
         }
-        broken = Mapping.broken_rules(self.config, layer, **factors)
+        splits = Splits(**{name: given.get(place, 1) for place, name in _SPLITS.items()})
+        share = self._share(layer, splits)
+        broken = Mapping.broken_rules(self.config.cluster, share, **factors)
         if broken:
             reasons = "; ".join(f"({number}) {text}" for number, text in enumerate(broken, 1))
             rules = "a rule" if len(broken) == 1 else f"{len(broken)} rules"
             raise self.document.error(self.place, f"mapping of {layer.name} breaks {rules}: {reasons}")
-        found = Mapping(config=self.config, layer=layer, **factors)
-        if loops := too_many_loops(found):
+        found = Mapping(config=self.config.cluster, layer=share, **factors)
+        whole = found if self.config.clusters == 1 else self._whole(layer, splits, found)
+        if loops := too_many_loops(whole):
             raise self.document.error(self.place, f"mapping of {layer.name} cannot run: {loops}")
         for (target, dimension), value in _remaining(found).items():
             if given.get((target, dimension), 0) not in (0, value):
@@ -241,8 +265,25 @@ class _Reader:
                     value,
                 )
         for target, place in places.items():
-            self._check_order(target, place, orders[target], found)
-        return found
+            self._check_order(target, place, orders[target], found, splits)
+        return whole
+
+    def _share(self, layer: Layer, splits: Splits) -> Layer:
+        """Return a cluster's share of a layer."""
+        a = self.config
+        if splits.rows > a.mesh_rows or splits.cols > a.mesh_cols:
+            reason = f"{splits.rows} x {splits.cols} clusters exceed the mesh of {a.mesh_rows} x {a.mesh_cols}"
+            raise self.document.error(self.place, f"mapping of {layer.name} breaks a rule: (1) {reason}")
+        try:
+            return share_of(layer, splits, 0, 0).layer if a.clusters > 1 else layer
+        except IllegalMappingError as error:
+            raise self.document.error(self.place, f"mapping of {layer.name} breaks a rule: (1) {error}") from None
+
+    def _whole(self, layer: Layer, splits: Splits, share: Mapping) -> MeshMapping:
+        try:
+            return MeshMapping(self.config, layer, splits, replace(share, within=layer))
+        except IllegalMappingError as error:
+            raise self.document.error(self.place, f"mapping of {layer.name} breaks a rule: (1) {error}") from None
 
     def _shape(self, entry: dict[str, Any]) -> Layer:
         plane = entry.get("plane")
@@ -312,7 +353,7 @@ class _Reader:
                 raise self.document.error(
                     (*self.place, *where), f"{target} has no factor of that name, it has {', '.join(legal)}"
                 )
-            low = 1 if (target, dimension) in _OWN else 0
+            low = 1 if (target, dimension) in _OWN | _SPLITS else 0
             if type(value) is not int or not low <= value <= LARGEST:
                 rule = f"an integer from {low} to {LARGEST}" + ("" if low else " (0: what remains)")
                 near = min(max(low, value), LARGEST) if type(value) is int else low
@@ -330,11 +371,12 @@ class _Reader:
             self._refuse(where, f"one of {', '.join(legal)}: what stays there longest", value, "[weight]")
         return names
 
-    def _check_order(self, target: str, place: files.Place, order: Any, m: Mapping) -> None:
+    def _check_order(self, target: str, place: files.Place, order: Any, m: Mapping, splits: Splits) -> None:
         """Check a permutation; loops of a single iteration may stand anywhere, or nowhere."""
         legal = _permutation(target, m.stationary)
         order = legal if order is None else order
         factors = {place: getattr(m, name) for place, name in _OWN.items()} | _remaining(m)
+        factors |= {place: getattr(splits, name) for place, name in _SPLITS.items()}
         factors["spad", "Q"] = m.q_pe
         listed = list(order) if isinstance(order, str | list) else None
         if listed is not None and all(isinstance(name, str) and name in legal for name in listed):

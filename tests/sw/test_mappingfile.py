@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given, settings
@@ -11,9 +12,10 @@ from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import cli
 from rowmesh.sw.dataflow import ANY, load_dataflows
 from rowmesh.sw.files import InputError
-from rowmesh.sw.mapper import candidates, find_mapping
+from rowmesh.sw.mapper import candidates, find_mapping, search
 from rowmesh.sw.mapping import IllegalMappingError, Mapping
 from rowmesh.sw.mappingfile import read_mappings, write_mappings
+from rowmesh.sw.mesh import MeshMapping, Splits, share_of
 from rowmesh.sw.workload import Layer
 
 FLOWS = load_dataflows(ANY)
@@ -90,7 +92,7 @@ def test_what_remains_may_be_left_out(edited):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("target: DRAM", "target: DRAN", "nest[0].target: must be one of DRAM, GLB, .* not 'DRAN' .*: DRAM"),
+        ("target: DRAM", "target: DRAN", "nest[0].target: must be one of DRAM, .*, GLB, .* not 'DRAN' .*: DRAM"),
         ("target: GLB", "target: DRAM", "nest[1].target: must be given once, not twice"),
         ("type: spatial", "type: temporal", "nest[2].type: must be spatial at columns"),
         ("{N: 1,", "{N: 2,", "nest[0].factors.N: must be what the other factors leave .* not 2 .*: 1"),
@@ -132,7 +134,7 @@ def test_every_broken_rule_is_named(edited):
         {
             name: st.integers(1, 12)
             for name in (
-                ["r_s", "r0", "c_s", "c0", "p_x", "m_x", "q_x", "p_y", "m_y", "g_y", "g0", "m1", "p0", "q0", "m0"]
+                ["r_s", "r0", "c_s", "c0", "p_x", "m_x", "q_x", "p_y", "m_y", "g_y", "g0", "m1", "p0", "q0", "m0", "n0"]
             )
         }
     ),
@@ -163,3 +165,54 @@ def test_map_writes_and_reads(tmp_path, capsys):
         assert "with --mapping there is none" in capsys.readouterr().err
     assert cli.main(["map", "tiny", "demo", "--mapping", "none.yaml"]) == 2
     assert "'none.yaml': no such file; a mapping is what `rowmesh map ... --out FILE` writes" in capsys.readouterr().err
+
+
+MESH = SMALL.replace(mesh_rows=2, mesh_cols=2, drain_lanes=0, nest_levels=12)
+WIDE = Layer(name="wide", M=32, C=32, H=6, W=9, R=3, S=3, padding=1, N=2)
+
+
+def test_meshes_round_trip(tmp_path):
+    """How a layer is split over the clusters is part of its mapping."""
+    path, layer = tmp_path / "m.yaml", Layer(name="point", M=32, C=32, H=6, W=6, R=1, S=1)
+    for shape in (WIDE, layer):
+        found = search(MESH, shape, FLOWS[:1], "dram").mapping
+        assert found.splits.rows * found.splits.cols == 4
+        path.write_text(write_mappings([(shape, found)]))
+        assert read_mappings(path, MESH, [shape]) == [found]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("mesh_y, type: spatial", "mesh_y, type: temporal", "nest[1].type: must be spatial at mesh_y"),
+        ("mesh_x", "mesh_z", "nest[2].target: must be one of DRAM, mesh_y, mesh_x, .* not 'mesh_z' .*: mesh_y"),
+        ("{M: 1, P: 1, G: 1}", "{M: 1, P: 1, C: 1}", "nest[2].factors.C: mesh_x has no factor of that name"),
+        ("{M: 1, P: 1, G: 1}", "{M: 0, P: 1, G: 1}", "nest[2].factors.M: must be an integer from 1 to 65536"),
+        (
+            "{M: 1, P: 1, G: 1}",
+            "{M: 3, P: 1, G: 1}",
+            "breaks a rule: (1) 1 x 3 clusters exceed the mesh",
+        ),
+        (
+            "{M: 1, P: 1, G: 1}",
+            "{M: 1, P: 1, G: 2}",
+            "breaks a rule: (1) groups (1) must be whole shares",
+        ),
+    ],
+)
+def test_bad_files_of_meshes(tmp_path, old, new, message):
+    path, share = tmp_path / "m.yaml", share_of(WIDE, Splits(), 0, 0).layer
+    own = find_mapping(MESH.cluster, share, FLOWS[:1], "dram")
+    path.write_text(write_mappings([(WIDE, MeshMapping(MESH, WIDE, Splits(), replace(own, within=WIDE)))]))
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(InputError, match=r"m\.yaml:\d+: mapping\.layers.*" + re.sub(r"([\[()])", r"\\\1", message)):
+        read_mappings(path, MESH, [WIDE])
+
+
+def test_a_mapping_of_a_mesh_needs_one(tmp_path):
+    path = tmp_path / "m.yaml"
+    path.write_text(write_mappings([(WIDE, search(MESH, WIDE, FLOWS[:1], "dram").mapping)]))
+    with pytest.raises(InputError, match=r"breaks a rule: \(1\) \d x \d clusters exceed the mesh of 1 x 1"):
+        read_mappings(path, SMALL, [WIDE])
