@@ -29,7 +29,7 @@ from numba.extending import (
     register_model,
 )
 
-from rowmesh.sim.build import cache_directory
+from rowmesh.sw.kernels import kept_in
 
 __all__ = ["Choice", "Record", "builder", "cached", "conjunction", "record"]
 
@@ -38,7 +38,7 @@ __all__ = ["Choice", "Record", "builder", "cached", "conjunction", "record"]
 def cached() -> Iterator[None]:
     """Have numba keep what is decorated meanwhile in the project's cache."""
     before = numba_config.CACHE_DIR  # type: ignore[attr-defined]
-    numba_config.CACHE_DIR = str(cache_directory() / "compiled")  # type: ignore[attr-defined]
+    numba_config.CACHE_DIR = kept_in("compiled")  # type: ignore[attr-defined]
     try:
         yield
     finally:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numba
 
-from rowmesh.sim.build import cache_directory
+from rowmesh.sw.kernels import kept_in
 
 _sources = sorted(Path(__file__).parent.glob("*.py"))
 _digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in _sources)).hexdigest()[:16]
 # numba looks at the caller's file only: a change of a function elsewhere would not be seen
-numba.config.CACHE_DIR = str(cache_directory() / "timing" / _digest)  # type: ignore[attr-defined]
+numba.config.CACHE_DIR = kept_in("timing", _digest)  # type: ignore[attr-defined]

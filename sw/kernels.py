@@ -1,0 +1,21 @@
+"""Where numba keeps what it has compiled, and names that tell its functions apart."""
+
+import itertools
+import os
+from pathlib import Path
+
+from numba.core.bytecode import FunctionIdentity
+
+from rowmesh.sim.build import cache_directory
+
+__all__ = ["kept_in"]
+
+# numba numbers the functions of a process and makes their symbols of name, number and types; the linker takes the first
+# of two that are equal. Code that two processes compiled and a third one loads would then run each other's functions:
+# those of numba itself have the same few names ("impl"). So numbers begin elsewhere in each process.
+FunctionIdentity._unique_ids = itertools.count(int.from_bytes(os.urandom(5), "big") << 20)
+
+
+def kept_in(*names: str) -> str:
+    """Return the folder of compiled functions, below the cache of built models."""
+    return str(Path(cache_directory(), *names))
