@@ -38,6 +38,7 @@ __all__ = [
     "build_model",
     "cache_directory",
     "check_tools",
+    "locked",
     "read_metadata",
 ]
 
@@ -244,7 +245,7 @@ def build_model(
     if not cached:
         check_tools()
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target.with_suffix(".lock")):
+        with locked(target.with_suffix(".lock")):
             cached = target.is_dir()
             if not cached:
                 _build(target, kind, sources, generics, control, progress)
@@ -301,7 +302,7 @@ def _tool_versions() -> tuple[str, ...]:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock; it is released when the process ends, however it ends."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

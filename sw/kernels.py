@@ -5,8 +5,9 @@ import os
 from pathlib import Path
 
 from numba.core.bytecode import FunctionIdentity
+from numba.core.caching import IndexDataCacheFile
 
-from rowmesh.sim.build import cache_directory
+from rowmesh.sim.build import cache_directory, locked
 
 __all__ = ["kept_in"]
 
@@ -14,6 +15,17 @@ __all__ = ["kept_in"]
 # of two that are equal. Code that two processes compiled and a third one loads would then run each other's functions:
 # those of numba itself have the same few names ("impl"). So numbers begin elsewhere in each process.
 FunctionIdentity._unique_ids = itertools.count(int.from_bytes(os.urandom(5), "big") << 20)
+
+
+_save = IndexDataCacheFile.save
+
+
+def _save_alone(self: IndexDataCacheFile, key: object, data: object) -> None:
+    with locked(Path(self._index_path).with_suffix(".lock")):
+        _save(self, key, data)
+
+
+IndexDataCacheFile.save = _save_alone  # two processes that save at the same time would choose the same file
 
 
 def kept_in(*names: str) -> str:

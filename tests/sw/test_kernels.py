@@ -1,0 +1,50 @@
+"""Compiled code that several processes keep in one cache."""
+
+import subprocess
+import sys
+
+import pytest
+
+from rowmesh.sw import kernels
+
+_NUMBER = "import rowmesh.sw.{}; from numba.core.bytecode import FunctionIdentity as f; print(next(f._unique_ids))"
+
+
+@pytest.mark.parametrize("module", ["timing", "batch"])
+def test_no_two_processes_give_functions_the_same_numbers(module):
+    """Symbols of equal names are one for the linker: a third process would run one's function in the other's place."""
+    numbers = [
+        int(subprocess.run([sys.executable, "-c", _NUMBER.format(module)], capture_output=True, check=True).stdout)
+        for _ in range(2)
+    ]
+    assert abs(numbers[0] - numbers[1]) > 100_000
+
+
+_KEEP = """
+import sys
+from rowmesh.sw.kernels import kept_in
+import numba
+numba.config.CACHE_DIR = sys.argv[1]
+sys.path.insert(0, sys.argv[1])
+import shape
+print(shape.size(*[0] * int(sys.argv[2])))
+"""
+
+
+def test_processes_that_save_at_once_keep_all(tmp_path):
+    """Each of several processes compiles the same function for other types; all are there afterwards, and right."""
+    source = "import numba\n\n@numba.njit(cache=True)\ndef size(*given):\n    return len(given)\n"
+    (tmp_path / "shape.py").write_text(source)
+    counts = range(1, 7)
+    for _ in range(2):
+        running = [
+            subprocess.Popen([sys.executable, "-c", _KEEP, str(tmp_path), str(n)], stdout=subprocess.PIPE)
+            for n in counts
+        ]
+        assert [int(process.communicate()[0]) for process in running] == list(counts)
+    assert len(list(tmp_path.rglob("*.nbc"))) == len(counts)
+
+
+def test_the_cache_is_the_models(monkeypatch, tmp_path):
+    monkeypatch.setenv("ROWMESH_CACHE", str(tmp_path))
+    assert kernels.kept_in("a", "b") == str(tmp_path / "a" / "b")
