@@ -120,6 +120,7 @@ class Row(Block):
 
     def __init__(self, config: ArchConfig) -> None:
         self._config = config
+        self.shared = config.clusters > 1  # of each cluster
         flit = stream.Signature(flit_layout(config))
         step = stream.Signature(step_layout(config))
         psum = stream.Signature(psum_layout(config))
@@ -246,6 +247,7 @@ class Array(Block):
 
     def __init__(self, config: ArchConfig) -> None:
         self._config = config
+        self.shared = config.clusters > 1  # of each cluster
         self._sum_width = bits_for(config.rows * config.cols)
         super().__init__(
             {

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Signal, unsigned
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -17,6 +17,8 @@ from rowmesh.hw.segments import (
 )
 
 __all__ = ["ReadArbiter"]
+
+_SMALL = 8  # ports up to which a list of all ports for each of them is small
 
 
 class ReadArbiter(Block):
@@ -88,13 +90,8 @@ class ReadArbiter(Block):
         go, done = Signal(), Signal()
         full = Signal()  # outstanding is read_bursts
         turn = Signal(port_shape)  # the port that went last, of those behind port 0
-        with m.Switch(turn):
-            for before in range(self._ports):
-                others = [1 + (before + k) % (self._ports - 1) for k in range(self._ports - 1)]
-                with m.Case(before):
-                    for port in reversed([0, *others]):
-                        with m.If(waiting[port].valid):
-                            m.d.comb += [chosen.eq(port), picked.eq(waiting[port].payload)]
+        choose = self._choose_of_few if self._ports <= _SMALL else self._choose_of_many
+        choose(m, waiting, turn, chosen, picked)
         with m.If(go & (chosen != 0)):
             m.d.sync += turn.eq(chosen)
         m.d.comb += [
@@ -132,3 +129,27 @@ class ReadArbiter(Block):
             m.d.sync += port.valid.eq(axi.rvalid & (owner == number))
             m.d.comb += port.data.eq(beat)
         return m
+
+    def _choose_of_few(self, m: Module, waiting: list[Any], turn: Signal, chosen: Signal, picked: Any) -> None:
+        """Choose the next port in turn; each port that may have been the last has its own list of all."""
+        with m.Switch(turn):
+            for before in range(self._ports):
+                others = [1 + (before + k) % (self._ports - 1) for k in range(self._ports - 1)]
+                with m.Case(before):
+                    for port in reversed([0, *others]):
+                        with m.If(waiting[port].valid):
+                            m.d.comb += [chosen.eq(port), picked.eq(waiting[port].payload)]
+
+    def _choose_of_many(self, m: Module, waiting: list[Any], turn: Signal, chosen: Signal, picked: Any) -> None:
+        """Choose the same port; the size grows with the ports, not with their square."""
+        valid = Cat(port.valid for port in waiting)
+        later, first = Signal(len(waiting)), Signal(len(waiting))
+        m.d.comb += [
+            later.eq(valid & (~1 << turn)),  # after the one that went last
+            first.eq(Mux(valid[0], 1, Mux(later.any(), later, valid))),
+            picked.eq(Array(port.payload for port in waiting)[chosen]),
+        ]
+        with m.If(valid.any()):
+            for port in reversed(range(len(waiting))):
+                with m.If(first[port]):
+                    m.d.comb += chosen.eq(port)

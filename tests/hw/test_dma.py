@@ -401,10 +401,11 @@ def test_arbiter_priority_halt_and_error():
     assert errors == [1, 1]
 
 
-def test_arbiter_takes_turns_behind_port_0():
-    dut = ReadArbiter(CONFIG, 4)
+@pytest.mark.parametrize("ports", [4, 12])
+def test_arbiter_takes_turns_behind_port_0(ports):
+    dut = ReadArbiter(CONFIG, ports)
     memory = Reads(dut.axi, latency=5)
-    left = [3, 4, 4, 4]
+    left = [3] + [4] * (ports - 1)
 
     def requester(port):
         async def feed(ctx):
@@ -417,10 +418,43 @@ def test_arbiter_takes_turns_behind_port_0():
         ctx.set(dut.halt, 1)
         await ctx.tick().repeat(10)
         ctx.set(dut.halt, 0)
-        await ctx.tick().repeat(60)
+        await ctx.tick().repeat(20 * ports)
 
-    simulate(dut, bench, memory.run, *[requester(port) for port in range(4)])
-    assert [address // 1024 for address, _ in memory.bursts] == [0, 0, 0, *(1, 2, 3) * 4]
+    simulate(dut, bench, memory.run, *[requester(port) for port in range(ports)])
+    assert [address // 1024 for address, _ in memory.bursts] == [0, 0, 0, *range(1, ports)] + [*range(1, ports)] * 3
+
+
+def test_arbiter_of_many_ports_chooses_as_one_of_few(monkeypatch):
+    """Both ways to choose give the same bursts at the same cycles, whoever asks when."""
+    ports, traces = 10, []
+    for small in (1, 100):
+        monkeypatch.setattr("rowmesh.hw.read_arbiter._SMALL", small)
+        dut, rng = ReadArbiter(CONFIG, ports), random.Random(3)
+        memory = Reads(dut.axi, latency=20, stall=0.3, seed=4)
+        trace: list[tuple[int, ...]] = []
+        due = [[rng.random() < 0.15 for _ in range(300)] for _ in range(ports)]
+
+        def requester(port, dut=dut, due=due):
+            async def feed(ctx):
+                for asks in due[port]:
+                    if asks:
+                        await put(ctx, dut.requests[port], {"address": port * 1024, "beats": 1 + port % 3})
+                    else:
+                        await ctx.tick()
+
+            return feed
+
+        async def bench(ctx, dut=dut, trace=trace):
+            for _ in range(400):
+                _, _, *now = await ctx.tick().sample(
+                    dut.axi.arvalid, dut.axi.araddr, *[port.valid for port in dut.data]
+                )
+                trace.append(tuple(now))
+
+        simulate(dut, bench, memory.run, *[requester(port) for port in range(ports)])
+        traces.append(trace)
+        assert len(memory.bursts) > 50
+    assert traces[0] == traces[1]
 
 
 # -------------------------------------------------------------------------------------------------- storer
