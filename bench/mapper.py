@@ -1,12 +1,13 @@
 """The mapper's speed, and what longer searches find.
 
-``python bench/mapper.py [--longer]`` prints, on one core, how long a mapping takes at each level of the model, mappings
+``python bench/mapper.py [--longer] [--layer NAME]`` prints, on one core, how long a mapping takes at each level of the model, mappings
 a second of the closed forms one by one and together, and the searches of some layers: mappings visited, valid and
 evaluated, and seconds. With ``--longer`` each of them is compared with a search that visits a hundred times as many.
 """
 
 import argparse
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -106,8 +107,8 @@ def show_speeds(console: Console) -> None:
     console.print(table)
 
 
-def show_searches(console: Console, longer: bool) -> None:
-    """Print searches, and what a hundred times as many mappings bring."""
+def show_searches(console: Console, longer: bool, chosen: Sequence[str] = ()) -> None:
+    """Print searches, of all layers or some, and what a hundred times as many mappings bring."""
     table = Table(title="searches", title_justify="left")
     for heading in ("layer", "dataflow", "objective"):
         table.add_column(heading)
@@ -118,7 +119,7 @@ def show_searches(console: Console, longer: bool) -> None:
             table.add_column(heading, justify="right")
     for arch, workload, names, flow in CASES:
         config, flows = load_arch(arch), load_dataflows(flow)
-        for name in names:
+        for name in (name for name in names if not chosen or name in chosen):
             for goal in ("cycles", "energy"):
                 layer = _layer(workload, name)
                 begin = time.monotonic()
@@ -139,10 +140,17 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--longer", action="store_true", help="compare with searches a hundred times longer")
+    parser.add_argument(
+        "--layer", action="append", default=[], metavar="NAME", help="only searches of this layer; again for more"
+    )
     console = Console(width=150, highlight=False)
     options = parser.parse_args()
-    show_speeds(console)
-    show_searches(console, options.longer)
+    unknown = set(options.layer) - {name for *_, names, _ in CASES for name in names}
+    if unknown:
+        parser.error(f"no case has a layer {', '.join(sorted(unknown))}")
+    if not options.layer:
+        show_speeds(console)
+    show_searches(console, options.longer, options.layer)
 
 
 if __name__ == "__main__":
