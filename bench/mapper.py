@@ -1,8 +1,8 @@
 """The mapper's speed, and what longer searches find.
 
 ``python bench/mapper.py [--longer] [--layer NAME]`` prints, on one core, how long a mapping takes at each level of the
-model, mappings a second of the closed forms one by one and together, and the searches of some layers: mappings visited,
-valid and evaluated, and seconds. With ``--longer`` each of them is compared with a search that visits a hundred times as
+model, mappings a second of the closed forms one by one and together, and searches of some layers: mappings visited,
+valid and evaluated, and seconds. With ``--longer`` each is compared with a search that visits a hundred times as
 many.
 """
 
