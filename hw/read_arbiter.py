@@ -18,7 +18,7 @@ from rowmesh.hw.segments import (
 
 __all__ = ["ReadArbiter"]
 
-_SMALL = 8  # ports up to which a list of all ports for each of them is small
+_SMALL = 8  # ports up to which a list of all ports for each of them is small, and its logic that of measured prototypes
 
 
 class ReadArbiter(Block):

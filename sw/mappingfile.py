@@ -23,8 +23,9 @@ docs/mapping.md explains it. Source of the style: Timeloop's mappings (Parashar 
 
 import io
 import os
+from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as Dict
-from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NoReturn, get_args
 
@@ -36,7 +37,7 @@ from rowmesh.sw import files
 from rowmesh.sw.assembler import too_many_loops
 from rowmesh.sw.mapper import flattened
 from rowmesh.sw.mapping import IllegalMappingError, Mapping, Stationary
-from rowmesh.sw.mesh import MeshMapping, Splits, share_of
+from rowmesh.sw.mesh import MeshMapping, Splits, check_places, share_of
 from rowmesh.sw.workload import LARGEST, Layer
 
 __all__ = ["read_mappings", "write_mappings"]
@@ -270,18 +271,19 @@ class _Reader:
 
     def _share(self, layer: Layer, splits: Splits) -> Layer:
         """Return a cluster's share of a layer."""
-        a = self.config
-        if splits.rows > a.mesh_rows or splits.cols > a.mesh_cols:
-            reason = f"{splits.rows} x {splits.cols} clusters exceed the mesh of {a.mesh_rows} x {a.mesh_cols}"
-            raise self.document.error(self.place, f"mapping of {layer.name} breaks a rule: (1) {reason}")
-        try:
-            return share_of(layer, splits, 0, 0).layer if a.clusters > 1 else layer
-        except IllegalMappingError as error:
-            raise self.document.error(self.place, f"mapping of {layer.name} breaks a rule: (1) {error}") from None
+        with self._legal(layer):
+            check_places(self.config, splits)
+            return share_of(layer, splits, 0, 0).layer if self.config.clusters > 1 else layer
 
     def _whole(self, layer: Layer, splits: Splits, share: Mapping) -> MeshMapping:
-        try:
+        with self._legal(layer):
             return MeshMapping(self.config, layer, splits, replace(share, within=layer))
+
+    @contextmanager
+    def _legal(self, layer: Layer) -> Iterator[None]:
+        """Say where in the file a mapping is that breaks a rule of the mesh."""
+        try:
+            yield
         except IllegalMappingError as error:
             raise self.document.error(self.place, f"mapping of {layer.name} breaks a rule: (1) {error}") from None
 

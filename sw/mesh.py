@@ -37,6 +37,7 @@ __all__ = [
     "Sets",
     "Share",
     "Splits",
+    "check_places",
     "mode_of",
     "route_of",
     "sets_of",
@@ -156,6 +157,19 @@ class Splits:
         for y in range(self.rows):
             for x in range(self.cols):
                 yield y, x
+
+
+def check_places(config: ArchConfig, splits: Splits) -> None:
+    """Check that a mesh has the clusters of some splits.
+
+    Raises
+    ------
+    IllegalMappingError
+        If it has fewer.
+    """
+    rows, cols = config.mesh_rows, config.mesh_cols
+    if splits.rows > rows or splits.cols > cols:
+        raise IllegalMappingError(f"{splits.rows} x {splits.cols} clusters exceed the mesh of {rows} x {cols}")
 
 
 class Share(NamedTuple):
@@ -316,8 +330,7 @@ class MeshMapping:
 
     def __post_init__(self) -> None:
         s, a, m = self.splits, self.config, self.share
-        if s.rows > a.mesh_rows or s.cols > a.mesh_cols:
-            raise IllegalMappingError(f"{s.rows} x {s.cols} clusters exceed the mesh of {a.mesh_rows} x {a.mesh_cols}")
+        check_places(a, s)
         sets_of(a, s)
         if s.c_y > 1 and m.chains > 1:
             raise IllegalMappingError("channels split over clusters need one chain a column")

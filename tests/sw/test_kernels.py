@@ -22,7 +22,7 @@ def test_no_two_processes_give_functions_the_same_numbers(module):
 
 _KEEP = """
 import sys
-from rowmesh.sw.kernels import kept_in
+import rowmesh.sw.kernels
 import numba
 numba.config.CACHE_DIR = sys.argv[1]
 sys.path.insert(0, sys.argv[1])
