@@ -11,10 +11,10 @@ from rowmesh.sim.build import cache_directory, locked
 
 __all__ = ["kept_in"]
 
-# numba makes a function's symbol of its name, a number and its types, and of a type of records again only a number; both
-# count up in each process. The linker takes the first of two equal symbols. Code for records of different shapes that two
-# processes have compiled, and a third one loads, would then run each other's functions. So numbers of functions begin
-# elsewhere in each process.
+# numba makes a function's symbol of its name, a number and its types, and of a type of records again a number; both
+# count up in each process. The linker takes the first of two equal symbols. Code for records of different shapes which
+# two processes have compiled, and a third one loads, would then run each other's functions. So numbers of functions
+# begin elsewhere in each process.
 FunctionIdentity._unique_ids = itertools.count(int.from_bytes(os.urandom(5), "big") << 20)
 
 
