@@ -7,8 +7,9 @@ from rowmesh.sw.counts import access_counts, dram_beats, weight_beats
 from rowmesh.sw.estimate import drain_cycles, iact_cycles
 from rowmesh.sw.mapping import Mapping, ceil_div
 from rowmesh.sw.mesh import MeshMapping
+from rowmesh.sw.meshcounts import access_counts as mesh_counts
 
-__all__ = ["edges", "link_cycles", "pe_macs", "steps", "used_pes"]
+__all__ = ["edges", "link_cycles", "pe_macs", "pe_steps", "steps", "used_pes"]
 
 
 def steps(m: Mapping) -> int:
@@ -18,8 +19,15 @@ def steps(m: Mapping) -> int:
     return outside * m.row_steps * columns * m.layer.s * m.r0 * m.c0 * m.pe_filters
 
 
-def used_pes(m: Mapping) -> int:
+def pe_steps(m: Mapping | MeshMapping) -> int:
+    """Return the steps of a layer or, of a mesh, those of a cluster's share."""
+    return steps(m if isinstance(m, Mapping) else m.share)
+
+
+def used_pes(m: Mapping | MeshMapping) -> int:
     """Return how many PEs work in at least one step."""
+    if isinstance(m, MeshMapping):
+        return m.splits.rows * m.splits.cols * used_pes(m.share)
     return m.chains * m.chain * m.columns
 
 
@@ -34,7 +42,7 @@ def pe_macs(m: Mapping | MeshMapping) -> npt.NDArray[np.int64]:
     -------
     ndarray
         Shape (rows, cols), of a mesh (mesh_rows * rows, mesh_cols * cols); psums move from row 0 upwards. Its sum is
-        the layer's multiply-accumulates, its largest value at most :func:`steps`.
+        the layer's multiply-accumulates, its largest value at most :func:`pe_steps`.
     """
     if isinstance(m, MeshMapping):
         clusters = np.zeros((m.config.mesh_rows, m.config.mesh_cols), np.int64)
@@ -59,14 +67,15 @@ def pe_macs(m: Mapping | MeshMapping) -> npt.NDArray[np.int64]:
     return macs
 
 
-def edges(m: Mapping) -> list[tuple[str, int, int, int]]:
-    """Return the dimensions whose last tile leaves PEs idle.
+def edges(of: Mapping | MeshMapping) -> list[tuple[str, int, int, int]]:
+    """Return the dimensions whose last tile leaves PEs idle; those of a mesh are its clusters'.
 
     Returns
     -------
     list of (str, int, int, int)
         What is spread over the array, places of a full tile, places that the last tile uses, number of tiles.
     """
+    m = of if isinstance(of, Mapping) else of.share
     axes = [
         ("filters across the columns", m.m_x, m.m_x_rest, m.mt),
         ("channel groups along the chain", m.c_s, m.c_s_rest, m.ct),
@@ -76,17 +85,24 @@ def edges(m: Mapping) -> list[tuple[str, int, int, int]]:
     return [axis for axis in axes if axis[1] != axis[2]]
 
 
-def link_cycles(m: Mapping) -> dict[str, int]:
+def link_cycles(m: Mapping | MeshMapping) -> dict[str, int]:
     """Return for how many cycles each link is busy over the layer, wherever it is the busiest of its kind.
 
     Rates are those of docs/architecture.md: a beat or a flit a cycle, a word a cycle along a row's bus, one psum
-    a cycle into a bank.
+    a cycle into a bank. The memory and the drain serve all clusters of a mesh; the sets that are drained together
+    (:class:`rowmesh.sw.mesh.Sets`) are drained one after the other.
 
     Returns
     -------
     dict
         Cycles of ``dram read``, ``dram write``, ``iact noc``, ``weight noc``, ``psum noc`` and ``drain``.
     """
+    if isinstance(m, MeshMapping):
+        counts, sets = mesh_counts(m), m.sets.rows * m.sets.cols
+        read = sum(counts[f"dram.{what}.read"] for what in ("iact", "weight", "param")) // m.config.flit_words
+        share = link_cycles(m.share)
+        written = share["dram write"] * m.splits.rows // m.splits.c_y * m.splits.cols
+        return {**share, "dram read": read, "dram write": written, "drain": sets * share["drain"]}
     x = m.layer
     counts, tiles = access_counts(m), x.n * m.g_t * m.mt
     iact, drain = 0, 0

@@ -231,7 +231,7 @@ def run(
         write(json.dumps([result.to_json() for result in results], indent=2) + "\n")
 
     screen = report.console()
-    title = f"{config.name} ({config.rows} x {config.cols} PEs, {config.data_width}-bit)"
+    title = f"{config.name} ({report.array_of(config)}, {config.data_width}-bit)"
     title += f", seed {seed}, memory {memory.value}"
     together = [[layers[index] for index in places] for places in programs]
     screen.print(report.result_table(title, together, results), soft_wrap=True)

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from rowmesh.hw.config import ArchConfig, ConfigError
-from rowmesh.sw.activity import edges, link_cycles, steps, used_pes
+from rowmesh.sw.activity import edges, link_cycles, pe_steps, used_pes
 from rowmesh.sw.dataflow import load_dataflows
 from rowmesh.sw.files import InputError
 from rowmesh.sw.mapper import find_mapping
 from rowmesh.sw.mapping import Mapping
+from rowmesh.sw.mesh import MeshMapping
 from rowmesh.sw.model import predict
 from rowmesh.sw.results import LayerResult
 from rowmesh.sw.runfile import RunLayer
@@ -36,6 +37,12 @@ CHANGED = (
     "chain_fifo",
 )
 """Parameters that are doubled, one at a time."""
+
+_CLUSTERS = ("mesh_rows", "mesh_cols")
+"""Likewise, of a mesh."""
+
+_PES = (*_CLUSTERS, "rows", "cols")
+"""Those that make more PEs."""
 
 WORTH = 0.005
 """Share of the cycles from which a change is said to help."""
@@ -83,13 +90,13 @@ class Loss:
     words: str
 
 
-def losses(result: LayerResult, mapping: Mapping) -> list[Loss]:
+def losses(result: LayerResult, mapping: Mapping | MeshMapping) -> list[Loss]:
     """Split the RTL's cycles by cause.
 
     Parameters
     ----------
     result : LayerResult
-    mapping : Mapping
+    mapping : Mapping or MeshMapping
         The mapping that was run.
 
     Returns
@@ -98,7 +105,7 @@ def losses(result: LayerResult, mapping: Mapping) -> list[Loss]:
         Their sum is the RTL's total.
     """
     parts, macs, used = result.rtl.parts, result.macs, used_pes(mapping)
-    limit, by_used, done = round(macs / result.pes), round(macs / used), steps(mapping)
+    limit, by_used, done = round(macs / result.pes), round(macs / used), pe_steps(mapping)
     found = [
         Loss("PEs", limit, f"{macs:,} multiply-accumulates, one a cycle on each of {result.pes} PEs"),
         Loss("unused PEs", by_used - limit, f"the mapping has work for {used} of {result.pes} PEs"),
@@ -110,12 +117,12 @@ def losses(result: LayerResult, mapping: Mapping) -> list[Loss]:
     return found + [Loss(name, parts[name], words) for name, words in _PART_WORDS.items()]
 
 
-def _edge_words(m: Mapping) -> str:
+def _edge_words(m: Mapping | MeshMapping) -> str:
     cut = [f"{name}: {rest} of {full} in the last of {tiles}" for name, full, rest, tiles in edges(m)]
     return "; ".join(cut) or "every tile fills the PEs that are used"
 
 
-def bound(result: LayerResult, mapping: Mapping) -> str:
+def bound(result: LayerResult, mapping: Mapping | MeshMapping) -> str:
     """Say in a sentence what bounds a layer; for parameters see :func:`losses`."""
     found = losses(result, mapping)
     total = result.rtl.cycles
@@ -158,9 +165,14 @@ class Change:
     reason: str = ""
 
 
+def _changed(config: ArchConfig) -> tuple[str, ...]:
+    """Return the parameters that are doubled."""
+    return CHANGED if config.clusters == 1 else _CLUSTERS + CHANGED
+
+
 def changes(config: ArchConfig) -> Iterator[tuple[Change, ArchConfig | None]]:
     """Yield every change with the architecture that it makes, or None where that is not legal."""
-    for name in CHANGED:
+    for name in _changed(config):
         old = getattr(config, name)
         change = Change(name, old, 2 * old)
         try:
@@ -209,7 +221,7 @@ def what_helps(
     before = _cycles(run, run.config)
     found = []
     for number, (change, config) in enumerate(changes(run.config), 1):
-        progress(f"{change.parameter} {change.old} -> {change.new}", number / (len(CHANGED) + 1))
+        progress(f"{change.parameter} {change.old} -> {change.new}", number / (len(_changed(run.config)) + 1))
         if config is None:
             found.append(change)
             continue
@@ -246,8 +258,8 @@ def verdict(before: int, found: list[Change], result: LayerResult) -> str:
         text = (
             f"{best.parameter} {best.old} -> {best.new} helps most: {best.gain:.1%} of the predicted {before:,} cycles."
         )
-        cheap = next((change for change in helping if change.parameter not in ("rows", "cols")), None)
-        if best.parameter in ("rows", "cols"):
+        cheap = next((change for change in helping if change.parameter not in _PES), None)
+        if best.parameter in _PES:
             text += (
                 f" Without more PEs: {cheap.parameter} {cheap.old} -> {cheap.new}, {cheap.gain:.1%}."
                 if cheap

@@ -17,7 +17,7 @@ from rowmesh.sw.activity import pe_macs
 from rowmesh.sw.energy import EnergyTable, by_level, energy
 from rowmesh.sw.explain import bound, losses
 from rowmesh.sw.eyexam import Exam
-from rowmesh.sw.report import short
+from rowmesh.sw.report import array_of, short
 from rowmesh.sw.results import LayerResult
 from rowmesh.sw.runfile import RunLayer
 from rowmesh.sw.tensors import storage_bits
@@ -122,7 +122,7 @@ def _group(config: ArchConfig, ones: Sequence[RunLayer], table: EnergyTable) -> 
     ]
     parameters = ", ".join(f"{name} {value}" for name, value in asdict(config).items() if name != "name")
     return {
-        "title": f"{config.name}: {config.rows} x {config.cols} PEs, {config.data_width}-bit",
+        "title": f"{config.name}: {array_of(config)}, {config.data_width}-bit",
         "parameters": parameters,
         "sources": several,
         "rows": rows,

@@ -94,7 +94,9 @@ def _bases(space: Space, most: int | None = None) -> Ints:
     return np.array(rows, np.int64).reshape(-1, len(FACTORS))
 
 
-def candidates(config: ArchConfig, layer: Layer, flows: Sequence[Dataflow]) -> Iterator[tuple[int, Mapping]]:
+def candidates(
+    config: ArchConfig, layer: Layer, flows: Sequence[Dataflow], shapes: Sequence[Layer] = ()
+) -> Iterator[tuple[int, Mapping]]:
     """Yield every legal mapping that is worth a look with its steps, the fewest steps first.
 
     Parameters
@@ -103,8 +105,10 @@ def candidates(config: ArchConfig, layer: Layer, flows: Sequence[Dataflow]) -> I
     layer : Layer
     flows : sequence of Dataflow
         Constraints; the mappings of all of them.
+    shapes : sequence of Layer, optional
+        As of :func:`spaces_of`.
     """
-    spaces = spaces_of(config, layer, flows, whole=False)
+    spaces = spaces_of(config, layer, flows, whole=False, shapes=shapes)
     rows = [space.expand(_bases(space)) for space in spaces]
     found = [evaluate(config, space.layer, part) for space, part in zip(spaces, rows, strict=True)]
     places = [(number, row) for number, costs in enumerate(found) for row in np.flatnonzero(costs.legal)]

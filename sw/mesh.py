@@ -32,6 +32,7 @@ from rowmesh.sw.tensors import TensorLayout
 from rowmesh.sw.workload import Layer
 
 __all__ = [
+    "CLUSTERS",
     "MODES",
     "MeshMapping",
     "Sets",
@@ -46,6 +47,9 @@ __all__ = [
     "sharings",
     "single",
 ]
+
+CLUSTERS = "clusters_"
+"""What the names of a mesh's splits begin with in a file of results."""
 
 MODES = {
     (False, False): "unicast",
@@ -369,7 +373,7 @@ class MeshMapping:
 
     def to_json(self) -> dict[str, object]:
         """Return the factors, those of the clusters behind those of a share."""
-        clusters = {f"clusters_{f.name}": getattr(self.splits, f.name) for f in fields(self.splits)}
+        clusters = {f"{CLUSTERS}{f.name}": getattr(self.splits, f.name) for f in fields(self.splits)}
         modes = {f"{operand}_mode": self.mode(operand) for operand in LINKS}
         return {**self.share.to_json(), **clusters, **modes}
 

@@ -44,21 +44,22 @@ _KEPT, _PREDICTED, _IN_VAIN = 3, 12, 6
 before."""
 
 
-def splits_of(config: ArchConfig, layer: Layer) -> Iterator[Splits]:
-    """Yield every way to split a layer over the mesh.
+def splits_of(rows: int, cols: int, layer: Layer) -> Iterator[Splits]:
+    """Yield every way to split a layer over a mesh.
 
     Parameters
     ----------
-    config : ArchConfig
+    rows, cols : int
+        Clusters.
     layer : Layer
     """
     m, c = layer.m // layer.groups, layer.c // layer.groups
     sizes = {"m": m if layer.groups == 1 else 1, "p": layer.p, "g": layer.groups}
-    for c_y in range(1, config.mesh_rows + 1):
+    for c_y in range(1, rows + 1):
         if c % c_y or (c_y > 1 and layer.groups > 1):
             continue
-        along_y = _along("y", sizes, config.mesh_rows // c_y)
-        for of_y, of_x in itertools.product(along_y, _along("x", sizes, config.mesh_cols)):
+        along_y = _along("y", sizes, rows // c_y)
+        for of_y, of_x in itertools.product(along_y, _along("x", sizes, cols)):
             yield Splits(c_y=c_y, **of_y, **of_x)
 
 
@@ -94,7 +95,7 @@ def search_mesh(
     reason = "no dimension can be split over its clusters"
     for shape in (layer, *flattened(config, layer)):
         legal = []
-        for splits in splits_of(config, shape):
+        for splits in splits_of(config.mesh_rows, config.mesh_cols, shape):
             try:
                 legal.append((splits, share_of(shape, splits, 0, 0).layer))
             except IllegalMappingError as error:

@@ -18,6 +18,7 @@ from rowmesh.sw.workload import Layer, Workload
 
 __all__ = [
     "arch_table",
+    "array_of",
     "console",
     "missing_outputs",
     "name_table",
@@ -36,6 +37,12 @@ def console(stream: TextIO | None = None) -> Console:
     stream = stream or sys.stdout
     width = None if stream.isatty() or os.environ.get("COLUMNS", "").isdigit() else _PIPE_WIDTH
     return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+
+
+def array_of(config: ArchConfig) -> str:
+    """Return the shape of an array, of a mesh its clusters and theirs, for people."""
+    pes = f"{config.rows} x {config.cols} PEs"
+    return pes if config.clusters == 1 else f"{config.mesh_rows} x {config.mesh_cols} clusters of {pes}"
 
 
 def short(count: int) -> str:

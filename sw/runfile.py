@@ -12,6 +12,7 @@ from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import files
 from rowmesh.sw.files import InputError
 from rowmesh.sw.mapping import IllegalMappingError, Mapping
+from rowmesh.sw.mesh import CLUSTERS, MeshMapping, Splits, share_of
 from rowmesh.sw.results import LayerResult, Measurement, Outputs, Prediction
 from rowmesh.sw.selection import select
 from rowmesh.sw.workload import Layer
@@ -115,11 +116,11 @@ class RunLayer:
             raise self._error(files.show_path(("shape", *first["loc"])), first["msg"]) from None
 
     @cached_property
-    def mapping(self) -> Mapping:
+    def mapping(self) -> Mapping | MeshMapping:
         """The mapping that was run; for errors see :attr:`config`."""
         return self.mapping_on(self.config)
 
-    def mapping_on(self, config: ArchConfig) -> Mapping:
+    def mapping_on(self, config: ArchConfig) -> Mapping | MeshMapping:
         """Return the same mapping on another architecture.
 
         Raises
@@ -127,24 +128,31 @@ class RunLayer:
         InputError
             If the file does not hold it, or that architecture cannot run it.
         """
-        if config.clusters > 1:
-            raise self._error("arch", f"must be of one cluster, not the {config.clusters} of a mesh")
         given = self.result.mapping
         if "sequence" in given:
             raise self._error("mapping", "must be of one layer: run them without --one-program")
-        names = [field.name for field in fields(Mapping) if field.name not in ("config", "layer", "dataflow", "within")]
-        missing = [name for name in names if name not in given]
-        if missing:
-            raise self._error(f"mapping.{missing[0]}", "is required")
         layer = self.layer.as_row() if given.get("plane") == "row" else self.layer
+        factors = self._factors(Mapping, "config", "layer", "dataflow", "within")
         try:
-            return Mapping(
-                config=config, layer=layer, dataflow=self.result.dataflow, **{name: given[name] for name in names}
-            )
+            if config.clusters == 1:
+                return Mapping(config=config, layer=layer, dataflow=self.result.dataflow, **factors)
+            splits = Splits(**self._factors(Splits))
+            own = share_of(layer, splits, 0, 0).layer
+            share = Mapping(config.cluster, own, dataflow=self.result.dataflow, within=layer, **factors)
+            return MeshMapping(config, layer, splits, share)
         except IllegalMappingError as error:
             raise self._error("mapping", str(error)) from None
         except (TypeError, ArithmeticError):
             raise self._error("mapping", "must hold the factors of a mapping") from None
+
+    def _factors(self, of: type[Mapping | Splits], *but: str) -> dict[str, Any]:
+        """Return the fields of a mapping, or of its splits over clusters, as the file has them."""
+        prefix = CLUSTERS if of is Splits else ""
+        names = {field.name: prefix + field.name for field in fields(of) if field.name not in but}
+        missing = [name for name in names.values() if name not in self.result.mapping]
+        if missing:
+            raise self._error(f"mapping.{missing[0]}", "is required")
+        return {name: self.result.mapping[written] for name, written in names.items()}
 
     def _given(self, name: str) -> dict[str, Any]:
         value = dict(getattr(self.result, name))

@@ -224,7 +224,8 @@ def scores(runs: Sequence[RunLayer]) -> list[Score]:
             raise InputError(f"{run.source}: layer {run.name} was run with memory {run.result.memory}, not fast")
         if any((score.name, score.batch) == (run.name, run.layer.n) for score in found):
             raise InputError(f"{run.source}: layer {run.name} of batch {run.layer.n} is there twice")
-        found.append(_score(run.layer, run.mapping, run.result.rtl))
+        mapping = single(run.mapping, f"{run.source}: layer {run.name}: the scorecard")
+        found.append(_score(run.layer, mapping, run.result.rtl))
     if not found:
         raise InputError(f"{runs[0].source}: holds none of the layers {', '.join(CHIP)} of alexnet")
     return found

@@ -27,7 +27,7 @@ LAYERS = (
 )
 
 
-def result_of(config, layer, mapping=None):
+def _result_of(config, layer, mapping=None):
     mapping = mapping or find_mapping(config, layer)
     predicted = predict(mapping)
     return LayerResult(
@@ -51,8 +51,14 @@ def result_of(config, layer, mapping=None):
 
 
 @pytest.fixture(scope="session")
+def result_of():
+    """Make a result of a layer on an architecture."""
+    return _result_of
+
+
+@pytest.fixture(scope="session")
 def results():
-    return [result_of(SMALL, layer) for layer in LAYERS]
+    return [_result_of(SMALL, layer) for layer in LAYERS]
 
 
 @pytest.fixture

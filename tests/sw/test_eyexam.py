@@ -10,9 +10,10 @@ from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import cli
 from rowmesh.sw.activity import steps
 from rowmesh.sw.dataflow import ANY, Dataflow, Factor, load_dataflows
-from rowmesh.sw.eyexam import STEPS, best_split, examine
+from rowmesh.sw.eyexam import STEPS, examine
 from rowmesh.sw.mapper import candidates
 from rowmesh.sw.mapping import ceil_div
+from rowmesh.sw.parallelism import best_split
 from rowmesh.sw.runfile import read_run
 from rowmesh.sw.workload import Layer
 

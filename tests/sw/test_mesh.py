@@ -161,7 +161,7 @@ def test_a_layer_that_cannot_be_mapped_is_refused_with_a_reason():
 
 
 def test_every_split_of_the_space_divides():
-    splits = list(splits_of(load_arch("eyeriss_v2"), LAYER))
+    splits = list(splits_of(8, 2, LAYER))
     assert Splits() in splits
     assert Splits(m_y=8, m_x=2) in splits
     assert Splits(c_y=4, m_y=2, p_x=2) in splits
