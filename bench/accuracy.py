@@ -1,8 +1,9 @@
 """How far predictions are from the RTL: layers of the shipped networks and random ones, on several architectures.
 
-``python bench/accuracy.py [--limit CYCLES] [--random N]`` simulates every case of at most so many predicted cycles that
-was not simulated on this hardware before, and prints the distribution of the errors and the ten worst cases, each with
-the part of the cycles that differs most. Results are kept in build/accuracy.json.
+``python bench/accuracy.py [--limit CYCLES] [--random N] [--cases N]`` simulates every case of at most so many predicted
+cycles that was not simulated on these sources before, and prints the distribution of the errors and the ten worst
+cases, each with the part of the cycles that differs most. Cases come in a random order, the same each time, so that
+the first N are of all kinds. Results are kept in build/accuracy.json.
 """
 
 import argparse
@@ -126,6 +127,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--limit", type=int, default=500_000, help="predicted cycles of the longest case (500000)")
     parser.add_argument("--random", type=int, default=40, help="random layers (40)")
+    parser.add_argument("--cases", type=int, help="end when there are results of so many (default: all)")
     options = parser.parse_args()
     console = Console()
     digest = hashlib.sha256()
@@ -136,6 +138,8 @@ def main() -> int:
     kept = json.loads(REPORT.read_text()) if REPORT.exists() else {}
     results: dict[str, dict[str, Any]] = kept["results"] if kept.get("sources") == sources else {}
     todo = list(cases(options.random))
+    random.Random(0).shuffle(todo)
+    most = len(todo) if options.cases is None else options.cases
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("cases", total=len(todo))
         for arch, workload, layer, name in todo:
@@ -143,11 +147,15 @@ def main() -> int:
             progress.update(bar, advance=1, description=key)
             if key in results:
                 continue
+            if len(results) >= most:
+                break
             found = measure(load_arch(arch), layer, name, options.limit)
             if found:
                 results[key] = found
                 REPORT.parent.mkdir(parents=True, exist_ok=True)
                 REPORT.write_text(json.dumps({"sources": sources, "results": results}, indent=2) + "\n")
+    networks = {key.split()[1] for key in results}
+    console.print(f"layers of {', '.join(sorted(networks))}", highlight=False)
     show(console, results)
     return int(any(r["failures"] for r in results.values()))
 
