@@ -238,10 +238,11 @@ def main() -> None:
     if unknown:
         parser.error(f"no bench named {unknown[0]!r}; there are {', '.join(BENCHES)}")
     console = Console()
-    report = json.loads(REPORT.read_text()) if REPORT.exists() else {}
     for name in names:
         chosen = (options.layer,) if name in ("systolic", "limits") else ()
-        report[name] = BENCHES[name](console, *chosen)
+        rows = BENCHES[name](console, *chosen)
+        report = json.loads(REPORT.read_text()) if REPORT.exists() else {}
+        report[name] = rows
         REPORT.parent.mkdir(parents=True, exist_ok=True)
         REPORT.write_text(json.dumps(report, indent=2) + "\n")
 
