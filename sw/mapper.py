@@ -3,7 +3,6 @@
 import functools
 import itertools
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from rowmesh.sw.rules import RULES
 from rowmesh.sw.workload import Layer
 
 __all__ = [
+    "TOGETHER",
     "Pool",
     "Search",
     "UnmappableError",
@@ -132,8 +132,12 @@ _SURE, _WORK = 0.001, 200_000
 """A prediction ends the search if the least estimate of the others is not less by more than this share, or by as much
 again for every so many steps that predictions have run."""
 
-_MOST, _IN_VAIN = 12, 4
-"""Mappings that are predicted at most, and those in sequence that are not better than one before."""
+_MOST, _OF_KIND, _IN_VAIN = 12, 3, 4
+"""Mappings that are predicted at most, or of each kind (:func:`_kinds`) if that is more; and those in sequence that are
+not better than one before, or as many as there are kinds."""
+
+TOGETHER = 2
+"""Mappings that are predicted side by side: a number of its own, so that the choice is the same on every machine."""
 
 _LEAST_ENERGY = 4
 """Mappings of less energy than the best one's that are predicted as well."""
@@ -343,26 +347,29 @@ def _best(pool: Pool) -> tuple[Mapping, int] | None:
         cheapest = _runnable(pool, range(len(costs)), 1)
         return (pool.mapping(cheapest[0]), 0) if cheapest else None
     found: dict[int, float] = {}
-    together = os.cpu_count() or 1
 
     def predict(indices: Sequence[int]) -> None:
         some = [pool.mapping(index) for index in indices]
-        with ThreadPoolExecutor(together) as threads:  # the timing model runs without the interpreter's lock
+        with ThreadPoolExecutor(TOGETHER) as threads:  # the timing model runs without the interpreter's lock
             cycles = list(threads.map(lambda mapping: sum(predict_parts(mapping, COARSE).values()), some))
         counted = np.array([words(mapping) for mapping in some])
         found.update(zip(indices, map(float, objective.costs(cycles, counted)), strict=True))
 
     # of those that are about as good, those of the least energy first
     apart = costs > _beyond(costs[0], _SURE)
-    order = _runnable(pool, _by_turns(np.lexsort((np.where(apart, costs, energy), apart)), pool), _MOST)
+    kinds = _kinds(pool)
+    number = len(set(kinds))
+    turns = _by_turns(np.lexsort((np.where(apart, costs, energy), apart)), kinds)
+    order = _runnable(pool, turns, max(_MOST, _OF_KIND * number))
     if not order:
         return None
     effort, in_vain = 0, 0
-    while order and in_vain < _IN_VAIN:
+    while in_vain < max(_IN_VAIN, number):
         least = min(found.values(), default=math.inf)
-        if least <= _beyond(costs[order].min(), _SURE * (1 + effort / _WORK)):
+        order = [index for index in order if costs[index] < least]
+        if not order or least <= _beyond(costs[order].min(), _SURE * (1 + effort / _WORK)):
             break
-        some, order = order[:together], order[together:]
+        some, order = order[:TOGETHER], order[TOGETHER:]
         effort += sum(work(pool.mapping(index), COARSE) for index in some)
         predict(some)
         in_vain = 0 if min(found.values()) < least else in_vain + len(some)
@@ -372,8 +379,8 @@ def _best(pool: Pool) -> tuple[Mapping, int] | None:
     cheaper = np.flatnonzero((costs <= limit) & (energy < energy[chosen]))
     cheaper = cheaper[np.argsort(energy[cheaper], kind="stable")]
     left = _runnable(pool, (int(index) for index in cheaper if int(index) not in found), _LEAST_ENERGY)
-    for first in range(0, len(left), together):
-        some = left[first : first + together]
+    for first in range(0, len(left), TOGETHER):
+        some = left[first : first + TOGETHER]
         predict(some)
         good = [index for index in some if found[index] <= limit]
         if good:
@@ -381,14 +388,19 @@ def _best(pool: Pool) -> tuple[Mapping, int] | None:
     return pool.mapping(chosen), len(found)
 
 
-def _by_turns(order: Ints, pool: Pool) -> list[int]:
-    """Return the best mapping of each dataflow first, then the second best: estimates favour some dataflows."""
-    flows = [pool.spaces[number].flow.name for number in pool.of_space[order]]
-    seen: dict[str, int] = {}
+def _kinds(pool: Pool) -> list[tuple[str, int]]:
+    """Return the kind of each mapping, dataflow and height of the plane (a row or not): estimates favour some."""
+    return [(pool.spaces[number].flow.name, pool.spaces[number].layer.h) for number in pool.of_space]
+
+
+def _by_turns(order: Ints, kinds: list[tuple[str, int]]) -> list[int]:
+    """Return the best mapping of each kind first, then the second best."""
+    seen: dict[tuple[str, int], int] = {}
     turns = []
-    for place, (index, flow) in enumerate(zip(order, flows, strict=True)):
-        seen[flow] = seen.get(flow, 0) + 1
-        turns.append((seen[flow], place, int(index)))
+    for place, index in enumerate(order):
+        kind = kinds[index]
+        seen[kind] = seen.get(kind, 0) + 1
+        turns.append((seen[kind], place, int(index)))
     return [index for _, _, index in sorted(turns)]
 
 

@@ -3,7 +3,6 @@
 import functools
 import itertools
 import math
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,7 +14,7 @@ from rowmesh.hw.router import LINKS
 from rowmesh.sw.assembler import too_many_loops
 from rowmesh.sw.batch import Ints
 from rowmesh.sw.dataflow import Dataflow, load_dataflow
-from rowmesh.sw.mapper import Pool, Search, UnmappableError, chunks, look_at, spaces_of
+from rowmesh.sw.mapper import TOGETHER, Pool, Search, UnmappableError, chunks, look_at, spaces_of
 from rowmesh.sw.mapping import IllegalMappingError
 from rowmesh.sw.mapspace import flattened
 from rowmesh.sw.mesh import MeshMapping, Splits, share_of, shared
@@ -182,14 +181,14 @@ def _chosen(candidates: list[MeshMapping], costs: list[float], goal: Objective) 
     if not goal.depends_on_cycles:
         return candidates[0], 0
     found: dict[int, float] = {}
-    together, in_vain = os.cpu_count() or 1, 0
+    in_vain = 0
     most = max(1, min(_PREDICTED, _CLUSTERS // candidates[0].config.clusters))
-    for first in range(0, min(len(candidates), most), together):
+    for first in range(0, min(len(candidates), most), TOGETHER):
         if found and (in_vain >= _IN_VAIN or _reached(costs[first:], min(found.values()))):
             break
-        some = range(first, min(first + together, most, len(candidates)))
+        some = range(first, min(first + TOGETHER, most, len(candidates)))
         least = min(found.values(), default=math.inf)
-        with ThreadPoolExecutor(together) as threads:
+        with ThreadPoolExecutor(TOGETHER) as threads:
             cycles = list(threads.map(lambda k: sum(predict_parts(candidates[k], COARSE).values()), some))
         values = goal.costs(np.array(cycles), np.array([_words(candidates[k]) for k in some]))
         found.update(zip(some, map(float, values), strict=True))
