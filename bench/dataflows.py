@@ -52,6 +52,11 @@ def flows(names: tuple[str, ...]) -> tuple[Dataflow, ...]:
     return tuple(load_dataflow(name) for name in names)
 
 
+def _is_chosen(network: str, name: str, chosen: Sequence[str]) -> bool:
+    """Whether a layer is one of those asked for, as NAME or as "NETWORK NAME"; all are if none is asked for."""
+    return not chosen or name in chosen or f"{network} {name}" in chosen
+
+
 def systolic(layer: Layer, size: int, kind: str) -> int:
     """Cycles of SCALE-Sim 3.0 for a size x size array, without stalls (closed forms that give its output)."""
     pixels, filters = layer.p * layer.q * layer.n, layer.m // layer.groups
@@ -67,7 +72,7 @@ def systolic(layer: Layer, size: int, kind: str) -> int:
     return one * layer.groups
 
 
-def run_layers(console: Console) -> list[dict[str, Any]]:
+def run_layers(console: Console, chosen: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Simulate one layer of each category under each dataflow."""
     config = load_arch("squeezelerator")
     table = Table(title="squeezelerator, RTL cycles", title_justify="left")
@@ -75,6 +80,8 @@ def run_layers(console: Console) -> list[dict[str, Any]]:
         table.add_column(header, justify="left" if header in ("category", "layer") else "right")
     rows = []
     for category, network, name in LAYERS:
+        if not _is_chosen(network, name, chosen):
+            continue
         layer = next(layer for layer in load_workload(network).layers if layer.name == name)
         row: dict[str, Any] = {"category": category, "layer": f"{network} {name}", "limit": layer.macs // config.pes}
         for title, names in FLOWS.items():
@@ -153,7 +160,7 @@ def run_systolic(console: Console, chosen: Sequence[str] = ()) -> list[dict[str,
         table.add_column(header, justify="left" if header == "layer" else "right")
     rows = []
     for network, name in ((network, name) for network, names in SYSTOLIC.items() for name in names):
-        if chosen and name not in chosen:
+        if not _is_chosen(network, name, chosen):
             continue
         layer = next(layer for layer in load_workload(network).layers if layer.name == name)
         row: dict[str, Any] = {
@@ -202,7 +209,7 @@ def run_limits(console: Console, chosen: Sequence[str] = ()) -> list[dict[str, A
         table.add_column(header, justify="left" if header in ("layer", "flow") else "right")
     rows = []
     for network, name in ((network, name) for network, names in LIMITS.items() for name in names):
-        if chosen and name not in chosen:
+        if not _is_chosen(network, name, chosen):
             continue
         layer = next(layer for layer in load_workload(network).layers if layer.name == name)
         result = flow.run_layer(config, layer, flows(ALL))
@@ -230,7 +237,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="BENCH", help=f"{', '.join(BENCHES)} (default: all)")
     parser.add_argument(
-        "--layer", action="append", default=[], metavar="NAME", help="systolic, limits: this layer only; again"
+        "--layer", action="append", default=[], metavar="[NETWORK ]NAME", help="not networks: this layer only; again"
     )
     options = parser.parse_args()
     names = options.names or list(BENCHES)
@@ -239,7 +246,7 @@ def main() -> None:
         parser.error(f"no bench named {unknown[0]!r}; there are {', '.join(BENCHES)}")
     console = Console()
     for name in names:
-        chosen = (options.layer,) if name in ("systolic", "limits") else ()
+        chosen = (options.layer,) if name != "networks" else ()
         rows = BENCHES[name](console, *chosen)
         report = json.loads(REPORT.read_text()) if REPORT.exists() else {}
         report[name] = rows
