@@ -244,7 +244,7 @@ def main() -> None:
     unknown = [name for name in names if name not in BENCHES]
     if unknown:
         parser.error(f"no bench named {unknown[0]!r}; there are {', '.join(BENCHES)}")
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 170, highlight=False)
     for name in names:
         chosen = (options.layer,) if name != "networks" else ()
         rows = BENCHES[name](console, *chosen)
