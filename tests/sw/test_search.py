@@ -163,11 +163,11 @@ def test_a_budget_of_seconds_ends():
 @pytest.mark.parametrize("number", range(5))
 @pytest.mark.parametrize("goal", ["cycles", "energy", "edp"])
 def test_what_is_worth_a_look_holds_the_best(number, goal):
-    """Of the layers of AlexNet: within 0.1 % of the best of a million other mappings."""
+    """Of the layers of AlexNet: within 0.1 % of the best of three million other mappings."""
     config, layer = load_arch("eyeriss"), load_workload("alexnet").layers[number]
     flows = (load_dataflow("rs"),)
     some = search(config, layer, flows, goal)
-    more = search(config, layer, flows, goal, Budget(mappings=1_000_000), 1)
+    more = search(config, layer, flows, goal, Budget(mappings=3_000_000), 1)
     assert more.valid > 5 * some.valid
     assert more.estimate <= some.estimate <= 1.001 * more.estimate
 
