@@ -5,7 +5,6 @@ are in multiply-accumulates (MACs) a cycle; with one a cycle and PE they are num
 docs/eyexam.md says how each is found here.
 """
 
-import itertools
 from dataclasses import dataclass, field, replace
 
 from rowmesh.hw.config import ArchConfig
@@ -13,7 +12,7 @@ from rowmesh.sw.activity import link_cycles, pe_steps
 from rowmesh.sw.dataflow import Dataflow
 from rowmesh.sw.mapper import candidates, find_mapping, flattened
 from rowmesh.sw.mapping import IllegalMappingError, Mapping, ceil_div
-from rowmesh.sw.mesh import MeshMapping
+from rowmesh.sw.mesh import MeshMapping, Splits
 from rowmesh.sw.meshcounts import access_counts
 from rowmesh.sw.model import predict
 from rowmesh.sw.parallelism import best_split, shares
@@ -106,31 +105,32 @@ class Exam:
     measured: bool = False
 
 
-_LOOKED_AT = 100
-"""Mappings of a share that are looked at, those of the fewest steps, for one that the whole mesh can run."""
-
-
 def _fewest_steps(config: ArchConfig, layer: Layer, flows: tuple[Dataflow, ...], most: int) -> int:
     """Return the fewest steps of all mappings, or ``most`` if none has fewer."""
     if config.clusters == 1:
         return min(next((found for found, _ in candidates(config, layer, flows)), most), most)
-    found: dict[Layer, list[tuple[int, Mapping]]] = {}
     for shape in (layer, *flattened(config, layer)):
+        ways: dict[Layer, list[Splits]] = {}
         for splits, share in shares(shape, config.mesh_rows, config.mesh_cols, config.clusters):
+            ways.setdefault(share, []).append(splits)
+        for share, same in ways.items():
             if ceil_div(share.macs, config.cluster.pes) >= most:
                 continue
-            if share not in found:
-                of_share = candidates(config.cluster, share, flows, shapes=(share,))
-                found[share] = list(itertools.islice(of_share, _LOOKED_AT))
-            for number, mapping in found[share]:
+            for number, mapping in candidates(config.cluster, share, flows, shapes=(share,)):
                 if number >= most:
                     break
-                try:
-                    MeshMapping(config, shape, splits, replace(mapping, within=shape))
-                except IllegalMappingError:
-                    continue
-                most = number
+                if any(_can_run(config, shape, splits, mapping) for splits in same):
+                    most = number
     return most
+
+
+def _can_run(config: ArchConfig, layer: Layer, splits: Splits, share: Mapping) -> bool:
+    """Whether a mesh can run a mapping of a share."""
+    try:
+        MeshMapping(config, layer, splits, replace(share, within=layer))
+    except IllegalMappingError:
+        return False
+    return True
 
 
 def examine(config: ArchConfig, layer: Layer, flows: tuple[Dataflow, ...], run: RunLayer | None = None) -> Exam:

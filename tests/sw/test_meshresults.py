@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw import cli, explain
+from rowmesh.sw import cli, explain, scorecard
 from rowmesh.sw.activity import link_cycles, pe_macs, pe_steps, used_pes
 from rowmesh.sw.dataflow import load_dataflows
 from rowmesh.sw.eyexam import examine
@@ -135,11 +135,16 @@ def test_the_report(mesh_file, tmp_path):
     assert "parallel-for m3" in text or "parallel-for p3" in text
 
 
-def test_the_scorecard_is_of_one_array(mesh_file, capsys):
+def test_the_scorecard_is_of_one_array(mesh_file, monkeypatch, capsys):
+    layer = LAYERS[0].model_copy(update={"name": "CONV3"})
+    monkeypatch.setattr(scorecard, "_alexnet", lambda: {"CONV3": layer})
+
     def edit(entries):
-        alexnet = {"name": "CONV3", "C": 256, "H": 13, "W": 13, "M": 384, "R": 3, "S": 3, "padding": 1}
-        entries[0].update(layer="CONV3")
-        entries[0]["shape"] = alexnet
+        entries[0]["layer"] = entries[0]["shape"]["name"] = "CONV3"
 
     assert cli.main(["scorecard", str(mesh_file(edit))]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    err = capsys.readouterr().err
+    assert ("layer CONV3: the scorecard: takes accelerators of one cluster, not the 4" in err, err.count("\n")) == (
+        True,
+        1,
+    )
