@@ -12,8 +12,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from rowmesh.sim.build import build_model
-from rowmesh.sim.run import JobFolder, SimJob, SimResult, SimulationError, simulate
+from rowmesh.sim.build import BuiltModel, build_model
+from rowmesh.sim.run import TRAINING_CYCLES, JobFolder, SimJob, SimResult, SimulationError, simulate
 
 __all__ = ["BenchResult", "bench", "run_loop"]
 
@@ -59,7 +59,15 @@ def run_loop(job: SimJob) -> SimResult:
     """
     if job.memory != "fast":
         raise ValueError(f"the C++ loop has the memory 'fast' only, not {job.memory!r}")
-    model = build_model(job.verilog_dir, kind="loop")
+
+    def train(model: BuiltModel) -> None:
+        _run_loop(dataclasses.replace(job, max_cycles=min(job.max_cycles, TRAINING_CYCLES)), model)
+
+    model = build_model(job.verilog_dir, kind="loop", trainer=train, train=job.train)
+    return _run_loop(job, model)
+
+
+def _run_loop(job: SimJob, model: BuiltModel) -> SimResult:
     lines = []
     for name, value in (*job.register_writes.items(), ("PROGRAM", job.program_address), ("CONTROL", 1)):
         register = model.registers[name]

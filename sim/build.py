@@ -4,9 +4,13 @@ A model is the design below the wrapper ``simtop`` (sim/verilog) with the memory
 Three kinds share everything but their host and their flags: ``run`` for long simulations, ``regress`` with
 assertions and random initial values for tests, and ``loop``, which a C++ loop drives instead of cocotb, as
 the yardstick of the benchmark.
+
+A model for long simulations can be *trained*: it is compiled to count its branches, simulates some cycles of the job
+at hand, and is compiled again for what these have shown. That takes half as long again, and runs a quarter faster.
 """
 
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -35,6 +39,7 @@ __all__ = [
     "MissingToolError",
     "Register",
     "ToolRunner",
+    "Trainer",
     "build_model",
     "cache_directory",
     "check_tools",
@@ -44,7 +49,10 @@ __all__ = [
 
 Kind = Literal["run", "regress", "loop"]
 BuildProgress = Callable[[str, float], None]
-"""Called with the stage ("verilate", "compile") and the fraction of it that is done."""
+"""Called with the stage ("verilate", "compile", "train") and the fraction of it that is done."""
+
+Trainer = Callable[["BuiltModel"], None]
+"""Simulates some cycles with the model that it is given."""
 
 _HERE = Path(__file__).resolve().parent
 _VERILOG = (_HERE / "verilog" / "axi_memory.sv", _HERE / "verilog" / "simtop.sv")
@@ -66,17 +74,22 @@ _FLAGS: Mapping[Kind, tuple[str, ...]] = {
 # A large model is limited by the fetch of its instructions: -Os runs a third faster than -O1, in the same build time.
 _MAKE_VARIABLES = (
     "CXX=g++",
-    "LINK=g++",
     "AR=ar",
     f"PYTHON3={sys.executable}",
     "PERL=perl",
-    "OPT_FAST=-Os",
     "OPT_GLOBAL=-O1",
     "CFG_CXXFLAGS_PCH_I=-include",
     "CFG_CXXFLAGS_STD=-std=gnu++20",
     "CFG_CXXFLAGS_COROUTINES=-fcoroutines",
     "CFG_LDLIBS_THREADS=-pthread",
 )
+
+_PLAIN = ("LINK=g++", "OPT_FAST=-Os")
+_COUNTING = ("LINK=g++ -fprofile-generate", "OPT_FAST=-O2 -fprofile-generate -fprofile-update=single")
+_TRAINED = ("LINK=g++", "OPT_FAST=-O2 -fprofile-use -Wno-missing-profile")
+
+_WORTH_TRAINING = 60.0
+"""Seconds of simulation with an untrained model after which the next one trains it."""
 
 _TOOLS = {"g++": "g++", "make": "make", "perl": "perl", "ar": "binutils"}
 
@@ -113,6 +126,8 @@ class BuiltModel:
         Register map of the design.
     parameters : dict
         The design's parameters.
+    trained : bool
+        Whether it was compiled for what a simulation has shown.
     cached : bool
         Whether it was found and not built.
     seconds : float
@@ -123,6 +138,7 @@ class BuiltModel:
     directory: Path
     registers: dict[str, Register]
     parameters: dict[str, Any]
+    trained: bool
     cached: bool
     seconds: float
 
@@ -130,6 +146,21 @@ class BuiltModel:
     def executable(self) -> Path:
         """The simulation program."""
         return self.directory / _TOP
+
+    def used(self, seconds: float) -> None:
+        """Note how long an untrained model has simulated; some time of that and it is worth training."""
+        if not self.trained:
+            with suppress(OSError), _seconds_of(self.directory).open("a") as file:
+                file.write(f"{seconds:.1f}\n")
+
+
+def _seconds_of(target: Path) -> Path:
+    return target.with_suffix(".seconds")
+
+
+def _worth_training(target: Path) -> bool:
+    path = _seconds_of(target)
+    return path.exists() and sum(map(float, path.read_text().split())) > _WORTH_TRAINING
 
 
 def cache_directory() -> Path:
@@ -192,10 +223,13 @@ def build_model(
     *,
     kind: Kind = "run",
     progress: BuildProgress | None = None,
+    trainer: Trainer | None = None,
+    train: bool = False,
 ) -> BuiltModel:
     """Build a design's model, or find it in the cache.
 
-    Two processes that ask for the same model build it once: the second waits.
+    Two processes that ask for the same model build it once: the second waits. A trained model is taken where there is
+    one; it is built if asked for, or after the untrained one has simulated for a minute.
 
     Parameters
     ----------
@@ -205,6 +239,10 @@ def build_model(
         Speed, checks, or the benchmark's C++ loop.
     progress : callable, optional
         Called a few times a second while it builds.
+    trainer : callable, optional
+        What a model would be trained with; without it none is.
+    train : bool
+        Train the model now.
 
     Returns
     -------
@@ -238,8 +276,24 @@ def build_model(
     own = (*_VERILOG, _MEMORY, *((_LOOP_MAIN,) if kind == "loop" else ()))
     for path in (*sources, *own):
         digest.update(b"\0" + path.name.encode() + b"\0" + path.read_bytes())
-    digest.update(repr((kind, _FLAGS[kind], _MAKE_VARIABLES, generics, control, _tool_versions())).encode())
-    target = cache_directory() / digest.hexdigest()[:32]
+    digest.update(repr((kind, _FLAGS[kind], _MAKE_VARIABLES, _PLAIN, generics, control, _tool_versions())).encode())
+    plain = cache_directory() / digest.hexdigest()[:32]
+    digest.update(repr((_COUNTING, _TRAINED)).encode())
+    better = cache_directory() / digest.hexdigest()[:32]
+    trained = better.is_dir() or (trainer is not None and (train or _worth_training(plain)))
+    target = better if trained else plain
+
+    def found(directory: Path, trained: bool, cached: bool) -> BuiltModel:
+        seconds = time.monotonic() - begin
+        return BuiltModel(
+            kind=kind,
+            directory=directory,
+            registers=registers,
+            parameters=parameters,
+            trained=trained,
+            cached=cached,
+            seconds=seconds,
+        )
 
     cached = target.is_dir()
     if not cached:
@@ -248,18 +302,18 @@ def build_model(
         with locked(target.with_suffix(".lock")):
             cached = target.is_dir()
             if not cached:
-                _build(target, kind, sources, generics, control, progress)
+                teach = None
+                if trained and trainer is not None:
+                    teach = functools.partial(_teach, trainer, lambda directory: found(directory, False, False))
+                _build(target, kind, sources, generics, control, progress, teach)
     os.utime(target)
     if not cached:
         _prune(target.parent)
-    return BuiltModel(
-        kind=kind,
-        directory=target,
-        registers=registers,
-        parameters=parameters,
-        cached=cached,
-        seconds=time.monotonic() - begin,
-    )
+    return found(target, trained, cached)
+
+
+def _teach(trainer: Trainer, model_of: Callable[[Path], BuiltModel], directory: Path) -> None:
+    trainer(model_of(directory))
 
 
 def _control_file(sources: Sequence[Path], no_inline: Sequence[str]) -> str:
@@ -321,7 +375,8 @@ def _prune(folder: Path) -> None:
 
     for path in sorted(models, key=used, reverse=True)[_KEPT_MODELS:]:
         shutil.rmtree(path, ignore_errors=True)
-        path.with_suffix(".lock").unlink(missing_ok=True)
+        for suffix in (".lock", ".seconds"):
+            path.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def _build(
@@ -331,8 +386,12 @@ def _build(
     generics: Mapping[str, int],
     control: str,
     progress: BuildProgress | None,
+    teach: Callable[[Path], None] | None,
 ) -> None:
-    """Build in a folder beside the target and rename: the target exists complete or not at all."""
+    """Build in a folder beside the target and rename: the target exists complete or not at all.
+
+    ``teach`` is called with the folder of a model that counts its branches, to train the one that is kept.
+    """
     work = target.with_name(f"{target.name}.{os.getpid()}")
     shutil.rmtree(work, ignore_errors=True)
     objects = work / "objects"
@@ -345,7 +404,8 @@ def _build(
         control_path = work / "simtop.vlt"
         control_path.write_text(control)
         library = target.parent / f"runtime-{_runtime_key(kind)}"
-        runner = ToolRunner(kind=kind, build_progress=progress, library=library)
+        variables = _COUNTING if teach is not None else _PLAIN
+        runner = ToolRunner(kind=kind, build_progress=progress, library=library, variables=variables)
         try:
             runner.build(
                 sources=[
@@ -360,6 +420,19 @@ def _build(
                 timescale=("1ns", "1ns"),
                 log_file=log,
             )
+            if teach is not None:
+                if progress is not None:
+                    progress("train", 0.0)
+                teach(objects)
+                for path in (
+                    *objects.glob("*.o"),
+                    *objects.glob("*.fast.gch"),
+                    objects / "Vtop__ALL.a",
+                    objects / _TOP,
+                ):
+                    if not path.name.startswith("verilated") and not path.name.endswith("Slow.o"):
+                        path.unlink()
+                runner.make_again(_TRAINED, log)
         except (RuntimeError, SystemExit) as error:
             raise BuildError(f"Verilator could not build the {kind} model: {error}\n{_useful(log)}") from error
         _keep_library(objects, library, work)
@@ -374,7 +447,7 @@ def _build(
 
 def _runtime_key(kind: Kind) -> str:
     """Hash of what Verilator's own runtime library depends on: the design is not part of it."""
-    return hashlib.sha256(repr((kind == "loop", _MAKE_VARIABLES, _tool_versions())).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr((kind == "loop", _MAKE_VARIABLES, _PLAIN, _tool_versions())).encode()).hexdigest()[:16]
 
 
 def _keep_library(objects: Path, library: Path, work: Path) -> None:
@@ -410,6 +483,8 @@ class ToolRunner(Verilator):
         See `BuildProgress`.
     library : Path, optional
         Folder of compiled objects of Verilator's runtime; need not exist.
+    variables : tuple of str
+        How a model is compiled and linked, beside what all models have in common.
     poll : callable, optional
         Called a few times a second while a program runs.
     """
@@ -420,10 +495,13 @@ class ToolRunner(Verilator):
         kind: Kind = "run",
         build_progress: BuildProgress | None = None,
         library: Path | None = None,
+        variables: tuple[str, ...] = _PLAIN,
         poll: Callable[[], None] | None = None,
     ) -> None:
         super().__init__()
         self.log.setLevel("CRITICAL")
+        self._variables = variables
+        self._make: list[str] = []
         self._kind = kind
         self._build_progress = build_progress
         self._library = library
@@ -442,7 +520,20 @@ class ToolRunner(Verilator):
             host = str(cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp")
             verilate[verilate.index(host)] = str(_LOOP_MAIN)
         make[make.index("-j") + 1] = str(_JOBS)
-        return [verilate, [*make, *_MAKE_VARIABLES]]
+        self._make = [*make, *_MAKE_VARIABLES]
+        return [verilate, [*self._make, *self._variables]]
+
+    def make_again(self, variables: tuple[str, ...], log: Path) -> None:
+        """Compile once more what is missing, with other variables, and add to the log.
+
+        Raises
+        ------
+        RuntimeError
+            If it fails.
+        """
+        self._library = None
+        with log.open("a") as file:
+            self._execute_cmds([[*self._make, *variables]], self.build_dir, file)
 
     def _execute_cmds(
         self, cmds: Sequence[list[str]], cwd: os.PathLike[str] | str, stdout: TextIO | None = None

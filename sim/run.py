@@ -1,6 +1,7 @@
 """Simulations of a generated design: a job in, memory contents, registers and cycles out."""
 
 import dataclasses
+import functools
 import json
 import re
 import tempfile
@@ -13,7 +14,18 @@ from cocotb_tools.check_results import get_results
 
 from rowmesh.sim.build import BuildProgress, BuiltModel, Kind, ToolRunner, build_model
 
-__all__ = ["JobFolder", "RunProgress", "SimJob", "SimResult", "SimulationError", "run_test", "simulate", "simulate_all"]
+__all__ = [
+    "TRAINING_CYCLES",
+    "JobFolder",
+    "RunProgress",
+    "SimJob",
+    "SimResult",
+    "SimulationError",
+    "model_of",
+    "run_test",
+    "simulate",
+    "simulate_all",
+]
 
 RunProgress = Callable[[int], None]
 """Called now and then with the number of cycles simulated so far."""
@@ -57,6 +69,8 @@ class SimJob:
         Number of the burst, from 1, that is answered with an error; 0 for none.
     kind : {"run", "regress"}
         Speed, or assertions and random initial values.
+    train : bool
+        Train the model now, with the first cycles of the job; see `rowmesh.sim.build`.
     """
 
     verilog_dir: Path
@@ -74,6 +88,7 @@ class SimJob:
     fail_read: int = 0
     fail_write: int = 0
     kind: Kind = "run"
+    train: bool = False
 
     def __post_init__(self) -> None:
         if self.memory not in ("fast", "axi-random"):
@@ -231,6 +246,9 @@ def simulate(
     return simulate_all([job], progress, build_progress)[0]
 
 
+TRAINING_CYCLES = 50_000
+"""Cycles of a job that a model is trained with."""
+
 _SHARED = ("verilog_dir", "memory", "latency", "write_latency", "bytes_per_cycle", "fail_read", "fail_write", "kind")
 
 
@@ -266,11 +284,12 @@ def simulate_all(
     for name in _SHARED:
         if any(getattr(other, name) != getattr(job, name) for other in jobs):
             raise ValueError(f"SimJob.{name} must be the same in all jobs of a simulation")
-    model = build_model(job.verilog_dir, kind=job.kind, progress=build_progress)
+    model = model_of(dataclasses.replace(job, train=any(other.train for other in jobs)), build_progress)
     with tempfile.TemporaryDirectory(prefix="rowmesh-") as name:
         folder = JobFolder(Path(name), jobs, model)
         _run_cocotb(folder, job, model, "rowmesh.sim.testbench", progress)
         found = json.loads((folder.path / "result.json").read_text())
+        model.used(sum(raw["seconds"] for raw in found))
         return [
             SimResult(
                 dumps=folder.dumps(number, last=number == len(found) - 1),
@@ -282,6 +301,25 @@ def simulate_all(
             )
             for number, raw in enumerate(found)
         ]
+
+
+def model_of(job: SimJob, progress: BuildProgress | None = None) -> BuiltModel:
+    """Return the model that a job is simulated with, built if need be.
+
+    Raises
+    ------
+    BuildError
+        If it cannot be built.
+    """
+    trainer = None if job.kind == "regress" else functools.partial(_train, job)
+    return build_model(job.verilog_dir, kind=job.kind, progress=progress, trainer=trainer, train=job.train)
+
+
+def _train(job: SimJob, model: BuiltModel) -> None:
+    """Simulate the first cycles of a job with a model that counts its branches."""
+    some = dataclasses.replace(job, max_cycles=min(job.max_cycles, TRAINING_CYCLES))
+    with tempfile.TemporaryDirectory(prefix="rowmesh-") as name:
+        _run_cocotb(JobFolder(Path(name), [some], model), some, model, "rowmesh.sim.testbench", None)
 
 
 def run_test(job: SimJob, test_module: str, testcase: str | None = None) -> list[bytes]:

@@ -427,7 +427,7 @@ def _drain(m: Mapping, zero_point: int, clamp: tuple[int, int]) -> Nest:
         {
             **columns,
             **{f"release{n}": (m.q_pe_rest if n & 1 else m.q_pe) * m.column_filters * chains for n in range(4)},
-            "lane_param": m.column_filters * merged if m.inner == 1 and not raw else 0,
+            "lane_param": m.column_filters * merged if m.inner == 1 and m.m_x > merged and not raw else 0,
             "param_release": 0 if raw else m.m_x * m.column_filters,
             "param_thin": 0 if raw else m.m_x_rest * m.column_filters,
             "use_param": int(not raw),

@@ -1,6 +1,7 @@
 """The simulation harness against a small design: results, cycles, faults, cache."""
 
 import dataclasses
+import itertools
 import random
 import struct
 from pathlib import Path
@@ -11,7 +12,7 @@ from copy_dut import BURST, OVERHEAD, write_copy_dut
 from rowmesh.sim import build
 from rowmesh.sim.bench import bench
 from rowmesh.sim.build import BuildError, MissingToolError, build_model, cache_directory, check_tools
-from rowmesh.sim.run import SimJob, SimulationError, run_test, simulate, simulate_all
+from rowmesh.sim.run import SimJob, SimulationError, model_of, run_test, simulate, simulate_all
 
 PROGRAM, SOURCE, DESTINATION = 0x100, 0x1000, 0x8000
 
@@ -171,7 +172,9 @@ def test_the_loop_agrees_with_cocotb(design):
     assert result.ratio > 0
 
 
-def test_cache(design, tmp_path, monkeypatch):
+@pytest.fixture
+def cache(design, tmp_path, monkeypatch):
+    """A cache of its own, without models."""
     build_model(design)
     libraries = [path for path in cache_directory().glob("runtime-*") if (path / "verilated_vpi.o").exists()]
     assert libraries
@@ -180,7 +183,10 @@ def test_cache(design, tmp_path, monkeypatch):
     for library in libraries:  # one for each version of the tools that was ever used
         (cache / library.name).symlink_to(library)
     monkeypatch.setenv("ROWMESH_CACHE", str(cache))
+    return cache
 
+
+def test_cache(design, cache, tmp_path):
     stages = []
     first = build_model(design, progress=lambda stage, fraction: stages.append((stage, fraction)))
     again = build_model(design)
@@ -199,7 +205,32 @@ def test_cache(design, tmp_path, monkeypatch):
     (other / "rowmesh.v").write_text(text + "syntax error\n")
     with pytest.raises(BuildError, match="syntax error"):
         build_model(other)
-    assert sum(path.is_dir() for path in cache.iterdir()) == 1 + len(libraries)  # one model, the libraries
+    models = [path for path in cache.iterdir() if path.is_dir() and not path.name.startswith("runtime-")]
+    assert models == [first.directory]
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_trained_model_does_the_same_and_is_taken_from_then_on(design):
+    job = copy_job(design)
+    plain = simulate(job)
+    stages = []
+    trained = model_of(dataclasses.replace(job, train=True), lambda stage, _: stages.append(stage))
+    assert [stage for stage, _ in itertools.groupby(stages)] == ["verilate", "compile", "train", "compile"]
+    assert (trained.trained, trained.cached) == (True, False)
+    assert b"__gcov" not in trained.executable.read_bytes()
+    assert (model_of(job).trained, model_of(job).cached) == (True, True)
+    assert (simulate(job).cycles, simulate(job).dumps) == (plain.cycles, plain.dumps)
+    assert not model_of(dataclasses.replace(job, kind="regress")).trained
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_model_that_has_simulated_for_long_is_trained(design, monkeypatch):
+    monkeypatch.setattr(build, "_WORTH_TRAINING", 1.0)
+    job = copy_job(design)
+    simulate(job)
+    assert not model_of(job).trained
+    model_of(job).used(1.5)
+    assert model_of(job).trained
 
 
 def test_no_inline_must_name_a_module(design, tmp_path):

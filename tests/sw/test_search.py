@@ -6,11 +6,11 @@ import random
 import pytest
 
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw.assembler import too_many_loops
+from rowmesh.sw.assembler import assemble, memory_map, programs, too_many_loops
 from rowmesh.sw.counts import words
 from rowmesh.sw.dataflow import ANY, load_dataflow, load_dataflows
 from rowmesh.sw.estimate import estimate
-from rowmesh.sw.mapper import UnmappableError, search
+from rowmesh.sw.mapper import UnmappableError, candidates, search
 from rowmesh.sw.mapping import IllegalMappingError, Mapping, ceil_div
 from rowmesh.sw.mapspace import flattened
 from rowmesh.sw.model import config_cycles
@@ -179,3 +179,25 @@ def test_a_mapping_of_more_loops_than_levels_is_passed_over_or_refused():
         search(config, layer, (load_dataflow("rs"),), "dram")
     found = search(config.replace(nest_levels=9), layer, (load_dataflow("rs"),), "dram").mapping
     assert too_many_loops(found) == ""
+
+
+def test_one_column_may_have_as_many_filters_as_there_are_parameters():
+    """The distance of the next lane's parameters does not fit its field then, and is of no use."""
+    layer = next(layer for layer in load_workload("mobilenet").layers if layer.name == "POOL")
+    found = search(load_arch("squeezelerator"), layer, (load_dataflow("os-a"),))
+    assert too_many_loops(found.mapping) == ""
+
+
+def test_every_legal_mapping_has_a_program():
+    """Mappings of layers whose filters of a column are as many as parameters have room, or close to it."""
+    tried = 0
+    for filters, kind, name in itertools.product((8, 15, 16), ("avgpool", "depthwise", "conv"), ("os-a", "os-c", "ws")):
+        config = ArchConfig(rows=4, cols=4, data_width=16, param_words=filters, psum_spad=32, weight_spad=64)
+        layer = Layer.model_validate(
+            {"name": "x", "kind": kind, "C": 64, "H": 3, "W": 3, "R": 3, "S": 3} | ({"M": 64} if kind == "conv" else {})
+        )
+        for _, mapping in itertools.islice(candidates(config, layer, (load_dataflow(name),)), 60):
+            if not too_many_loops(mapping):
+                assemble((mapping, programs(mapping, memory_map(mapping))))
+                tried += 1
+    assert tried > 50
