@@ -59,6 +59,7 @@ _VERILOG = (_HERE / "verilog" / "axi_memory.sv", _HERE / "verilog" / "simtop.sv"
 _MEMORY = _HERE / "cpp" / "memory.cpp"
 _LOOP_MAIN = _HERE / "cpp" / "bench_main.cpp"
 _TOP = "simtop"
+_BUILT = "seconds"  # file with those of the build
 _JOBS = 2
 _KEPT_MODELS = 64
 
@@ -88,8 +89,9 @@ _PLAIN = ("LINK=g++", "OPT_FAST=-Os")
 _COUNTING = ("LINK=g++ -fprofile-generate", "OPT_FAST=-O2 -fprofile-generate -fprofile-update=single")
 _TRAINED = ("LINK=g++", "OPT_FAST=-O2 -fprofile-use -Wno-missing-profile")
 
-_WORTH_TRAINING = 60.0
-"""Seconds of simulation with an untrained model after which the next one trains it."""
+_WORTH_TRAINING = 4
+"""An untrained model that has simulated for so many times the seconds of its build is trained: that takes longer than
+the build, and wins a fifth of what is simulated from then on."""
 
 _TOOLS = {"g++": "g++", "make": "make", "perl": "perl", "ar": "binutils"}
 
@@ -149,7 +151,7 @@ class BuiltModel:
 
     def used(self, seconds: float) -> None:
         """Note how long an untrained model has simulated; some time of that and it is worth training."""
-        if not self.trained:
+        if not self.trained and self.directory.is_dir():
             with suppress(OSError), _seconds_of(self.directory).open("a") as file:
                 file.write(f"{seconds:.1f}\n")
 
@@ -159,8 +161,10 @@ def _seconds_of(target: Path) -> Path:
 
 
 def _worth_training(target: Path) -> bool:
-    path = _seconds_of(target)
-    return path.exists() and sum(map(float, path.read_text().split())) > _WORTH_TRAINING
+    built, used = target / _BUILT, _seconds_of(target)
+    if not built.exists() or not used.exists():
+        return False
+    return sum(map(float, used.read_text().split())) > _WORTH_TRAINING * float(built.read_text())
 
 
 def cache_directory() -> Path:
@@ -229,7 +233,7 @@ def build_model(
     """Build a design's model, or find it in the cache.
 
     Two processes that ask for the same model build it once: the second waits. A trained model is taken where there is
-    one; it is built if asked for, or after the untrained one has simulated for a minute.
+    one; it is built if asked for, or after the untrained one has simulated for four times as long as its build took.
 
     Parameters
     ----------
@@ -392,6 +396,7 @@ def _build(
 
     ``teach`` is called with the folder of a model that counts its branches, to train the one that is kept.
     """
+    begin = time.monotonic()
     work = target.with_name(f"{target.name}.{os.getpid()}")
     shutil.rmtree(work, ignore_errors=True)
     objects = work / "objects"
@@ -440,6 +445,7 @@ def _build(
         final.mkdir()
         shutil.copy(objects / _TOP, final / _TOP)
         shutil.copy(log, final / "build.log")
+        (final / _BUILT).write_text(f"{time.monotonic() - begin:.1f}")
         final.rename(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -224,12 +224,13 @@ def test_a_trained_model_does_the_same_and_is_taken_from_then_on(design):
 
 
 @pytest.mark.usefixtures("cache")
-def test_a_model_that_has_simulated_for_long_is_trained(design, monkeypatch):
-    monkeypatch.setattr(build, "_WORTH_TRAINING", 1.0)
+def test_a_model_that_has_simulated_for_long_is_trained(design):
     job = copy_job(design)
     simulate(job)
+    plain = model_of(job)
+    plain.used(1.0)
     assert not model_of(job).trained
-    model_of(job).used(1.5)
+    plain.used(5 * float((plain.directory / "seconds").read_text()))
     assert model_of(job).trained
 
 
