@@ -210,28 +210,21 @@ def test_cache(design, cache, tmp_path):
 
 
 @pytest.mark.usefixtures("cache")
-def test_a_trained_model_does_the_same_and_is_taken_from_then_on(design):
+def test_a_model_that_has_simulated_for_long_is_trained_and_does_the_same(design):
     job = copy_job(design)
-    plain = simulate(job)
-    stages = []
-    trained = model_of(dataclasses.replace(job, train=True), lambda stage, _: stages.append(stage))
-    assert [stage for stage, _ in itertools.groupby(stages)] == ["verilate", "compile", "train", "compile"]
-    assert (trained.trained, trained.cached) == (True, False)
-    assert b"__gcov" not in trained.executable.read_bytes()
-    assert (model_of(job).trained, model_of(job).cached) == (True, True)
-    assert (simulate(job).cycles, simulate(job).dumps) == (plain.cycles, plain.dumps)
-    assert not model_of(dataclasses.replace(job, kind="regress")).trained
-
-
-@pytest.mark.usefixtures("cache")
-def test_a_model_that_has_simulated_for_long_is_trained(design):
-    job = copy_job(design)
-    simulate(job)
-    plain = model_of(job)
+    before, plain = simulate(job), model_of(job)
     plain.used(1.0)
     assert not model_of(job).trained
     plain.used(5 * float((plain.directory / "seconds").read_text()))
-    assert model_of(job).trained
+    stages = []
+    trained = model_of(job, lambda stage, _: stages.append(stage))
+    assert (trained.trained, trained.cached) == (True, False)
+    assert [stage for stage, _ in itertools.groupby(stages)] == ["verilate", "compile", "train", "compile"]
+    assert b"__gcov" not in trained.executable.read_bytes()
+    after, again = simulate(job), model_of(dataclasses.replace(job, train=True))
+    assert (again.directory, again.cached) == (trained.directory, True)
+    assert (after.cycles, after.dumps, after.registers) == (before.cycles, before.dumps, before.registers)
+    assert not model_of(dataclasses.replace(job, kind="regress")).trained
 
 
 def test_no_inline_must_name_a_module(design, tmp_path):
