@@ -3,15 +3,17 @@
 ``python bench/accuracy.py [--limit CYCLES] [--random N] [--cases N]`` simulates every case of at most so many predicted
 cycles that was not simulated on these sources before, and prints the distribution of the errors and the ten worst
 cases, each with the part of the cycles that differs most. Cases come in a random order, the same each time, so that
-the first N are of all kinds. Results are kept in build/accuracy.json.
+the first N are of all kinds; each core simulates one at a time. Results are kept in build/accuracy.json.
 """
 
 import argparse
 import hashlib
 import json
+import os
 import random
 import sys
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -140,20 +142,32 @@ def main() -> int:
     todo = list(cases(options.random))
     random.Random(0).shuffle(todo)
     most = len(todo) if options.cases is None else options.cases
-    with Progress(console=console, transient=True) as progress:
+    running: dict[Future[dict[str, Any] | None], str] = {}
+    workers = os.cpu_count() or 1
+    with Progress(console=console, transient=True) as progress, ProcessPoolExecutor(workers) as pool:
         bar = progress.add_task("cases", total=len(todo))
+
+        def finish(fewest: int) -> None:
+            """Wait until no more than so many are running, and keep their results."""
+            while len(running) > fewest:
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    key, found = running.pop(future), future.result()
+                    progress.update(bar, advance=1, description=key)
+                    if found:
+                        results[key] = found
+                        REPORT.parent.mkdir(parents=True, exist_ok=True)
+                        REPORT.write_text(json.dumps({"sources": sources, "results": results}, indent=2) + "\n")
+
         for arch, workload, layer, name in todo:
             key = f"{arch} {workload} {layer.name} {name}"
-            progress.update(bar, advance=1, description=key)
             if key in results:
+                progress.update(bar, advance=1)
                 continue
+            finish(workers - 1)
             if len(results) >= most:
                 break
-            found = measure(load_arch(arch), layer, name, options.limit)
-            if found:
-                results[key] = found
-                REPORT.parent.mkdir(parents=True, exist_ok=True)
-                REPORT.write_text(json.dumps({"sources": sources, "results": results}, indent=2) + "\n")
+            running[pool.submit(measure, load_arch(arch), layer, name, options.limit)] = key
+        finish(0)
     networks = {key.split()[1] for key in results}
     console.print(f"layers of {', '.join(sorted(networks))}", highlight=False)
     show(console, results)
