@@ -133,6 +133,7 @@ def show_searches(console: Console, longer: bool, chosen: Sequence[str] = ()) ->
                     more = search(config, layer, flows, Objective(goal), Budget(mappings=_LONGER * found.visited), 1)
                     row += [f"{more.visited:,}", "yes" if more.exhaustive else "no", f"{time.monotonic() - begin:.0f}"]
                     row.append(f"{1 - more.estimate / found.estimate:.3%}")
+                    console.print(f"{name} {goal}: {row[-1]} better in {row[-2]} s")
                 table.add_row(*row)
     console.print(table)
 
