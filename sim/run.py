@@ -12,15 +12,16 @@ from typing import Any, Literal
 
 from cocotb_tools.check_results import get_results
 
-from rowmesh.sim.build import BuildProgress, BuiltModel, Kind, ToolRunner, build_model
+from rowmesh.sim.build import BuiltModel, build_model
+from rowmesh.sim.toolrunner import BuildProgress, Kind, ToolRunner
 
 __all__ = [
-    "TRAINING_CYCLES",
     "JobFolder",
     "RunProgress",
     "SimJob",
     "SimResult",
     "SimulationError",
+    "beginning",
     "model_of",
     "run_test",
     "simulate",
@@ -246,8 +247,7 @@ def simulate(
     return simulate_all([job], progress, build_progress)[0]
 
 
-TRAINING_CYCLES = 50_000
-"""Cycles of a job that a model is trained with."""
+_TRAINING_CYCLES = 50_000
 
 _SHARED = ("verilog_dir", "memory", "latency", "write_latency", "bytes_per_cycle", "fail_read", "fail_write", "kind")
 
@@ -315,9 +315,14 @@ def model_of(job: SimJob, progress: BuildProgress | None = None) -> BuiltModel:
     return build_model(job.verilog_dir, kind=job.kind, progress=progress, trainer=trainer, train=job.train)
 
 
+def beginning(job: SimJob) -> SimJob:
+    """Return as much of a job as a model is trained with."""
+    return dataclasses.replace(job, max_cycles=min(job.max_cycles, _TRAINING_CYCLES))
+
+
 def _train(job: SimJob, model: BuiltModel) -> None:
     """Simulate the first cycles of a job with a model that counts its branches."""
-    some = dataclasses.replace(job, max_cycles=min(job.max_cycles, TRAINING_CYCLES))
+    some = beginning(job)
     with tempfile.TemporaryDirectory(prefix="rowmesh-") as name:
         _run_cocotb(JobFolder(Path(name), [some], model), some, model, "rowmesh.sim.testbench", None)
 

@@ -57,7 +57,7 @@ def run_block(block: Block, config: ArchConfig, module: str, *, seed: int = 1, *
 
     verilog, *_ = emit(block, "dut")
     folder = _build(verilog)
-    from rowmesh.sim.build import ToolRunner
+    from rowmesh.sim.toolrunner import ToolRunner
 
     runner = ToolRunner(kind="regress")
     name = f"{module}-{hashlib.sha256(repr((config, settings, seed)).encode()).hexdigest()[:8]}"
@@ -105,7 +105,8 @@ def _build(verilog: str) -> Path:
     """Build, or find in the cache by the hash of the Verilog."""
     from cocotb_tools.runner import VerilatorControlFile, Verilog
 
-    from rowmesh.sim.build import ToolRunner, check_tools
+    from rowmesh.sim.build import check_tools
+    from rowmesh.sim.toolrunner import ToolRunner
 
     check_tools()
     digest = hashlib.sha256(repr((verilog, _FLAGS, _CONTROL, sys.version)).encode()).hexdigest()[:16]

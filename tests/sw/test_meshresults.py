@@ -144,7 +144,5 @@ def test_the_scorecard_is_of_one_array(mesh_file, monkeypatch, capsys):
 
     assert cli.main(["scorecard", str(mesh_file(edit))]) == 2
     err = capsys.readouterr().err
-    assert ("layer CONV3: the scorecard: takes accelerators of one cluster, not the 4" in err, err.count("\n")) == (
-        True,
-        1,
-    )
+    assert "layer CONV3: the scorecard: takes accelerators of one cluster, not the 4" in err
+    assert err.count("\n") == 1
