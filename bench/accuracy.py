@@ -35,9 +35,9 @@ REPORT = Path(__file__).resolve().parents[1] / "build" / "accuracy.json"
 
 CASES = (
     # (architecture, workload, dataflows)
-    ("eyeriss", "alexnet", ("rs", "any")),
+    ("eyeriss", "alexnet", ("rs", "rs-b", "any")),
     ("eyeriss", "vgg16", ("rs",)),
-    ("eyeriss", "resnet50", ("rs", "any")),
+    ("eyeriss", "resnet50", ("rs", "rs-b", "any")),
     ("eyeriss", "mobilenet", ("rs-g", "rs", "os-a")),
     ("squeezelerator", "squeezenet11", ("ws", "os-b", "rs")),
     ("squeezelerator", "mobilenet", ("ws", "os-a", "is")),
@@ -47,7 +47,7 @@ CASES = (
     ("tiny", "demo", ("rs", "ws", "os-a", "os-b", "os-c", "is", "nlr")),
     ("fpga4x4", "mobilenet", ("any",)),
 )
-FLOWS_OF_ANY = ("rs", "rs-g", "ws", "os-a", "os-b", "os-c", "is")
+FLOWS_OF_ANY = ("rs", "rs-b", "rs-g", "ws", "os-a", "os-b", "os-c", "is")
 
 
 def random_layer(number: int) -> Layer:

@@ -26,7 +26,7 @@ from rowmesh.sw.results import ACCESSES
 from rowmesh.sw.tensors import TensorLayout
 from rowmesh.sw.workload import KINDS, Layer
 
-__all__ = ["FACTORS", "STATIONARY", "Costs", "evaluate", "factors_of", "row_of"]
+__all__ = ["FACTORS", "FLAGS", "STATIONARY", "Costs", "evaluate", "factors_of", "row_of"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -34,7 +34,9 @@ STATIONARY: tuple[Stationary, ...] = get_args(Stationary)
 """Orders of loops within a PE, by their numbers in arrays of factors."""
 
 FACTORS = tuple(field.name for field in fields(Mapping) if field.name not in ("config", "layer", "dataflow", "within"))
-"""Columns of an array of factors: the parameters of a mapping; ``resident`` is 0 or 1, ``stationary`` a place."""
+"""Columns of an array of factors: the parameters of a mapping; ``FLAGS`` are 0 or 1, ``stationary`` a place."""
+
+FLAGS = ("resident", "m_outer")
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ def row_of(m: Mapping) -> list[int]:
 def factors_of(row: Ints) -> dict[str, Any]:
     """Return the factors in a row, as the parameters of :class:`rowmesh.sw.mapping.Mapping`."""
     factors: dict[str, Any] = dict(zip(FACTORS, map(int, row), strict=True))
-    return factors | {"resident": bool(factors["resident"]), "stationary": STATIONARY[factors["stationary"]]}
+    flags = {name: bool(factors[name]) for name in FLAGS}
+    return factors | flags | {"stationary": STATIONARY[factors["stationary"]]}
 
 
 # numba looks at the caller's file only: a change of a formula elsewhere would not be seen. What is in a cell is part of
@@ -110,7 +113,8 @@ _MAPPING = record(
     Mapping,
     {"config": _CONFIG, "layer": _LAYER, "iact_layout": _LAYOUT, "ofmap_layout": _LAYOUT}
     | dict.fromkeys(FACTORS, _INT)
-    | {"resident": types.boolean, "stationary": Choice(STATIONARY)},
+    | dict.fromkeys(FLAGS, types.boolean)
+    | {"stationary": Choice(STATIONARY)},
 )
 _build_config, _build_layer, _build_layout, _build_mapping = map(builder, (_CONFIG, _LAYER, _LAYOUT, _MAPPING))
 
@@ -160,7 +164,7 @@ def evaluate(config: ArchConfig, layer: Layer, factors: Ints) -> Costs:
     config : ArchConfig
     layer : Layer
     factors : ndarray of int64, (mappings, FACTORS)
-        All at least 1, but for ``resident`` and ``stationary``.
+        All at least 1, but for ``FLAGS`` and ``stationary``.
     """
     count = len(factors)
     any_mapping = Mapping.bare(config, layer)

@@ -68,13 +68,12 @@ def _edges(mapping: Mapping, rows: tuple[str, ...]) -> dict[str, tuple[str, ...]
 
 
 def _tiles(m: Mapping, strides: dict[str, dict[str, int]]) -> list[Loop]:
-    bounds = {"n": m.n_t, "g": m.g_t, "pt": m.pt, "qt": m.qt, "mt": m.mt}
-    return [Loop(name, bound, strides.get(name, {})) for name, bound in bounds.items()]
+    return [Loop(name, bound, strides.get(name, {})) for name, bound in m.tiles.items()]
 
 
 def _stay(m: Mapping) -> tuple[str, ...]:
     """Return the loops over the tiles that share the weights or parameters which stay."""
-    return ("n", "pt", "qt") if m.g_t == 1 else ("pt", "qt")
+    return ("n", "pt", "qt") if m.stay_over_images else ("pt", "qt")
 
 
 def _loaded(m: Mapping, strides: dict[str, dict[str, int]], stays: bool) -> list[Loop]:
@@ -87,7 +86,7 @@ def _read_iact(m: Mapping, port: int) -> Nest:
     x = m.layer
     (uy, ux), beats, lanes = x.stride, m.tile_beats, m.lanes
     loops = _tiles(m, {"pt": {"y": m.p0 * m.p_n * uy}, "qt": {"x": m.q0 * ux}})
-    tile_blocks = m.c_s * m.c0 if m.planar else m.c_s * m.c0 // lanes
+    tile_blocks = m.pass_channels if m.planar else m.pass_channels // lanes
     kept = m.slice_flits * m.images_kept
     loops.append(Loop("ct", m.ct, {"address": kept if m.resident else 0, "block": tile_blocks}))
     dy = x.dilation[0]
@@ -95,7 +94,15 @@ def _read_iact(m: Mapping, port: int) -> Nest:
     loops.append(Loop("nj", m.n0, {"address": m.slice_flits if m.images_kept > 1 else 0}))
     step = m.p_n * uy
     loops.append(Loop("pj", m.p0, {"y": step, "address": step * beats}, m.p0_rest, ("pt",)))
-    inner = ["rt", "pj"]
+    columns, columns_rest = m.patch_columns(m.sent_columns), m.patch_columns(m.q_block_rest if m.blocked else m.q_rest)
+    last_columns = ("qt", "qb") if m.blocked else ("qt",)
+    if m.blocked:
+        across = m.q_block * ux
+        by_block = {"x": across, "address": across // lanes if m.planar else across}
+        loops.append(Loop("qb", m.q_blocks, by_block, m.q_blocks_rest, ("qt",)))
+        by_group = {"address": m.blocks_at_once * m.tile_rows * beats, "block": m.blocks_at_once}
+        loops.append(Loop("cj", m.c1, by_group))
+    inner = ["rt", "pj", *(("qb", "cj") if m.blocked else ())]
     values = {
         "release": m.slice_flits,
         "low": 0,
@@ -107,25 +114,26 @@ def _read_iact(m: Mapping, port: int) -> Nest:
         "pad": -(1 << (m.config.data_width - 1)) if x.kind == "maxpool" else 0,
     }
     conditions: dict[str, tuple[str, ...] | None] = {"first_mask": None, "last_mask": None, "edge_mask": None}
-    rest_columns = (m.q_rest - 1) * ux + m.window
     base_x = -x.padding[1] - m.x_offset
     if m.planar:
-        loops.append(Loop("x", beats, {"address": 1, "x": lanes}, ceil_div(m.x_offset + rest_columns, lanes), ("qt",)))
+        flits, flits_rest = (ceil_div(m.x_offset + sent, lanes) for sent in (columns, columns_rest))
+        loops.append(Loop("x", flits, {"address": 1, "x": lanes}, flits_rest, last_columns))
         values |= {
             "low_first": m.x_offset,
-            "high_last": (m.x_offset + m.tile_columns - 1) % lanes,
-            "high_edge": (m.x_offset + rest_columns - 1) % lanes,
+            "high_last": (m.x_offset + columns - 1) % lanes,
+            "high_edge": (m.x_offset + columns_rest - 1) % lanes,
         }
-        conditions |= {"first_mask": ("x",), "last_mask": ("x",), "edge_mask": ("qt",)}
+        conditions |= {"first_mask": ("x",), "last_mask": ("x",), "edge_mask": last_columns}
         inner.append("x")
     else:
         tag = int(m.q_x > 1)  # columns are told apart by the index
         if ux <= m.window:
-            loops.append(Loop("x", m.tile_columns, {"address": 1, "x": 1, "index": tag}, rest_columns, ("qt",)))
+            loops.append(Loop("x", columns, {"address": 1, "x": 1, "index": tag}, columns_rest, last_columns))
             inner.append("x")
         else:
             per_q = {"address": ux, "x": ux, "index": tag * m.window}
-            loops.append(Loop("q", min(m.q0, x.q), per_q, m.q_rest, ("qt",)))
+            rest = m.q_block_rest if m.blocked else m.q_rest
+            loops.append(Loop("q", m.sent_columns, per_q, rest, last_columns))
             loops.append(Loop("x", m.window, {"address": 1, "x": 1, "index": tag}))
             inner += ["q", "x"]
         values["high_last"] = (m.g_n * m.c - 1) % lanes
@@ -144,7 +152,8 @@ def _read_iact(m: Mapping, port: int) -> Nest:
 def _read_rows(m: Mapping) -> list[Loop]:
     """Loops over the flits of one column: iact rows, then channel blocks."""
     (uy, _), dy, row = m.layer.stride, m.layer.dilation[0], m.tile_beats
-    blocks = Loop("cb", m.blocks, {"address": m.tile_rows * row, "block": 1, "phase": 1}, m.blocks_rest, ("ct",))
+    sent, sent_rest = m.blocks_at_once, m.blocks_rest // m.c1
+    blocks = Loop("cb", sent, {"address": m.tile_rows * row, "block": 1, "phase": 1}, sent_rest, ("ct",))
     if m.diagonal:
         need, need_rest = ((p - 1) * uy + m.height for p in (m.p_n, m.p_rest))
         return [
@@ -158,14 +167,14 @@ def _read_rows(m: Mapping) -> list[Loop]:
             Loop(
                 "phase",
                 uy,
-                {"address": row, "y": 1, "phase": m.blocks},
+                {"address": row, "y": 1, "phase": sent},
                 need - (ceil_div(need, uy) - 1) * uy,
                 ("index",),
             ),
             blocks,
         ]
     # output rows are told apart by the phase if they are along the rows, by the index across the columns
-    tag = {"phase": m.blocks} if m.p_y > 1 else {"index": int(m.q_x == 1)}
+    tag = {"phase": sent} if m.p_y > 1 else {"index": int(m.q_x == 1)}
     step = 1 if m.r0 > 1 else uy
     rows = Loop(
         "index",
@@ -174,7 +183,7 @@ def _read_rows(m: Mapping) -> list[Loop]:
         m.row_span(m.p_rest),
         ("pt", "pj"),
     )
-    return [rows, Loop("phase", m.r_s, {"address": dy * row, "y": dy, "phase": m.blocks}), blocks]
+    return [rows, Loop("phase", m.r_s, {"address": dy * row, "y": dy, "phase": sent}), blocks]
 
 
 def _load_iact(m: Mapping, memory: MemoryMap, port: int) -> Nest:
@@ -183,7 +192,7 @@ def _load_iact(m: Mapping, memory: MemoryMap, port: int) -> Nest:
     beat = m.config.beat_bytes
     unit = lanes if m.planar else 1  # columns of a beat
     base_x = (-x.padding[1] - m.x_offset) // unit
-    tile_blocks = m.c_s * m.c0 if m.planar else m.c_s * m.c0 // lanes
+    tile_blocks = m.pass_channels if m.planar else m.pass_channels // lanes
     rows = m.p0 * m.p_n * uy
     columns = m.q0 * ux // unit
     strides = {
@@ -294,11 +303,18 @@ def _step(m: Mapping) -> Nest:
     filters = Loop("m", m.pe_filters, {"weight": 1, "psum": 1, "iact": int(m.g0 > 1)})
     column = {"iact": m.stride[1] * tap, "psum": m.pe_filters} if m.patched else {}
     columns = Loop("q", m.q_pe, column, m.q_pe_rest, ("qt",))
-    last_use = (*(_stay(m) if m.weights_stay else ()), "nj", "pj", "q")
+    groups: tuple[str, ...] = ()
+    if m.blocked:
+        of_group = x.s * m.r0 * m.c0 * per_channel
+        loops.append(Loop("qb", m.q_blocks, {}, m.q_blocks_rest, ("qt",)))
+        loops.append(Loop("cj", m.c1, {"weight": of_group}))
+        columns = Loop("q", m.q_block, {"psum": per_channel}, m.q_block_rest, ("qt", "qb"))
+        groups = ("qb", "cj")
+    last_use = (*(_stay(m) if m.weights_stay else ()), "nj", "pj", *groups[:1], "q")
     conditions: dict[str, tuple[str, ...] | None] = {
         "weight_release_mask": last_use,
-        "weight_sync_mask": (*last_use, "s", "r", "c", "m"),
-        "start_mask": ("nj", "pj", "mj", "q", "m"),
+        "weight_sync_mask": (*last_use, *groups[1:], "s", "r", "c", "m"),
+        "start_mask": ("nj", "pj", "mj", *groups[:1], "q", "m"),
         **_edges(m, ("pt", "pj")),
     }
     passes = ("ct", "rt")
@@ -321,8 +337,8 @@ def _step(m: Mapping) -> Nest:
     # a row's last window is released tap by tap while it is used, so that the next row's words come in behind it
     dense = x.dilation[1] == 1
     conditions |= {
-        "clear_mask": ("s", "r", "c"),
-        "emit_mask": ("s", "r", "c"),
+        "clear_mask": (*groups[1:], "s", "r", "c"),
+        "emit_mask": (*groups[1:], "s", "r", "c"),
         "slide_mask": ("s", "r", "c", "m"),
         "restart_mask": ("q", "c", "m") if dense else ("q", "s", "r", "c", "m"),
         "iact_sync_mask": ("s", "r", "c", "m"),

@@ -33,7 +33,7 @@ class Beats(NamedTuple):
 def weight_beats(m: Mapping) -> int:
     """Beats of the packed weights of one tile of groups (every PE's weights padded to whole flits)."""
     flits = ceil_div(m.weights, m.lanes)
-    return m.g_y * (m.m // m.m0) * (m.c // m.c0) * (m.layer.r // m.r0) * flits
+    return m.g_y * (m.m // m.m0) * (m.c // (m.c0 * m.c1)) * (m.layer.r // m.r0) * flits
 
 
 def _above(distance: int, step: int, count: int) -> int:
@@ -93,8 +93,9 @@ def _columns_sent(m: Mapping) -> tuple[int, int]:
     x = m.layer
     ux, left = x.stride[1], x.padding[1]
     if ux <= m.window:
-        step, before = m.q0 * ux, m.qt - 1
-        full, rest = (min(m.q0, x.q) - 1) * ux + m.window, (m.q_rest - 1) * ux + m.window
+        each = m.sent_columns
+        step, before = each * ux, ceil_div(x.q, each) - 1
+        full, rest = (each - 1) * ux + m.window, (x.q - before * each - 1) * ux + m.window
         inside = _inside(-left, step, before, full, x.w) + _inside(before * step - left, 1, 1, rest, x.w)
         return before * full + rest, inside
     return x.q * m.window, _inside(-left, ux, x.q, m.window, x.w)
@@ -126,7 +127,7 @@ def words(m: Mapping) -> tuple[int, ...]:
     outputs = x.outputs
     macs = outputs * m.c * x.r * x.s
     passes = 1 if m.held else m.ct * m.r_t  # times that a psum is sent to its bank
-    emitted = outputs * m.chain if m.held else macs // (x.s * m.r0 * m.c0)
+    emitted = outputs * m.chain if m.held else macs // (x.s * m.r0 * m.c0 * m.c1)
     filters, channels = m.m * m.g_n, m.c * m.g_n  # of a tile of groups
     row_steps_of_pe = x.p if m.p0 == 1 else m.row_steps * m.p_x
     weights_sent = m.weight_rounds * m.g_t * filters * m.c * x.r * x.s

@@ -32,7 +32,9 @@ ANY = "any"
 """Name that stands for all shipped dataflows."""
 
 _TOP = "dataflow"
-_PERMUTATIONS: Mapping[str, Stationary] = {"QSRCM": "weight", "SRCQM": "psum", "MSRCQ": "iact"}
+_PERMUTATIONS: Mapping[str, Stationary] = {"QSRCM": "weight", "QCQSRCM": "block", "SRCQM": "psum", "MSRCQ": "iact"}
+_TILES: Mapping[str, bool] = {"NGPQM": False, "GMNPQ": True}
+"""Orders of DRAM's loops: whether filter tiles are outermost (:attr:`rowmesh.sw.mapping.Mapping.m_outer`)."""
 _DIMENSIONS: Mapping[str, tuple[str, ...]] = {
     "rows": ("C", "R", "P", "M", "G"),
     "columns": ("M", "P", "Q"),
@@ -43,6 +45,7 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "columns": ("target", "type", "dimensions", "factors"),
     "pe": ("target", "type", "permutation", "factors"),
 }
+_OPTIONAL: Mapping[str, tuple[str, ...]] = {"DRAM": ("target", "type", "permutation")}
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ class Dataflow:
         Loop orders of a PE, see :class:`rowmesh.sw.mapping.Mapping`.
     factors : Mapping of (target, dimension) to Factor
         What is fixed or bounded.
+    m_outer : tuple of bool
+        Whether filter tiles may be outermost, or have to be.
     """
 
     name: str
@@ -87,6 +92,7 @@ class Dataflow:
     columns: frozenset[str]
     stationary: tuple[Stationary, ...]
     factors: Mapping[tuple[str, str], Factor] = field(default_factory=dict)
+    m_outer: tuple[bool, ...] = (False,)
 
     def allows(self, target: str, dimension: str, factor: int, size: int) -> bool:
         """Whether a factor is allowed at a target."""
@@ -94,7 +100,7 @@ class Dataflow:
         return rule is None or rule.allows(factor, size)
 
     def __hash__(self) -> int:
-        return hash((self.name, self.rows, self.columns, self.stationary, tuple(sorted(self.factors))))
+        return hash((self.name, self.rows, self.columns, self.stationary, tuple(sorted(self.factors)), self.m_outer))
 
 
 def load_dataflow(name_or_path: str | os.PathLike[str]) -> Dataflow:
@@ -121,16 +127,21 @@ def load_dataflow(name_or_path: str | os.PathLike[str]) -> Dataflow:
         raise document.error((_TOP, "constraints"), f"must be a list, not {files.show_value(entries)}")
     spatial: dict[str, frozenset[str]] = {}
     stationary: tuple[Stationary, ...] = ()
+    outer: tuple[bool, ...] = ()
     factors: dict[tuple[str, str], Factor] = {}
     for number, raw in enumerate(entries):
         path: files.Place = (_TOP, "constraints", number)
         entry = document.mapping(path, raw)
-        target = _choice(document, (*path, "target"), entry.get("target"), list(_KEYS))
-        document.known_keys(path, entry, _KEYS[target])
-        if target in spatial or (target == "pe" and stationary):
+        target = _choice(document, (*path, "target"), entry.get("target"), [*_KEYS, *_OPTIONAL])
+        document.known_keys(path, entry, {**_KEYS, **_OPTIONAL}[target])
+        if target in spatial or (target == "pe" and stationary) or (target == "DRAM" and outer):
             raise document.error((*path, "target"), f"must be given once, not twice ({target})")
-        kind = "temporal" if target == "pe" else "spatial"
+        kind = "spatial" if target in ("rows", "columns") else "temporal"
         _choice(document, (*path, "type"), entry.get("type", kind), [kind])
+        if target == "DRAM":
+            names = _listed(document, (*path, "permutation"), entry.get("permutation"), list(_TILES))
+            outer = tuple(_TILES[name] for name in names)
+            continue
         if target == "pe":
             names = _listed(document, (*path, "permutation"), entry.get("permutation"), list(_PERMUTATIONS))
             stationary = tuple(_PERMUTATIONS[name] for name in names)
@@ -144,7 +155,8 @@ def load_dataflow(name_or_path: str | os.PathLike[str]) -> Dataflow:
     for target in _KEYS:
         if target not in spatial and not (target == "pe" and stationary):
             raise document.error((_TOP, "constraints"), f"must have one for target {target}")
-    return Dataflow(stem, description, spatial["rows"], spatial["columns"], stationary, factors)
+    outer = outer or (False,)
+    return Dataflow(stem, description, spatial["rows"], spatial["columns"], stationary, factors, outer)
 
 
 def load_dataflows(name_or_path: str | os.PathLike[str]) -> tuple[Dataflow, ...]:

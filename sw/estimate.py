@@ -38,8 +38,14 @@ beat of the burst."""
 
 def _sent(m: Mapping, q_tile: int) -> tuple[int, int]:
     """Columns sent for a tile's output columns, and the flits of one iact row."""
-    columns = m.patch_columns(q_tile)
-    return columns, ceil_div(m.x_offset + columns, m.lanes) if m.planar else columns
+    each = min(m.sent_columns, q_tile) if m.blocked else q_tile
+    before = ceil_div(q_tile, each) - 1
+    full, rest = m.patch_columns(each), m.patch_columns(q_tile - before * each)
+    if m.planar:
+        flits = before * ceil_div(m.x_offset + full, m.lanes) + ceil_div(m.x_offset + rest, m.lanes)
+    else:
+        flits = before * full + rest
+    return before * full + rest, flits
 
 
 def iact_cycles(m: Mapping, q_tile: int, p: int, blocks: int = 0) -> int:
@@ -62,7 +68,7 @@ def iact_cycles(m: Mapping, q_tile: int, p: int, blocks: int = 0) -> int:
         words = min(m.pe_words, m.lanes)
         waiting = max(0, of_row * ceil_div(m.pe_words, m.lanes) - 2)
         trunk += p * waiting * (words - 1)
-    return max(flits * trunk, columns * of_row * m.pe_words)
+    return max(flits * trunk, columns * of_row * m.c1 * m.pe_words)
 
 
 def _weights(m: Mapping, round_trip: int) -> _Weights:
@@ -89,7 +95,7 @@ def _burst(m: Mapping, emitted: int, chains: int) -> int:
 
 def _pass_steps(m: Mapping, q: int, rows: int) -> int:
     """Steps of a pass: q output columns of a PE in each of some row steps."""
-    return rows * m.m1 * q * m.pe_filters * m.layer.s * m.r0 * m.c0
+    return rows * m.m1 * q * m.pe_filters * m.layer.s * m.r0 * m.c1 * m.c0
 
 
 def _tile_cycles(m: Mapping, q: int, q_tile: int, p: int, rows: int, weights: _Weights) -> int:
@@ -111,7 +117,7 @@ def _tile_cycles(m: Mapping, q: int, q_tile: int, p: int, rows: int, weights: _W
     noc = max(0, max(iact, weights.noc) - steps)
     columns, _ = _sent(m, q)
     room = m.config.iact_spad // (m.r0 * m.pe_words)
-    cost = iact // max(1, rows * columns)
+    cost = iact // max(1, rows * columns * m.c1)
     if m.patched:
         # the columns that had to wait come at the rate of the iacts, and are needed one every m0 steps of each q
         missing = max(0, columns - max(0, room - columns))
@@ -119,7 +125,8 @@ def _tile_cycles(m: Mapping, q: int, q_tile: int, p: int, rows: int, weights: _W
         noc = max(noc, rows * (late + 2)) if missing else noc
     else:
         missing = max(0, m.window - max(0, room - m.window))
-        noc = max(noc, rows * missing * max(0, cost - m.r0 * m.c0 * m.pe_filters))
+        windows = rows * m.c1 * ceil_div(q, m.q_block)
+        noc = max(noc, windows * missing * max(0, cost - m.r0 * m.c0 * m.pe_filters))
     busy = passes * (steps + noc + max(0, weights.load - steps - noc))
     if chains == 1:
         return busy
@@ -164,7 +171,7 @@ def _drained(m: Mapping, steps: int) -> int:
     A PE sends its psums in consecutive steps, and each column a cycle after its neighbour.
     """
     together = m.pe_filters * (m.q_pe if m.patched else 1)
-    period = together * m.layer.s * m.r0 * m.c0
+    period = together * m.layer.s * m.r0 * m.c1 * m.c0
     return steps * max(0, period - together * m.chains - m.config.lanes + 1) // period
 
 
@@ -219,8 +226,9 @@ def estimate(m: Mapping) -> int:
     first = first_slice_beats(m)
     slow = max(1.0, _REQUEST / (a.read_bursts * min(m.tile_beats, a.burst_beats)))
     weights_first = min(beats.weight, first, a.glb_weight_flits)
-    if m.weights_stay:  # all of a group's, along the trunk or the busiest row
-        weights_first = max(weight_beats(m) // m.weight_ports, ceil_div(m.m, m.m0 * m.m_y) * m.weights - first)
+    if m.weights_stay:  # all of a group's (or filter tile's), along the trunk or the busiest row
+        flits, of_row = weight_beats(m) // m.weight_ports, ceil_div(m.m, m.m0 * m.m_y) * m.weights
+        weights_first = max(ceil_div(flits, m.mt), ceil_div(of_row, m.mt) - first)
     initial = int(first * slow) + weights_first
     rest = int(beats.iact + beats.weight + beats.param + (slow - 1) * beats.iact) - initial
     slices = x.n * m.g_t * m.pt * m.qt * (1 if m.resident else m.mt * m.ct) - 1

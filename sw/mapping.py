@@ -9,13 +9,16 @@ The loops of a mapping, outermost first::
           k (rows)           independent psum chains of a column: output rows, filters or groups
             ci, r            channel groups and filter rows along a chain
 
-and within a PE one of three orders, named after what stays there longest::
+and within a PE one of four orders, named after what stays there longest::
 
-    weight   q, s, r, c0, m0       the weights of a pass stay, a window of iacts slides along q
-    psum     s, r, c0, q, m0       psums stay over all passes; iacts come in patches of q0 output columns
-    iact     mj, s, r, c0, q, m0   a patch of iacts stays while the weights of m1 filter groups pass
+    weight   q, s, r, c0, m0           the weights of a pass stay, a window of iacts slides along q
+    block    qb, cj, q, s, r, c0, m0   so do they; psums of a block of q1 output columns stay while c1 channel groups
+                                       pass one after another, a window of each slides along the block
+    psum     s, r, c0, q, m0           psums stay over all passes; iacts come in patches of q0 output columns
+    iact     mj, s, r, c0, q, m0       a patch of iacts stays while the weights of m1 filter groups pass
 
-Psums of several passes are summed in their banks, but for the order ``psum``.
+Psums of several passes are summed in their banks, but for the order ``psum``. Filter tiles can be outermost
+(``m_outer``: g, mt, n, pt, qt), so that weights stay in the PEs over all images, row tiles and column tiles.
 
 Everything else (offsets, tags, bounds, capacities) follows from the factors. Names are those of the field: N M C H W
 R S P Q, U stride, D dilation, G groups; M and C are per group here.
@@ -32,7 +35,7 @@ from rowmesh.sw.workload import Layer
 
 __all__ = ["IllegalMappingError", "Mapping", "Stationary", "ceil_div", "chunk_beats"]
 
-Stationary = Literal["weight", "psum", "iact"]
+Stationary = Literal["weight", "psum", "iact", "block"]
 
 
 class IllegalMappingError(ValueError):
@@ -70,13 +73,18 @@ class Mapping:
         Filter groups of a PE, one after another, for the same iacts (order ``iact``).
     n0 : int
         Images of a tile, one after another, for the same weights.
-    stationary : {"weight", "psum", "iact"}
+    c1, q1 : int
+        Channel groups of a PE, one after another, and output columns of a block, whose psums stay meanwhile (order
+        ``block``; both 1 in all others).
+    stationary : {"weight", "psum", "iact", "block"}
         The order of loops within a PE.
     ports : int
         Groups of rows with ports of their own (1: the first port of each operand feeds all rows). Channels, filters or
         groups along the rows are split over them.
     resident : bool
         The iacts of all channel tiles stay in the global buffer while the filter tiles pass.
+    m_outer : bool
+        Filter tiles are outside of images, row tiles and column tiles, over which their weights stay in the PEs.
     within : Layer, optional
         The layer that this one is a share of: its tensors are those in memory.
 
@@ -106,6 +114,9 @@ class Mapping:
     g0: int = 1
     m1: int = 1
     n0: int = 1
+    c1: int = 1
+    q1: int = 1
+    m_outer: bool = False
     ports: int = 1
     stationary: Stationary = "weight"
     within: Layer | None = None
@@ -240,7 +251,12 @@ class Mapping:
     @cached_property
     def patched(self) -> bool:
         """Iacts come in patches that stay for a pass, not through a sliding window."""
-        return self.stationary != "weight"
+        return self.stationary == "psum" or self.stationary == "iact"
+
+    @cached_property
+    def blocked(self) -> bool:
+        """Psums of a block of output columns stay in the PE while its channel groups pass."""
+        return self.stationary == "block"
 
     @cached_property
     def column_filters(self) -> int:
@@ -292,7 +308,12 @@ class Mapping:
     @cached_property
     def ct(self) -> int:
         """Channel tiles."""
-        return ceil_div(self.c, self.c_s * self.c0)
+        return ceil_div(self.c, self.pass_channels)
+
+    @cached_property
+    def pass_channels(self) -> int:
+        """Channels of a channel tile."""
+        return self.c1 * self.c_s * self.c0
 
     @cached_property
     def row_steps(self) -> int:
@@ -309,6 +330,13 @@ class Mapping:
         """Column tiles."""
         return ceil_div(self.layer.q, self.q0)
 
+    @property
+    def tiles(self) -> dict[str, int]:
+        """Tiles of the output at DRAM's level by loop, outermost first."""
+        bounds = {"n": self.n_t, "g": self.g_t, "pt": self.pt, "qt": self.qt, "mt": self.mt}
+        order = ("g", "mt", "n", "pt", "qt") if self.m_outer else tuple(bounds)
+        return {name: bounds[name] for name in order}
+
     # what is left for the last tile of each dimension
 
     @cached_property
@@ -319,7 +347,7 @@ class Mapping:
     @cached_property
     def c_rest(self) -> int:
         """Channels of the last channel tile."""
-        return self.c - (self.ct - 1) * self.c_s * self.c0
+        return self.c - (self.ct - 1) * self.pass_channels
 
     @cached_property
     def q_rest(self) -> int:
@@ -344,7 +372,7 @@ class Mapping:
     @cached_property
     def c_s_rest(self) -> int:
         """Channel groups along the chain in the last channel tile."""
-        return ceil_div(self.c_rest, self.c0)
+        return self.c_s if self.c1 > 1 else ceil_div(self.c_rest, self.c0)
 
     # the array
 
@@ -390,7 +418,7 @@ class Mapping:
     @cached_property
     def blocks(self) -> int:
         """Channel blocks of a channel tile in a bank of the global buffer (channels, in the packed form)."""
-        channels = self.g_n * self.c if self.g_n > 1 else min(self.c, self.c_s * self.c0)
+        channels = self.g_n * self.c if self.g_n > 1 else min(self.c, self.pass_channels)
         return (channels if self.planar else ceil_div(channels, self.lanes)) // self.iact_ports
 
     @property
@@ -399,6 +427,11 @@ class Mapping:
         if self.g_n > 1 or self.iact_ports > 1:
             return self.blocks
         return self.c_rest if self.planar else ceil_div(self.c_rest, self.lanes)
+
+    @cached_property
+    def blocks_at_once(self) -> int:
+        """Channel blocks that are sent together: those of a channel group of every PE."""
+        return self.blocks // self.c1
 
     @property
     def group_blocks(self) -> int:
@@ -455,31 +488,63 @@ class Mapping:
         """Columns that are sent for a number of neighbouring output columns."""
         return (q - 1) * self.stride[1] + self.window
 
+    # blocks of output columns
+
+    @cached_property
+    def q_block(self) -> int:
+        """Output columns of a PE in a block; of other orders than ``block``, those in a pass."""
+        return min(self.q1, self.q_pe) if self.blocked else self.q_pe
+
+    @cached_property
+    def q_blocks(self) -> int:
+        """Blocks of a pass."""
+        return ceil_div(self.q_pe, self.q_block)
+
+    @cached_property
+    def q_blocks_rest(self) -> int:
+        """Blocks of a pass in the last column tile."""
+        return ceil_div(self.q_pe_rest, self.q_block) if self.blocked else 1
+
+    @cached_property
+    def q_block_rest(self) -> int:
+        """Output columns of a PE in the last block of the last column tile."""
+        return self.q_pe_rest - (self.q_blocks_rest - 1) * self.q_block
+
+    @cached_property
+    def sent_columns(self) -> int:
+        """Output columns of the tile whose iacts are sent together: of a block, or of the tile."""
+        return self.q_block if self.blocked else min(self.q0, self.layer.q)
+
     # weights and psums
 
     @cached_property
     def weights(self) -> int:
         """Weights of a PE in a pass (of one of m1 filter groups)."""
-        return self.pe_filters * self.layer.s * self.r0 * self.c0
+        return self.pe_filters * self.layer.s * self.r0 * self.c0 * self.c1
 
     @cached_property
     def weights_stay(self) -> bool:
-        """The weights of a group stay in the PEs over all tiles of rows and columns.
+        """Weights stay in the PEs over all row and column tiles: of a group, or of a filter tile if it is outermost.
 
         A pass needs all of them, and no PE that has some is absent from the last tiles.
         """
-        whole = self.mt * self.ct * self.r_t * self.m1 == 1
+        whole = (self.m_outer or self.mt == 1) and self.ct * self.r_t * self.m1 == 1
         return whole and (self.pt == 1 or self.p_rest == self.p_n) and (self.qt == 1 or self.q_x_rest == self.q_x)
 
     @cached_property
     def params_stay(self) -> bool:
-        """The parameters of a group stay in the drain over all tiles of rows and columns."""
-        return self.mt == 1
+        """The parameters of a group (or filter tile) stay in the drain over all tiles of rows and columns."""
+        return self.m_outer or self.mt == 1
+
+    @cached_property
+    def stay_over_images(self) -> bool:
+        """What stays over row and column tiles stays over all images too."""
+        return self.m_outer or self.g_t == 1
 
     @property
     def _rounds(self) -> int:
-        """Times that what stays is loaded for each group: once for all images if there is only one tile of groups."""
-        return 1 if self.g_t == 1 else self.n_t
+        """Times that what stays is loaded for each group."""
+        return 1 if self.stay_over_images else self.n_t
 
     @cached_property
     def weight_rounds(self) -> int:
@@ -509,10 +574,10 @@ class Mapping:
             return self.patch_columns(self.q_pe) * self.r0 * self.pe_words
         if not self.planar:
             return self.window * self.r0 * self.pe_words
-        need = 0
-        for q in range(min(self.q0, self.layer.q, self.lanes) + 1):
+        need, columns = 0, self.patch_columns(self.sent_columns)
+        for q in range(min(self.sent_columns, self.lanes) + 1):
             arrived = ceil_div(self.x_offset + q * ux + self.window, step) * step - self.x_offset
-            need = max(need, min(arrived, self.tile_columns) - q * ux)
+            need = max(need, min(arrived, columns) - q * ux)
         return need
 
     def loop_nest(self) -> str:
@@ -536,14 +601,23 @@ class Mapping:
 
         level("DRAM")
         rows = self.p0 * self.p_n
+
+        def filters() -> None:
+            loop("for m2", self.mt, rest(self.m_x * self.m_n, self.m_rest))
+
+        if self.m_outer:
+            loop("for g", self.g_t)
+            filters()
         loop("for n1" if self.n0 > 1 else "for n", self.n_t)
-        loop("for g", self.g_t)
+        if not self.m_outer:
+            loop("for g", self.g_t)
         loop("for p2", self.pt, rest(rows, x.p - (self.pt - 1) * rows))
         loop("for q2", self.qt, rest(self.q0, self.q_rest))
-        loop("for m2", self.mt, rest(self.m_x * self.m_n, self.m_rest))
+        if not self.m_outer:
+            filters()
         if not self.held:
             level("GLB, psums in their banks")
-        loop("for c2", self.ct, rest(self.c_s * self.c0, self.c_rest))
+        loop("for c3" if self.c1 > 1 else "for c2", self.ct, rest(self.pass_channels, self.c_rest))
         loop("for r1", self.r_t)
         loop("for n", self.n0)
         loop("for p1", self.p0)
@@ -559,10 +633,13 @@ class Mapping:
             level("psum chain")
         loop("parallel-for c1", self.c_s)
         loop("parallel-for r", self.r_s)
-        level(f"spad, {self.stationary}s stay")
+        level(f"spad, {'weights and psums of a block' if self.blocked else f'{self.stationary}s'} stay")
         loop("for m1", self.m1)
+        if self.blocked:
+            loop("for q1", self.q_blocks)
+            loop("for c2", self.c1)
         inside = [("for s", x.s), ("for r", self.r0), ("for c", self.c0)]
-        column = ("for q", self.q_pe)
+        column = ("for q", self.q_block)
         for name, bound in [*inside, column] if self.patched else [column, *inside]:
             loop(name, bound)
         loop("for g", self.g0)

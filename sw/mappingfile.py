@@ -12,7 +12,7 @@ directive a level, outermost first::
         - {target: GLB, type: temporal, permutation: CRNP, factors: {C: 32, R: 1, N: 1, P: 13}, keep: [psum]}
         - {target: columns, type: spatial, permutation: MPQ, factors: {M: 14, P: 1, Q: 1}}
         - {target: rows, type: spatial, permutation: GPMCR, factors: {G: 1, P: 1, M: 1, C: 4, R: 3}}
-        - {target: pe, type: temporal, permutation: M, factors: {M: 1}}
+        - {target: pe, type: temporal, permutation: MQC, factors: {M: 1, Q: 1, C: 1}}
         - {target: spad, type: temporal, permutation: QSRCGM, factors: {Q: 13, S: 3, R: 1, C: 2, G: 1, M: 2},
            keep: [weight]}
 
@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as Dict
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
@@ -36,7 +36,7 @@ from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import files
 from rowmesh.sw.assembler import too_many_loops
 from rowmesh.sw.mapper import flattened
-from rowmesh.sw.mapping import IllegalMappingError, Mapping, Stationary
+from rowmesh.sw.mapping import IllegalMappingError, Mapping, Stationary, ceil_div
 from rowmesh.sw.mesh import MeshMapping, Splits, check_places, share_of
 from rowmesh.sw.workload import LARGEST, Layer
 
@@ -50,7 +50,7 @@ _CLUSTERS = ("mesh_y", "mesh_x")
 _TARGETS = ("DRAM", *_CLUSTERS, "GLB", "columns", "rows", "pe", "spad")
 _SPATIAL = (*_CLUSTERS, "columns", "rows")
 _PORTED = "rows"  # what ports can share
-_KEEPS: Dict[str, tuple[str, ...]] = {"GLB": ("iact", "psum"), "spad": get_args(Stationary)}
+_KEEPS: Dict[str, tuple[str, ...]] = {"GLB": ("iact", "psum"), "spad": ("weight", "psum", "iact")}
 _PERMUTATIONS = {
     "DRAM": "NGPQM",
     "mesh_y": "MPGC",
@@ -58,9 +58,15 @@ _PERMUTATIONS = {
     "GLB": "CRNP",
     "columns": "MPQ",
     "rows": "GPMCR",
-    "pe": "M",
+    "pe": "MQC",
 }
-_SPAD_PERMUTATIONS: Dict[Stationary, str] = {"weight": "QSRCGM", "psum": "SRCQGM", "iact": "SRCQGM"}
+_SPAD_PERMUTATIONS: Dict[Stationary, str] = {
+    "weight": "QSRCGM",
+    "block": "QSRCGM",
+    "psum": "SRCQGM",
+    "iact": "SRCQGM",
+}
+_FILTERS_OUTERMOST = "GMNPQ"  # of DRAM, if filter tiles are
 
 # Factors that are a mapping's own; all others are what remains of the layer.
 _OWN = {
@@ -75,6 +81,7 @@ _OWN = {
     ("rows", "C"): "c_s",
     ("rows", "R"): "r_s",
     ("pe", "M"): "m1",
+    ("pe", "C"): "c1",
     ("spad", "R"): "r0",
     ("spad", "C"): "c0",
     ("spad", "G"): "g0",
@@ -99,17 +106,20 @@ def _remaining(m: Mapping) -> dict[tuple[str, str], int]:
         ("DRAM", "M"): m.mt,
         ("GLB", "C"): m.ct,
         ("GLB", "R"): m.r_t,
+        ("pe", "Q"): m.q_blocks,
         ("spad", "S"): m.layer.s,
     }
 
 
-def _permutation(target: str, stationary: Stationary) -> str:
-    return _SPAD_PERMUTATIONS[stationary] if target == "spad" else _PERMUTATIONS[target]
+def _permutation(target: str, m: Mapping) -> str:
+    if target == "DRAM" and m.m_outer:
+        return _FILTERS_OUTERMOST
+    return _SPAD_PERMUTATIONS[m.stationary] if target == "spad" else _PERMUTATIONS[target]
 
 
 def _kept(m: Mapping) -> dict[str, list[str]]:
     glb = [*(["iact"] if m.resident else []), *([] if m.held else ["psum"])]
-    return {"GLB": glb, "spad": [m.stationary]}
+    return {"GLB": glb, "spad": ["weight" if m.blocked else m.stationary]}
 
 
 def _flow(value: Any) -> Any:
@@ -130,10 +140,12 @@ def _nest(of: Mapping | MeshMapping) -> list[Any]:
     m, splits = (of, None) if isinstance(of, Mapping) else (of.share, of.splits)
     factors = {place: getattr(m, name) for place, name in _OWN.items()} | _remaining(m)
     factors |= {place: getattr(splits, name, 1) for place, name in _SPLITS.items()}
-    factors["spad", "Q"] = m.q0 // m.q_x
+    factors["spad", "Q"] = m.q1 if m.blocked else m.q0 // m.q_x
+    if m.blocked:
+        factors["pe", "Q"] = ceil_div(m.q0, m.q1)
     kept, directives = _kept(m), []
     for target in (target for target in _TARGETS if splits or target not in _CLUSTERS):
-        order = _permutation(target, m.stationary)
+        order = _permutation(target, m)
         directive = {
             "target": target,
             "type": "spatial" if target in _SPATIAL else "temporal",
@@ -224,6 +236,14 @@ def read_mappings(
     return found
 
 
+def _filters_outermost(order: Any, tiles: Dict[str, int]) -> bool:
+    """Whether a permutation of DRAM has the loop over filter tiles outside of another over tiles of the output."""
+    if not isinstance(order, str | list) or "M" not in order or tiles["mt"] == 1:
+        return False
+    inside = order[order.index("M") + 1 :]
+    return any(name in inside and tiles[loop] > 1 for name, loop in (("N", "n"), ("P", "pt"), ("Q", "qt")))
+
+
 class _Reader:
     """Reads one layer's mapping."""
 
@@ -236,11 +256,15 @@ class _Reader:
         if not isinstance(dataflow, str) or not dataflow.isprintable() or not 0 < len(dataflow) <= 64:
             self._refuse(("dataflow",), "a label of 1 to 64 printable characters", dataflow, "own")
         given, places, kept, orders = self._directives(entry)
-        stationary = kept["spad"][0]
         factors: dict[str, Any] = {name: given.get(place) or 1 for place, name in _OWN.items()}
+        blocked = kept["spad"][0] == "weight" and factors["c1"] > 1
+        stationary: Stationary = "block" if blocked else kept["spad"][0]
         columns = given.get(("spad", "Q"), 0) or max(1, layer.q // factors["q_x"])
+        blocks = given.get(("pe", "Q"), 0) or ceil_div(layer.q, columns)
         factors |= {
-            "q0": columns * factors["q_x"],
+            "q0": min(blocks * columns, layer.q) if blocked else columns * factors["q_x"],
+            "q1": columns if blocked else 1,
+            "m_outer": False,
             "ports": given.get((_PORTED, "ports"), 1),
             "resident": "iact" in kept["GLB"],
             "stationary": stationary,
@@ -248,6 +272,9 @@ class _Reader:
         }
         splits = Splits(**{name: given.get(place, 1) for place, name in _SPLITS.items()})
         share = self._share(layer, splits)
+        factors["m_outer"] = _filters_outermost(
+            orders.get("DRAM"), Mapping.bare(self.config.cluster, share, **factors).tiles
+        )
         broken = Mapping.broken_rules(self.config.cluster, share, **factors)
         if broken:
             reasons = "; ".join(f"({number}) {text}" for number, text in enumerate(broken, 1))
@@ -375,11 +402,11 @@ class _Reader:
 
     def _check_order(self, target: str, place: files.Place, order: Any, m: Mapping, splits: Splits) -> None:
         """Check a permutation; loops of a single iteration may stand anywhere, or nowhere."""
-        legal = _permutation(target, m.stationary)
+        legal = _permutation(target, m)
         order = legal if order is None else order
         factors = {place: getattr(m, name) for place, name in _OWN.items()} | _remaining(m)
         factors |= {place: getattr(splits, name) for place, name in _SPLITS.items()}
-        factors["spad", "Q"] = m.q_pe
+        factors["spad", "Q"] = m.q_block
         listed = list(order) if isinstance(order, str | list) else None
         if listed is not None and all(isinstance(name, str) and name in legal for name in listed):
             loops = [name for name in legal if factors[target, name] > 1]

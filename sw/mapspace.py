@@ -12,7 +12,7 @@ import numba
 import numpy as np
 
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw.batch import FACTORS, STATIONARY, Ints
+from rowmesh.sw.batch import FACTORS, FLAGS, STATIONARY, Ints
 from rowmesh.sw.compiled import cached
 from rowmesh.sw.dataflow import Dataflow
 from rowmesh.sw.mapping import ceil_div
@@ -51,39 +51,36 @@ def _even(size: int, limit: int) -> list[int]:
     return sorted({1, most, ceil_div(size, ceil_div(size, most)), *_divisors(size, limit)[-2:]}, reverse=True)
 
 
-_NONE = dict.fromkeys(FACTORS, 1) | {"resident": 0, "stationary": 0}
+_NONE = dict.fromkeys(FACTORS, 1) | dict.fromkeys(FLAGS, 0) | {"stationary": 0}
 
-_R0, _C0, _P_X, _M_X, _P0, _Q0, _M0, _RESIDENT, _Q_X, _P_Y, _M_Y, _G_Y, _G0, _M1, _N0, _STATIONARY = map(
-    FACTORS.index,
-    [
-        "r0",
-        "c0",
-        "p_x",
-        "m_x",
-        "p0",
-        "q0",
-        "m0",
-        "resident",
-        "q_x",
-        "p_y",
-        "m_y",
-        "g_y",
-        "g0",
-        "m1",
-        "n0",
-        "stationary",
-    ],
-)
+
+def _places(names: str) -> tuple[int, ...]:
+    """Columns of some factors in an array of them."""
+    return tuple(FACTORS.index(name) for name in names.split())
+
+
+_R_S, _C_S, _P_Y, _M_Y, _G_Y, _P_X, _M_X, _Q_X = _places("r_s c_s p_y m_y g_y p_x m_x q_x")
+_R0, _C0, _P0, _Q0, _M0, _G0, _N0 = _places("r0 c0 p0 q0 m0 g0 n0")
+_C1, _M1, _Q1, _RESIDENT, _OUTER, _STATIONARY = _places("c1 m1 q1 resident m_outer stationary")
+
 _ROW_TILES = 8
 """Row tiles of even size, at most, that are worth a look."""
 
-_IACT, _PSUM, _WEIGHT = map(STATIONARY.index, ("iact", "psum", "weight"))
+_IACT, _PSUM = map(STATIONARY.index, ("iact", "psum"))
 
 
 def _product(
-    bases: Ints, filters: Ints, images: Ints, steps_allowed: Any, sizes: Any, limits: Any, whole: bool, rows: Ints
+    bases: Ints,
+    filters: Ints,
+    images: Ints,
+    steps_allowed: Any,
+    orders: Any,
+    sizes: Any,
+    limits: Any,
+    whole: bool,
+    rows: Ints,
 ) -> int:
-    """Multiply out filters, images, row steps and residency of bases; fill in rows; return how many it takes.
+    """Multiply out filters, images, row steps, residency and orders of tiles; fill in rows; return how many it takes.
 
     Parameters
     ----------
@@ -94,17 +91,21 @@ def _product(
         Images of a tile that are allowed, ascending: divisors of the batch.
     steps_allowed : ndarray of bool
         By the number of row steps, from 0.
-    sizes : (int, int, int)
-        Filters of a group, P and S of the layer.
+    orders : (bool, bool)
+        Whether filter tiles may be innermost, and whether they may be outermost.
+    sizes : (int, int, int, int, int)
+        Filters and channels of a group, P, R and S of the layer.
     limits : (int, int, int)
         Words of a PE's weight and psum spads and of a psum bank.
     whole : bool
     """
-    (m, p, s), (weight_spad, psum_spad, bank) = sizes, limits
+    (m, c, p, r, s), (weight_spad, psum_spad, bank) = sizes, limits
     count = 0
     for base in bases:
         q, stationary = base[_Q0] // base[_Q_X], base[_STATIONARY]
-        most = min(psum_spad // (1 if stationary == _WEIGHT else q), weight_spad // (s * base[_R0] * base[_C0]))
+        together = q if stationary in (_IACT, _PSUM) else base[_Q1]  # psums at once, of a filter
+        most = min(psum_spad // together, weight_spad // (s * base[_R0] * base[_C0] * base[_C1]))
+        one_pass = base[_C_S] * base[_C0] * base[_C1] >= c and base[_R_S] * base[_R0] >= r
         if m % base[_M_Y]:
             continue
         column = m // base[_M_Y]
@@ -132,16 +133,21 @@ def _product(
                     worth = p0 == 1 or p0 == longest or (tiles <= _ROW_TILES and p0 == -(-row_steps // tiles))
                     if not steps_allowed[p0] or not (whole or worth):
                         continue
-                    together = min(fitting, depth) // p0 if stationary != _IACT else 1
+                    most_images = min(fitting, depth) // p0 if stationary != _IACT else 1
                     for n0 in images:
-                        if n0 > together:
+                        if n0 > most_images:
                             break
-                        for resident in range(2 if m > m0 * m1 * base[_M_Y] * base[_M_X] else 1):
+                        again = m > m0 * m1 * base[_M_Y] * base[_M_X]  # iacts are used for another filter tile
+                        for resident, outer in ((0, 0), (1, 0), (0, 1)):
+                            if not orders[outer] or (resident + outer and not again):
+                                continue
+                            if outer and (m1 > 1 or not one_pass):
+                                continue  # weights could not stay
                             if count < len(rows):
                                 rows[count] = base
                                 row = rows[count]
                                 row[_M0], row[_M1], row[_P0], row[_RESIDENT] = m0, m1, p0, resident
-                                row[_N0] = n0
+                                row[_N0], row[_OUTER] = n0, outer
                             count += 1
     return count
 
@@ -182,13 +188,19 @@ class Space:
                 if rows["g_y"] * rows["g0"] > 1 and c0 != self.c:
                     continue
                 chains = rows["p_y"] * rows["m_y"] * rows["g_y"]
-                columns = list(self._columns(stationary, c0 * rows["r0"] * rows["g0"], rows))
+                block = stationary == "block"
+                if block and rows["g_y"] * rows["g0"] > 1:
+                    continue
+                words = c0 * rows["r0"] * rows["g0"]
+                widths = self._blocks() if block else [1]
+                columns = [of for q1 in widths for of in self._columns(stationary, words, rows, q1)]
                 for c_s in self._chain(self.config.rows // (chains * rows["r_s"]), c0, rows["g_y"] * rows["g0"]):
                     base = {**_NONE, **rows, "stationary": STATIONARY.index(stationary), "c0": c0, "c_s": c_s}
-                    base["ports"] = self._ports(rows, c0, c_s)
-                    for of_columns in columns:
-                        base.update(of_columns)
-                        yield [base[name] for name in FACTORS]
+                    base["ports"] = 1 if block else self._ports(rows, c0, c_s)
+                    for c1 in self._groups(c0 * c_s, rows["r0"]) if block else [1]:
+                        for of_columns in columns:
+                            base.update(of_columns, c1=c1)
+                            yield [base[name] for name in FACTORS]
 
     def count(self, bases: Ints) -> int:
         """Return how many rows of factors some bases stand for."""
@@ -215,7 +227,9 @@ class Space:
         p0 = np.array([False, *(allows("pe", "P", steps, x.p) for steps in range(1, x.p + 1))])
         limits = (a.weight_spad, a.psum_spad, a.psum_bank_words)
         n0 = np.array([d for d in _divisors(x.n, x.n) if allows("pe", "N", d, x.n)], np.int64)
-        return int(_expand(bases, m0, n0, p0, (self.m, x.p, x.s), limits, self.whole, rows))
+        orders = (False in self.flow.m_outer, True in self.flow.m_outer)
+        sizes = (self.m, self.c, x.p, x.r, x.s)
+        return int(_expand(bases, m0, n0, p0, orders, sizes, limits, self.whole, rows))
 
     def _spread(self, size: int, places: int) -> list[int]:
         """How many of a dimension lie along an axis."""
@@ -276,14 +290,30 @@ class Space:
         sizes = sorted(range(1, most + 1) if self.whole else worth, reverse=True)
         return [size for size in sizes if self.flow.allows("rows", "C", size, self.c)]
 
-    def _columns(self, stationary: str, words: int, rows: Factors) -> Iterator[Factors]:
-        """What is across the columns, and the output columns of a PE; ``words`` are those of one iact column."""
+    def _groups(self, channels: int, r0: int) -> list[int]:
+        """Channel groups of a PE, one after another, that divide the rest of the channels and whose weights fit."""
+        if self.c % channels:
+            return []
+        room = self.config.weight_spad // (self.layer.s * r0)
+        return [c1 for c1 in _divisors(self.c // channels, room) if c1 > 1]
+
+    def _blocks(self) -> list[int]:
+        """Output columns of a block: as many as fit the psum spad with one filter, two, three and so on."""
+        most = min(self.config.psum_spad, self.layer.q)
+        worth = {min(most, self.config.psum_spad // filters) for filters in range(1, 17)} - {0}
+        return sorted(range(1, most + 1) if self.whole else worth, reverse=True)
+
+    def _columns(self, stationary: str, words: int, rows: Factors, block: int = 1) -> Iterator[Factors]:
+        """What is across the columns, and the output columns of a PE.
+
+        ``words`` are those of one iact column, ``block`` the output columns of a block.
+        """
         a, x, allowed = self.config, self.layer, self.flow.columns
         longest = x.q
-        if stationary != "weight":
+        if stationary in ("psum", "iact"):
             room = (a.iact_spad // words - self.window) // self.stride + 1
             longest = min(x.q, room, a.psum_spad)
-        parts = _divisors(x.q, longest) if "Q" in allowed and not self.planar else []
+        parts = _divisors(x.q, longest) if "Q" in allowed and not self.planar and stationary != "block" else []
         for q in parts:
             whole = x.q // q
             worth = {min(whole, a.cols), *(d for d in _divisors(whole, a.cols) if 4 * d >= a.cols)}
@@ -291,8 +321,10 @@ class Space:
                 if q_x > 1 and self.flow.allows("pe", "Q", q, x.q) and self.flow.allows("columns", "Q", q_x, x.q):
                     yield from self._across({"p_x": 1, "q_x": q_x, "q0": q * q_x}, q_x)
         tiles = _tiles(x.q, a.psum_bank_words)
-        if stationary != "weight":
+        if stationary in ("psum", "iact"):
             tiles = sorted({*tiles, *_divisors(x.q, longest), longest})
+        if block > 1 and not self.whole:  # whole blocks, or the plane's width
+            tiles = sorted({min(ceil_div(q, block) * block, longest) for q in tiles if q >= block}, reverse=True)
         tiles = [q for q in (range(1, longest + 1) if self.whole else tiles) if 0 < q <= longest]
         one = self.flow.factors.get(("pe", "Q"))
         if one is not None and not one.most and one.value:
@@ -304,8 +336,8 @@ class Space:
             if not self.flow.allows("columns", "P", p_x, x.p):
                 continue
             for q in tiles:
-                if self.flow.allows("pe", "Q", q, x.q):
-                    yield from self._across({"p_x": p_x, "q_x": 1, "q0": q}, p_x)
+                if q >= block and self.flow.allows("pe", "Q", q, x.q):
+                    yield from self._across({"p_x": p_x, "q_x": 1, "q0": q, "q1": block}, p_x)
 
     def _across(self, base: Factors, inner: int) -> Iterator[Factors]:
         """Filter groups beside the rest across the columns."""

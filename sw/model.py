@@ -106,7 +106,7 @@ def _share(m: Mapping | MeshMapping) -> Mapping:
 def _outer(of: Mapping | MeshMapping) -> _Counts:
     """Return the iterations of the loops outside a pass, from the outermost inwards."""
     m = _share(of)
-    return {"n": m.n_t, "g": m.g_t, "pt": m.pt, "qt": m.qt, "mt": m.mt, "ct": m.ct}
+    return {**m.tiles, "ct": m.ct}
 
 
 def _smaller(of: Mapping | MeshMapping, counts: _Counts) -> Mapping | MeshMapping:
@@ -121,7 +121,7 @@ def _smaller(of: Mapping | MeshMapping, counts: _Counts) -> Mapping | MeshMappin
         "N": counts["n"] * m.n0,
         "groups": groups,
         "M": (m.m - left_out["mt"] * m.m_x * m.column_filters) * groups * s.m_y * s.m_x,
-        "C": (m.c - left_out["ct"] * m.c_s * m.c0) * groups * s.c_y,
+        "C": (m.c - left_out["ct"] * m.pass_channels) * groups * s.c_y,
         "H": x.h - left_out["pt"] * m.p0 * m.p_n * x.stride[0] * s.p_y * s.p_x,
         "W": x.w - left_out["qt"] * m.q0 * x.stride[1],
         "input": "random",
@@ -137,9 +137,10 @@ def _passes(m: Mapping) -> npt.NDArray[np.int64]:
     """Return the steps of each pass: an array over the outer loops."""
     rows, columns = np.full(m.pt, min(m.p0, m.row_steps)), np.full(m.qt, m.q_pe)
     rows[-1], columns[-1] = m.p0_rest, m.q_pe_rest
-    inner = m.n0 * m.r_t * m.m1 * m.layer.s * m.r0 * m.c0 * m.pe_filters
-    plane = inner * rows[:, None, None, None] * columns[:, None, None]
-    return np.ascontiguousarray(np.broadcast_to(plane, tuple(_outer(m).values())), np.int64)
+    inner = m.n0 * m.r_t * m.m1 * m.layer.s * m.r0 * m.c1 * m.c0 * m.pe_filters
+    plane, loops = inner * rows[:, None] * columns, list(_outer(m))
+    shape = [m.pt if name == "pt" else m.qt if name == "qt" else 1 for name in loops]
+    return np.ascontiguousarray(np.broadcast_to(plane.reshape(shape), tuple(_outer(m).values())), np.int64)
 
 
 def _size(m: Mapping) -> int:

@@ -12,8 +12,8 @@ __all__ = ["pack_params", "pack_weights"]
 def pack_weights(m: Mapping, weights: npt.NDArray[np.int64]) -> bytes:
     """Pack weights [M, C / G, R, S] in the order of use, port after port, a flit for each PE in turn.
 
-    Source: the loops of the weight readers in :mod:`rowmesh.sw.compiler`; within a PE filter columns, rows, channels,
-    filters.
+    Source: the loops of the weight readers in :mod:`rowmesh.sw.compiler`; within a PE channel groups in time, filter
+    columns, rows, channels, filters.
     """
     lanes = m.lanes
     flits = ceil_div(m.weights, lanes)
@@ -31,9 +31,9 @@ def pack_weights(m: Mapping, weights: npt.NDArray[np.int64]) -> bytes:
                 filters = of_columns.swapaxes(1, 2).reshape(filters.shape)
             for ct in range(m.ct):
                 cs = m.c_s if ct < m.ct - 1 else m.c_s_rest
-                tile = filters[:, ct * m.c_s * m.c0 :][:, : cs * m.c0]
-                tile = tile.reshape(mx, m.m1, m.pe_filters, chains, cs, m.c0, m.r_t, m.r_s, m.r0, m.layer.s)
-                tile = tile.transpose(6, 1, 0, 3, 4, 7, 9, 8, 5, 2)  # rt, mj, mi, k, ci, r_s; in a PE s, r0, c0, m0
+                tile = filters[:, ct * m.pass_channels :][:, : m.c1 * cs * m.c0]
+                tile = tile.reshape(mx, m.m1, m.pe_filters, chains, m.c1, cs, m.c0, m.r_t, m.r_s, m.r0, m.layer.s)
+                tile = tile.transpose(7, 1, 0, 3, 5, 8, 4, 10, 9, 6, 2)  # rt, mj, mi, k, ci, r_s; c1, s, r0, c0, m0
                 # ports share the chains of a column, or else the channel groups of its one chain
                 rows = (ports, chains // ports, cs) if chains > 1 else (chains, ports, cs // ports)
                 words = np.zeros((m.r_t, m.m1, mx, *rows, m.r_s, flits * lanes), np.int64)

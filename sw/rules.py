@@ -22,7 +22,7 @@ class Rule(NamedTuple):
 
 def pe_psums(m: "Mapping") -> int:
     """Psums in a PE's spad."""
-    return m.pe_filters * (m.q_pe if m.patched else 1) * (m.n0 * m.p0 if m.held else 1)
+    return m.pe_filters * (m.q_pe if m.patched else m.q1) * (m.n0 * m.p0 if m.held else 1)
 
 
 def kept_flits(m: "Mapping") -> int:
@@ -43,7 +43,7 @@ def tag_indices(m: "Mapping") -> int:
 
 def tag_phases(m: "Mapping") -> int:
     """Values of a flit's phase tag."""
-    return max(m.blocks * m.phases, m.m_y * m.g_y * m.chain // m.weight_ports)
+    return max(m.blocks_at_once * m.phases, m.m_y * m.g_y * m.chain // m.weight_ports)
 
 
 def port_shares(m: "Mapping") -> int:
@@ -170,6 +170,45 @@ _SPACE = (
         lambda m: f"output columns of a PE ({m.q_pe}) must divide Q ({m.layer.q})",
     ),
     Rule(
+        lambda m: m.blocked == (m.c1 > 1) and (m.blocked or m.q1 == 1),
+        lambda m: (
+            "the order block needs channel groups in time (c1)"
+            if m.blocked
+            else "channel groups in time and blocks of output columns (c1, q1) need the order block"
+        ),
+    ),
+    Rule(
+        lambda m: not m.blocked or m.q1 <= min(m.q0, m.layer.q),
+        lambda m: f"output columns of a block ({m.q1}) exceed the tile's ({min(m.q0, m.layer.q)})",
+    ),
+    Rule(
+        lambda m: not m.blocked or m.c % m.pass_channels == 0,
+        lambda m: f"channels of a pass in the order block ({m.pass_channels}) must divide those of a group ({m.c})",
+    ),
+    Rule(
+        lambda m: not m.blocked or m.qt == 1 or m.q0 % m.q1 == 0,
+        lambda m: f"blocks of {m.q1} output columns must divide column tiles of {m.q0}",
+    ),
+    Rule(
+        lambda m: not m.blocked or m.q_x * m.g_n * m.ports == 1,
+        lambda m: "the order block excludes output columns across the array, several groups at once, and ports",
+    ),
+    Rule(
+        lambda m: not m.m_outer or (m.mt > 1 and m.n_t * m.pt * m.qt > 1),
+        lambda m: "filter tiles outermost need several filter tiles, and several tiles of images, rows or columns",
+    ),
+    Rule(
+        lambda m: not m.m_outer or not m.resident,
+        lambda m: "filter tiles outermost exclude iacts that stay in the global buffer",
+    ),
+    Rule(
+        lambda m: not m.m_outer or m.weights_stay,
+        lambda m: (
+            "filter tiles outermost need weights that stay: all channels and filter rows in one pass, and rows and "
+            "columns that fill the array"
+        ),
+    ),
+    Rule(
         lambda m: not m.held or m.c_s_rest == m.c_s,
         lambda m: "psums in the PE need whole channel tiles along the chain",
     ),
@@ -267,6 +306,14 @@ _FLITS = (
     Rule(
         lambda m: not m.planar or m.qt == 1 or (m.q0 * m.layer.stride[1]) % m.lanes == 0,
         lambda m: "column tiles of a packed tensor must be whole flits",
+    ),
+    Rule(
+        lambda m: not m.blocked or not m.planar or m.q1 >= m.q0 or (m.q1 * m.layer.stride[1]) % m.lanes == 0,
+        lambda m: f"blocks of {m.q1} output columns of a packed tensor must be whole flits",
+    ),
+    Rule(
+        lambda m: not m.blocked or m.planar or (m.c_s * m.c0) % m.lanes == 0,
+        lambda m: f"channel groups of {m.c_s * m.c0} in the order block are no whole flits",
     ),
     Rule(
         lambda m: m.planar or m.pe_words % m.lanes == 0 or m.lanes % m.pe_words == 0,

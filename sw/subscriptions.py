@@ -105,15 +105,15 @@ def _iact_row(m: Mapping, k: int, ci: int, r: int) -> dict[str, int]:
         first, low = divmod((k if m.g_y > 1 else ci) * m.pe_words, m.lanes)
         last, high = first + ceil_div(m.pe_words, m.lanes) - 1, min(low + m.pe_words, m.lanes) - 1
     if m.iact_ports > 1:
-        first, last = first % m.blocks, last % m.blocks
+        first, last = first % m.blocks_at_once, last % m.blocks_at_once
     last_kind = kind
     if m.p_y > 1:
         kind = k * (m.layer.stride[0] if m.r0 > 1 else 1)
         last_kind = kind + m.height - 1 if m.r0 > 1 else kind
     indices = [index for xi in range(m.inner) for index in _iact_index(m, r, xi)]
     return {
-        "phase_low": kind * m.blocks + first,
-        "phase_high": last_kind * m.blocks + last,
+        "phase_low": kind * m.blocks_at_once + first,
+        "phase_high": last_kind * m.blocks_at_once + last,
         "index_low": min(indices),
         "index_high": max(indices),
         "lane_low": low,

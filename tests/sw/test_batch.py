@@ -7,7 +7,7 @@ import pytest
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw.activity import steps
-from rowmesh.sw.batch import FACTORS, evaluate, factors_of, row_of
+from rowmesh.sw.batch import FACTORS, FLAGS, evaluate, factors_of, row_of
 from rowmesh.sw.counts import words
 from rowmesh.sw.dataflow import ANY, load_dataflows
 from rowmesh.sw.energy import energy
@@ -66,7 +66,7 @@ def random_rows(rng, config, layer, count):
     rows = np.concatenate(rows)
     legal = rows[evaluate(config, layer, rows).legal]
     rows = np.concatenate([some[rng.choices(range(len(some)), k=count)] for some in (rows, legal) if len(some)])
-    numbers = [at for at, name in enumerate(FACTORS) if name not in ("resident", "stationary")]
+    numbers = [at for at, name in enumerate(FACTORS) if name not in (*FLAGS, "stationary")]
     for row in rows[::3]:
         row[rng.choice(numbers)] = rng.choice([1, 2, 3, 4, 5, 8, 16])
     return rows

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import cli
+from rowmesh.sw.assembler import too_many_loops
+from rowmesh.sw.batch import FACTORS, FLAGS
 from rowmesh.sw.dataflow import ANY, load_dataflows
 from rowmesh.sw.files import InputError
 from rowmesh.sw.mapper import candidates, find_mapping, search
@@ -48,6 +50,21 @@ def test_round_trip(layer, pick, tmp_path_factory):
     path = tmp_path_factory.mktemp("mapping") / "m.yaml"
     path.write_text(write_mappings([(layer, mapping)], "a comment"))
     assert read_mappings(path, SMALL, [layer]) == [mapping]
+
+
+def test_blocks_and_filter_tiles_outermost_round_trip(tmp_path):
+    """Blocks and channel groups are loops of the PE; the order of the loops over tiles is DRAM's permutation."""
+    path, kinds = tmp_path / "m.yaml", set()
+    layer = LAYER.with_batch(2)
+    for _, mapping in itertools.islice(candidates(SMALL, layer, load_dataflows("rs-b")), 0, None, 7):
+        if too_many_loops(mapping):
+            continue
+        path.write_text(write_mappings([(layer, mapping)]))
+        assert read_mappings(path, SMALL, [layer]) == [mapping]
+        assert ("GMNPQ" in path.read_text()) == mapping.m_outer
+        if mapping.blocked:
+            kinds.add((mapping.m_outer, mapping.q_block_rest < mapping.q_block))
+    assert kinds == {*itertools.product((False, True), repeat=2)}
 
 
 def test_a_plane_as_a_row_is_kept(tmp_path):
@@ -99,6 +116,11 @@ def test_what_remains_may_be_left_out(edited):
         ("{N: 1,", "{N: -2,", "nest[0].factors.N: must be an integer from 0 to 65536 .* not -2 .*: 0"),
         ("{G: 1, P: 1, M: 1, C", "{G: 1, P: yes, M: 1, C", "nest[3].factors.P: must be an integer from 1"),
         ("{N: 1,", "{K: 1,", "nest[0].factors.K: DRAM has no factor of that name, it has N, G, P, Q, M"),
+        (
+            "permutation: MQC, factors: {M: 1, Q: 1",
+            "permutation: MQC, factors: {M: 1, Q: 2",
+            "nest[4].factors.Q: .*: 1",
+        ),
         ("QSRCGM", "MSRCGQ", "nest[5].permutation: must be the order .* not 'MSRCGQ' .*: QSRCGM"),
         (", permutation: GPMCR", ", ports: 3", "nest[3].ports: must be 1 or the architecture's ports (2), not 3 .*: 2"),
         ("keep: [weight]", "keep: [ofmap]", "nest[5].keep: must be of weight, psum, iact"),
@@ -131,19 +153,16 @@ def test_every_broken_rule_is_named(edited):
 @settings(deadline=None, max_examples=200)
 @given(
     factors=st.fixed_dictionaries(
-        {
-            name: st.integers(1, 12)
-            for name in (
-                ["r_s", "r0", "c_s", "c0", "p_x", "m_x", "q_x", "p_y", "m_y", "g_y", "g0", "m1", "p0", "q0", "m0", "n0"]
-            )
-        }
+        {name: st.integers(1, 12) for name in FACTORS if name not in (*FLAGS, "stationary", "ports")}
     ),
-    stationary=st.sampled_from(["weight", "psum", "iact"]),
+    stationary=st.sampled_from(["weight", "psum", "iact", "block"]),
     resident=st.booleans(),
+    m_outer=st.booleans(),
     ports=st.integers(1, 3),
 )
-def test_broken_rules_and_the_constructor_agree(factors, stationary, resident, ports):
-    everything = {**factors, "ports": ports, "stationary": stationary, "resident": resident, "dataflow": "own"}
+def test_broken_rules_and_the_constructor_agree(factors, stationary, resident, m_outer, ports):
+    flags = {"resident": resident, "m_outer": m_outer}
+    everything = {**factors, **flags, "ports": ports, "stationary": stationary, "dataflow": "own"}
     broken = Mapping.broken_rules(SMALL, LAYER, **everything)
     try:
         Mapping(config=SMALL, layer=LAYER, **everything)

@@ -84,17 +84,22 @@ def all_mappings(config, layer, flow):
                 if c_s * c0 > channels or m_x * m_y * m0 * m1 > filters or g0 * g_y > groups:
                     continue
                 again = m_x * m_y * m0 * m1 < filters  # iacts are used for another tile of filters
-                for (p0, q0, n0), stationary, resident in itertools.product(
-                    upto(row_steps, layer.q, layer.n), flow.stationary, (False, True) if again else (False,)
+                tiles = [
+                    (resident, outer) for resident in (False, again) for outer in flow.m_outer if again or not outer
+                ]
+                for (p0, q0, n0), stationary, (resident, m_outer) in itertools.product(
+                    upto(row_steps, layer.q, layer.n), flow.stationary, sorted({*tiles})
                 ):
                     if not q0 % q_x and allowed("pe", None, C=c0, R=r0, M=m0, Q=q0 // q_x, P=p0, N=n0):
                         factors = dict(r_s=r_s, r0=r0, c_s=c_s, c0=c0, p_x=p_x, q_x=q_x, m_x=m_x, p_y=p_y, m_y=m_y)
                         factors |= dict(g_y=g_y, p0=p0, q0=q0, m0=m0, g0=g0, m1=m1, n0=n0)
-                        factors |= dict(stationary=stationary, resident=resident)
-                        try:
-                            yield Mapping(config=config, layer=layer, dataflow=flow.name, **factors)
-                        except IllegalMappingError:
-                            continue
+                        factors |= dict(stationary=stationary, resident=resident, m_outer=m_outer)
+                        blocks = upto(channels, q0) if stationary == "block" else [(1, 1)]
+                        for c1, q1 in blocks:
+                            try:
+                                yield Mapping(config=config, layer=layer, dataflow=flow.name, c1=c1, q1=q1, **factors)
+                            except IllegalMappingError:
+                                continue
 
 
 def check(number):

@@ -161,6 +161,43 @@ def test_images_share_weights():
     check(list(chosen.values()))
 
 
+def test_psums_of_a_block_stay_while_channels_pass():
+    """Blocks of output columns, filter tiles outermost or not; packed and blocked tensors, all kinds of last ones."""
+    layers = (
+        Layer.model_validate({"name": "packed", "N": 2, "M": 8, "C": 3, "H": 9, "W": 23, "R": 3, "S": 5, "stride": 2}),
+        Layer.model_validate(
+            {"name": "tall", "N": 2, "M": 12, "C": 3, "H": 12, "W": 17, "R": 4, "S": 4, "stride": [3, 4]}
+        ),
+        Layer.model_validate(
+            {
+                "name": "conv",
+                "N": 2,
+                "M": 16,
+                "C": 16,
+                "H": 6,
+                "W": 10,
+                "R": 3,
+                "S": 2,
+                "padding": 1,
+                "output": "requant",
+            }
+        ),
+        Layer.model_validate({"name": "jump", "M": 8, "C": 16, "H": 7, "W": 13, "R": 1, "S": 2, "stride": 3}),
+        Layer.model_validate({"name": "groups", "M": 16, "C": 16, "H": 5, "W": 9, "R": 2, "S": 3, "groups": 2}),
+    )
+    chosen = {}
+    for layer in layers:
+        for _, m in candidates(SHAPES[0], layer, (load_dataflow("rs-b"),)):
+            kind = layer.name, m.blocked, m.m_outer, m.ct > 1, m.qt > 1, m.q_block_rest < m.q_block, m.resident
+            if (m.blocked or m.m_outer) and kind not in chosen and not too_many_loops(m):
+                chosen[kind] = m
+    for name, places in (("packed", (1, 3, 4, 5)), ("conv", (2, 3, 4, 5))):
+        kinds = [kind[1:] for kind in chosen if kind[0] == name]
+        assert all({kind[place] for kind in kinds} == {False, True} for place in places)
+    assert any(not m.blocked for m in chosen.values())
+    check(list(chosen.values()))
+
+
 def test_the_mapper_shares_weights_among_images():
     """The weights of a batch are loaded once if its psums fit the banks."""
     layer, flows = Layer(name="fc", kind="fc", N=4, M=24, C=64), (load_dataflow("ws"),)
