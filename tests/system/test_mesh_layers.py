@@ -6,6 +6,7 @@ import pytest
 
 from rowmesh.hw.router import LINKS
 from rowmesh.sw import flow
+from rowmesh.sw.assembler import too_many_loops
 from rowmesh.sw.dataflow import load_dataflow
 from rowmesh.sw.mapper import UnmappableError, candidates
 from rowmesh.sw.mapping import IllegalMappingError
@@ -18,6 +19,7 @@ RAW = Layer(name="raw", M=32, C=16, H=11, W=8, R=3, S=3, stride=2, padding=[0, 1
 POINTWISE = Layer(name="pointwise", M=64, C=64, H=8, W=6, R=1, S=1, output="requant")
 DEPTHWISE = Layer(name="depthwise", kind="depthwise", C=64, H=10, W=9, R=3, S=3, padding=1, output="requant")
 FC = Layer(name="fc", kind="fc", M=128, C=256, output="requant")
+PHOTO = Layer(name="photo", M=32, C=3, H=13, W=19, R=3, S=4, stride=2, N=2)
 TWO_ROWS = Layer(name="two_rows", kind="depthwise", C=64, H=9, W=9, R=2, S=3, padding=[0, 1, 0, 1], output="requant")
 POOL = Layer(name="pool", kind="maxpool", C=64, H=8, W=8, R=2, S=2)
 
@@ -92,9 +94,25 @@ def test_every_split_back_to_back():
     check(mappings)
 
 
+def test_blocks_and_filter_tiles_outermost():
+    """Shares whose psums stay for blocks of output columns, and whose filter tiles are outermost."""
+    config = load_arch("mesh2x2").replace(rows=4, iact_ports=2, weight_ports=2, pe_counters=True)
+    chosen = {}
+    for layer, factors in ((PHOTO, {"p_y": 2, "m_x": 2}), (CONV, {"c_y": 2, "m_x": 2}), (CONV, {"m_y": 2, "p_x": 2})):
+        share = share_of(layer, splits := Splits(**factors), 0, 0).layer
+        for _, m in candidates(config.cluster, share, (load_dataflow("rs-b"),)):
+            kind = layer.name, str(factors), m.blocked, m.m_outer
+            if (m.blocked or m.m_outer) and kind not in chosen:
+                whole = MeshMapping(config, layer, splits, replace(m, layer=share, within=layer))
+                if not too_many_loops(whole):
+                    chosen[kind] = whole
+    assert {kind[2:] for kind in chosen} >= {(True, False), (True, True)}
+    check(list(chosen.values()))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["mesh2x2", "mesh1x4", "eyeriss_v2"])
-@pytest.mark.parametrize("name", ["rs", "ws", "os-a", "os-b", "os-c", "is", "nlr", "rs-g"])
+@pytest.mark.parametrize("name", ["rs", "ws", "os-a", "os-b", "os-c", "is", "nlr", "rs-g", "rs-b"])
 def test_every_dataflow_that_maps(arch, name):
     """The mapper's choice for each kind of layer under each dataflow."""
     config, mappings = load_arch(arch), []
