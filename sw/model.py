@@ -58,7 +58,8 @@ class Effort:
     between : int
         Iterations of a loop, at least, that stand for those that are left out.
     retries : int
-        How often four times as much is run, as long as what is run is not steady.
+        How often four times as much is run, as long as what is run is not steady, or PEs wait and what was run before
+        says something else.
     """
 
     largest: int
@@ -81,7 +82,11 @@ _KEEPS_UP = 0.998
 """Share of an iteration's psums that have to be drained while it lasts, or else more iterations are run."""
 
 _EVEN = 0.005
-"""Share of its cycles by which the first and the second half of what stands for others may differ, or else likewise."""
+"""Share of its cycles by which the first and the second half of what stands for others may differ, or else likewise; in
+which PEs may wait; and by which parts of what is run may differ from those of a quarter of it, if PEs wait longer."""
+
+_WAITS = PARTS.index("noc"), PARTS.index("dma"), PARTS.index("psum")
+"""Parts in which PEs wait: banks may fill or empty over many iterations, so they can grow with what is run."""
 
 _AT_END = Core.idle_latency + 3
 """Cycles from idle store engine and drain to the interrupt: WAIT and END of the program, the register of the latter."""
@@ -255,13 +260,16 @@ def _measured(m: Mapping | MeshMapping, effort: Effort) -> tuple[tuple[int, ...]
     dict
         Iterations of the outer loops that were run.
     """
+    before: npt.NDArray[np.int64] | None = None
     for retry in range(effort.retries + 1):
         counts = _chosen(_share(m), replace(effort, largest=effort.largest * 4**retry))
         if counts == _outer(m):
             return _whole(m), counts
         total, steady, _ = _run(m, counts, effort)
-        if steady:
+        most = _EVEN * total.sum()
+        if steady and (total[list(_WAITS)].sum() <= most or (before is not None and abs(total - before).max() <= most)):
             break
+        before = total
     return tuple(map(int, total)), counts
 
 
