@@ -188,6 +188,10 @@ def _chosen(m: Mapping, effort: Effort) -> _Counts:
     largest = effort.largest
     counts, size = _outer(m), _size(m)
     fewest = {name: effort.between + 2 * ends for name, ends in _ends(m, effort).items()}
+    # a smaller layer has at least a window's rows and columns, however many of the layer's are padding
+    (uy, ux), x = m.layer.stride, m.layer
+    for name, inside, tile in (("pt", x.h - m.height, m.p0 * m.p_n * uy), ("qt", x.w - m.window, m.q0 * ux)):
+        fewest[name] = max(fewest[name], counts[name] - inside // tile)
     # a tile lasts no less than its drain
     pass_steps = max(1, size // math.prod(counts.values()))
     fewest["ct"] = max(fewest["ct"], ceil_div(drain_cycles(m, m.q_pe, m.n0 * min(m.p0, m.row_steps)), pass_steps) + 2)

@@ -82,3 +82,15 @@ def test_a_beat_that_comes_as_a_layer_ends_is_the_next_ones():
     mappings = [find_mapping(config, layer) for layer in layers]
     cycles = [model.predict(mapping).cycles for mapping in mappings]
     assert max(cycles) < model.predict_sequence(mappings).cycles < sum(cycles)
+
+
+def test_a_part_of_a_plane_that_is_mostly_padding():
+    """Four of seven output rows see one row of the tensor each; no part of the layer may be left without any."""
+    layer = Layer(
+        name="padded", kind="maxpool", N=2, C=32, H=4, W=11, R=4, S=4, stride=1, padding=[3, 0, 3, 0], output="raw"
+    )
+    found = [m for _, m in candidates(CONFIG, layer, (load_dataflow("os-c"),)) if m.pt > 4 or m.qt > 4]
+    for mapping in found[:40]:
+        some = model.predict_parts(mapping, replace(model.COARSE, largest=100))
+        assert sum(some.values()) > 0
+    assert found
