@@ -16,7 +16,7 @@ def steps(m: Mapping) -> int:
     """Return the steps of the layer: cycles of a PE that works in all of them."""
     columns = (m.qt - 1) * m.q_pe + m.q_pe_rest
     outside = m.layer.n * m.g_t * m.mt * m.ct * m.r_t * m.m1
-    return outside * m.row_steps * columns * m.layer.s * m.r0 * m.c1 * m.c0 * m.pe_filters
+    return outside * m.row_steps * columns * m.taps * m.pe_filters
 
 
 def pe_steps(m: Mapping | MeshMapping) -> int:
@@ -49,7 +49,7 @@ def pe_macs(m: Mapping | MeshMapping) -> npt.NDArray[np.int64]:
         clusters[: m.splits.rows, : m.splits.cols] = 1
         return np.kron(clusters, pe_macs(m.share))
     macs = np.zeros((m.config.rows, m.config.cols), np.int64)
-    always = m.layer.n * m.g_t * m.r_t * m.m1 * m.layer.s * m.r0 * m.c1 * m.c0 * m.pe_filters
+    always = m.layer.n * m.g_t * m.r_t * m.m1 * m.taps * m.pe_filters
     for row, used in enumerate(m.rows):
         if used is None:
             continue

@@ -94,7 +94,7 @@ def _read_iact(m: Mapping, port: int) -> Nest:
     loops.append(Loop("nj", m.n0, {"address": m.slice_flits if m.images_kept > 1 else 0}))
     step = m.p_n * uy
     loops.append(Loop("pj", m.p0, {"y": step, "address": step * beats}, m.p0_rest, ("pt",)))
-    columns, columns_rest = m.patch_columns(m.sent_columns), m.patch_columns(m.q_block_rest if m.blocked else m.q_rest)
+    columns, columns_rest = m.patch_columns(m.sent_columns), m.patch_columns(m.sent_columns_rest)
     last_columns = ("qt", "qb") if m.blocked else ("qt",)
     if m.blocked:
         across = m.q_block * ux
@@ -116,7 +116,7 @@ def _read_iact(m: Mapping, port: int) -> Nest:
     conditions: dict[str, tuple[str, ...] | None] = {"first_mask": None, "last_mask": None, "edge_mask": None}
     base_x = -x.padding[1] - m.x_offset
     if m.planar:
-        flits, flits_rest = (ceil_div(m.x_offset + sent, lanes) for sent in (columns, columns_rest))
+        flits, flits_rest = (m.row_flits(sent) for sent in (columns, columns_rest))
         loops.append(Loop("x", flits, {"address": 1, "x": lanes}, flits_rest, last_columns))
         values |= {
             "low_first": m.x_offset,
@@ -132,8 +132,7 @@ def _read_iact(m: Mapping, port: int) -> Nest:
             inner.append("x")
         else:
             per_q = {"address": ux, "x": ux, "index": tag * m.window}
-            rest = m.q_block_rest if m.blocked else m.q_rest
-            loops.append(Loop("q", m.sent_columns, per_q, rest, last_columns))
+            loops.append(Loop("q", m.sent_columns, per_q, m.sent_columns_rest, last_columns))
             loops.append(Loop("x", m.window, {"address": 1, "x": 1, "index": tag}))
             inner += ["q", "x"]
         values["high_last"] = (m.g_n * m.c - 1) % lanes

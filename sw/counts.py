@@ -95,7 +95,7 @@ def _columns_sent(m: Mapping) -> tuple[int, int]:
     if ux <= m.window:
         each = m.sent_columns
         step, before = each * ux, ceil_div(x.q, each) - 1
-        full, rest = (each - 1) * ux + m.window, (x.q - before * each - 1) * ux + m.window
+        full, rest = m.patch_columns(each), m.patch_columns(m.sent_columns_rest)
         inside = _inside(-left, step, before, full, x.w) + _inside(before * step - left, 1, 1, rest, x.w)
         return before * full + rest, inside
     return x.q * m.window, _inside(-left, ux, x.q, m.window, x.w)
@@ -127,7 +127,7 @@ def words(m: Mapping) -> tuple[int, ...]:
     outputs = x.outputs
     macs = outputs * m.c * x.r * x.s
     passes = 1 if m.held else m.ct * m.r_t  # times that a psum is sent to its bank
-    emitted = outputs * m.chain if m.held else macs // (x.s * m.r0 * m.c0 * m.c1)
+    emitted = outputs * m.chain if m.held else macs // m.taps
     filters, channels = m.m * m.g_n, m.c * m.g_n  # of a tile of groups
     row_steps_of_pe = x.p if m.p0 == 1 else m.row_steps * m.p_x
     weights_sent = m.weight_rounds * m.g_t * filters * m.c * x.r * x.s

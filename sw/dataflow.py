@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rowmesh.sw import files
-from rowmesh.sw.mapping import Stationary
+from rowmesh.sw.mapping import Stationary, permutation_of
 
 __all__ = ["ANY", "Dataflow", "Factor", "load_dataflow", "load_dataflows"]
 
@@ -33,7 +33,7 @@ ANY = "any"
 
 _TOP = "dataflow"
 _PERMUTATIONS: Mapping[str, Stationary] = {"QSRCM": "weight", "QCQSRCM": "block", "SRCQM": "psum", "MSRCQ": "iact"}
-_TILES: Mapping[str, bool] = {"NGPQM": False, "GMNPQ": True}
+_TILES: Mapping[str, bool] = {permutation_of(m_outer): m_outer for m_outer in (False, True)}
 """Orders of DRAM's loops: whether filter tiles are outermost (:attr:`rowmesh.sw.mapping.Mapping.m_outer`)."""
 _DIMENSIONS: Mapping[str, tuple[str, ...]] = {
     "rows": ("C", "R", "P", "M", "G"),

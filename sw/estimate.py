@@ -38,14 +38,10 @@ beat of the burst."""
 
 def _sent(m: Mapping, q_tile: int) -> tuple[int, int]:
     """Columns sent for a tile's output columns, and the flits of one iact row."""
-    each = min(m.sent_columns, q_tile) if m.blocked else q_tile
+    each = min(m.sent_columns, q_tile)
     before = ceil_div(q_tile, each) - 1
     full, rest = m.patch_columns(each), m.patch_columns(q_tile - before * each)
-    if m.planar:
-        flits = before * ceil_div(m.x_offset + full, m.lanes) + ceil_div(m.x_offset + rest, m.lanes)
-    else:
-        flits = before * full + rest
-    return before * full + rest, flits
+    return before * full + rest, before * m.row_flits(full) + m.row_flits(rest)
 
 
 def iact_cycles(m: Mapping, q_tile: int, p: int, blocks: int = 0) -> int:
@@ -95,7 +91,7 @@ def _burst(m: Mapping, emitted: int, chains: int) -> int:
 
 def _pass_steps(m: Mapping, q: int, rows: int) -> int:
     """Steps of a pass: q output columns of a PE in each of some row steps."""
-    return rows * m.m1 * q * m.pe_filters * m.layer.s * m.r0 * m.c1 * m.c0
+    return rows * m.m1 * q * m.pe_filters * m.taps
 
 
 def _tile_cycles(m: Mapping, q: int, q_tile: int, p: int, rows: int, weights: _Weights) -> int:
@@ -171,7 +167,7 @@ def _drained(m: Mapping, steps: int) -> int:
     A PE sends its psums in consecutive steps, and each column a cycle after its neighbour.
     """
     together = m.pe_filters * (m.q_pe if m.patched else 1)
-    period = together * m.layer.s * m.r0 * m.c1 * m.c0
+    period = together * m.taps
     return steps * max(0, period - together * m.chains - m.config.lanes + 1) // period
 
 

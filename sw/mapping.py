@@ -33,9 +33,17 @@ from rowmesh.sw.rules import RULES
 from rowmesh.sw.tensors import TensorLayout, storage_bits
 from rowmesh.sw.workload import Layer
 
-__all__ = ["IllegalMappingError", "Mapping", "Stationary", "ceil_div", "chunk_beats"]
+__all__ = ["IllegalMappingError", "Mapping", "Stationary", "ceil_div", "chunk_beats", "permutation_of"]
 
 Stationary = Literal["weight", "psum", "iact", "block"]
+
+TILE_ORDERS = {False: ("n", "g", "pt", "qt", "mt"), True: ("g", "mt", "n", "pt", "qt")}
+"""Loops over tiles at DRAM's level, outermost first, by :attr:`Mapping.m_outer`."""
+
+
+def permutation_of(m_outer: bool) -> str:
+    """Return the order of the loops over tiles in the dimensions' letters, as files have it."""
+    return "".join(loop[0].upper() for loop in TILE_ORDERS[m_outer])
 
 
 class IllegalMappingError(ValueError):
@@ -334,8 +342,7 @@ class Mapping:
     def tiles(self) -> dict[str, int]:
         """Tiles of the output at DRAM's level by loop, outermost first."""
         bounds = {"n": self.n_t, "g": self.g_t, "pt": self.pt, "qt": self.qt, "mt": self.mt}
-        order = ("g", "mt", "n", "pt", "qt") if self.m_outer else tuple(bounds)
-        return {name: bounds[name] for name in order}
+        return {name: bounds[name] for name in TILE_ORDERS[self.m_outer]}
 
     # what is left for the last tile of each dimension
 
@@ -456,7 +463,7 @@ class Mapping:
     @cached_property
     def tile_beats(self) -> int:
         """Flits of a row of a tile in the global buffer."""
-        return ceil_div(self.x_offset + self.tile_columns, self.lanes) if self.planar else self.tile_columns
+        return self.row_flits(self.tile_columns)
 
     @cached_property
     def slice_flits(self) -> int:
@@ -483,6 +490,10 @@ class Mapping:
     def row_span(self, rows: int) -> int:
         """Iact rows that are sent for a number of output rows in one pass, unless they are ``diagonal``."""
         return (rows - 1) * self.layer.stride[0] + self.height if self.r0 > 1 else rows
+
+    def row_flits(self, columns: int) -> int:
+        """Flits of neighbouring columns of an iact row, from a tile's or a block's first one on."""
+        return ceil_div(self.x_offset + columns, self.lanes) if self.planar else columns
 
     def patch_columns(self, q: int) -> int:
         """Columns that are sent for a number of neighbouring output columns."""
@@ -515,12 +526,22 @@ class Mapping:
         """Output columns of the tile whose iacts are sent together: of a block, or of the tile."""
         return self.q_block if self.blocked else min(self.q0, self.layer.q)
 
+    @cached_property
+    def sent_columns_rest(self) -> int:
+        """Output columns of the last column tile's last block, or of the last column tile."""
+        return self.q_block_rest if self.blocked else self.q_rest
+
     # weights and psums
+
+    @cached_property
+    def taps(self) -> int:
+        """Multiply-accumulates of a PE for each of its psums in a pass."""
+        return self.layer.s * self.r0 * self.c1 * self.c0
 
     @cached_property
     def weights(self) -> int:
         """Weights of a PE in a pass (of one of m1 filter groups)."""
-        return self.pe_filters * self.layer.s * self.r0 * self.c0 * self.c1
+        return self.pe_filters * self.taps
 
     @cached_property
     def weights_stay(self) -> bool:

@@ -36,7 +36,7 @@ from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import files
 from rowmesh.sw.assembler import too_many_loops
 from rowmesh.sw.mapper import flattened
-from rowmesh.sw.mapping import IllegalMappingError, Mapping, Stationary, ceil_div
+from rowmesh.sw.mapping import IllegalMappingError, Mapping, Stationary, ceil_div, permutation_of
 from rowmesh.sw.mesh import MeshMapping, Splits, check_places, share_of
 from rowmesh.sw.workload import LARGEST, Layer
 
@@ -52,7 +52,7 @@ _SPATIAL = (*_CLUSTERS, "columns", "rows")
 _PORTED = "rows"  # what ports can share
 _KEEPS: Dict[str, tuple[str, ...]] = {"GLB": ("iact", "psum"), "spad": ("weight", "psum", "iact")}
 _PERMUTATIONS = {
-    "DRAM": "NGPQM",
+    "DRAM": permutation_of(False),
     "mesh_y": "MPGC",
     "mesh_x": "MPG",
     "GLB": "CRNP",
@@ -66,7 +66,6 @@ _SPAD_PERMUTATIONS: Dict[Stationary, str] = {
     "psum": "SRCQGM",
     "iact": "SRCQGM",
 }
-_FILTERS_OUTERMOST = "GMNPQ"  # of DRAM, if filter tiles are
 
 # Factors that are a mapping's own; all others are what remains of the layer.
 _OWN = {
@@ -112,8 +111,8 @@ def _remaining(m: Mapping) -> dict[tuple[str, str], int]:
 
 
 def _permutation(target: str, m: Mapping) -> str:
-    if target == "DRAM" and m.m_outer:
-        return _FILTERS_OUTERMOST
+    if target == "DRAM":
+        return permutation_of(m.m_outer)
     return _SPAD_PERMUTATIONS[m.stationary] if target == "spad" else _PERMUTATIONS[target]
 
 
@@ -141,8 +140,6 @@ def _nest(of: Mapping | MeshMapping) -> list[Any]:
     factors = {place: getattr(m, name) for place, name in _OWN.items()} | _remaining(m)
     factors |= {place: getattr(splits, name, 1) for place, name in _SPLITS.items()}
     factors["spad", "Q"] = m.q1 if m.blocked else m.q0 // m.q_x
-    if m.blocked:
-        factors["pe", "Q"] = ceil_div(m.q0, m.q1)
     kept, directives = _kept(m), []
     for target in (target for target in _TARGETS if splits or target not in _CLUSTERS):
         order = _permutation(target, m)

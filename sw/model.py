@@ -142,7 +142,7 @@ def _passes(m: Mapping) -> npt.NDArray[np.int64]:
     """Return the steps of each pass: an array over the outer loops."""
     rows, columns = np.full(m.pt, min(m.p0, m.row_steps)), np.full(m.qt, m.q_pe)
     rows[-1], columns[-1] = m.p0_rest, m.q_pe_rest
-    inner = m.n0 * m.r_t * m.m1 * m.layer.s * m.r0 * m.c1 * m.c0 * m.pe_filters
+    inner = m.n0 * m.r_t * m.m1 * m.taps * m.pe_filters
     plane, loops = inner * rows[:, None] * columns, list(_outer(m))
     shape = [m.pt if name == "pt" else m.qt if name == "qt" else 1 for name in loops]
     return np.ascontiguousarray(np.broadcast_to(plane.reshape(shape), tuple(_outer(m).values())), np.int64)
