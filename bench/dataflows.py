@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rowmesh.sw import flow
-from rowmesh.sw.dataflow import Dataflow, load_dataflow
+from rowmesh.sw.dataflow import ANY, Dataflow, load_dataflow, load_dataflows
 from rowmesh.sw.mapper import UnmappableError
 from rowmesh.sw.spec import load_arch
 from rowmesh.sw.workload import Layer, load_workload
@@ -26,7 +26,6 @@ from rowmesh.sw.workload import Layer, load_workload
 REPORT = Path(__file__).resolve().parents[1] / "build" / "dataflows.json"
 
 FLOWS: dict[str, tuple[str, ...]] = {"ws": ("ws",), "os": ("os-a", "os-b", "os-c"), "rs": ("rs", "rs-g")}
-ALL = ("rs", "rs-g", "ws", "os-a", "os-b", "os-c", "is")
 
 LAYERS = (
     ("first, 7x7", "squeezenet10", "CONV1"),
@@ -101,18 +100,19 @@ def run_layers(console: Console, chosen: Sequence[str] = ()) -> list[dict[str, A
 def run_networks(console: Console) -> list[dict[str, Any]]:
     """Map the convolutions of networks under one dataflow only and under any."""
     config = load_arch("squeezelerator")
+    choices = {"any": load_dataflows(ANY), "os": flows(FLOWS["os"]), "ws": flows(FLOWS["ws"])}
     table = Table(title="squeezelerator, predicted: speedup of the best dataflow for each layer", title_justify="left")
     for header in ("network", "cycles", "vs OS only", "published", "vs WS only", "published"):
         table.add_column(header, justify="left" if header == "network" else "right")
     rows = []
     for network, (published_os, published_ws) in PUBLISHED.items():
-        sums = dict.fromkeys(("any", "os", "ws"), 0)
+        sums = dict.fromkeys(choices, 0)
         for layer in load_workload(network).layers:
             if layer.kind not in ("conv", "depthwise"):
                 continue
             shape = layer.model_copy(update={"name": network})  # layers of one shape are mapped once
-            for title, names in (("any", ALL), ("os", FLOWS["os"]), ("ws", FLOWS["ws"])):
-                sums[title] += flow.map_layer(config, shape, flows(names)).predicted.cycles
+            for title, chosen in choices.items():
+                sums[title] += flow.map_layer(config, shape, chosen).predicted.cycles
             console.print(f"{network} {layer.name}: {sums['any']:,} cycles so far", highlight=False)
         row = {"network": network, **sums, "vs_os": sums["os"] / sums["any"], "vs_ws": sums["ws"] / sums["any"]}
         rows.append(row)
@@ -212,7 +212,7 @@ def run_limits(console: Console, chosen: Sequence[str] = ()) -> list[dict[str, A
         if not _is_chosen(network, name, chosen):
             continue
         layer = next(layer for layer in load_workload(network).layers if layer.name == name)
-        result = flow.run_layer(config, layer, flows(ALL))
+        result = flow.run_layer(config, layer, load_dataflows(ANY))
         if failures := result.failures():
             raise SystemExit(f"{network} {name}: {failures[0]}")
         cycles, memory = result.rtl.cycles, compulsory(layer, config.data_width, config.beat_bytes)
