@@ -20,6 +20,8 @@ from rich.table import Table
 from rowmesh.sw import flow
 from rowmesh.sw.dataflow import ANY, Dataflow, load_dataflow, load_dataflows
 from rowmesh.sw.mapper import UnmappableError
+from rowmesh.sw.mapping import Mapping
+from rowmesh.sw.mesh import MeshMapping
 from rowmesh.sw.spec import load_arch
 from rowmesh.sw.workload import Layer, load_workload
 
@@ -140,18 +142,26 @@ SYSTOLIC = {
 
 
 def compulsory(layer: Layer, bits: int, beat_bytes: int) -> int:
-    """Beats of a layer whose tensors move once: accumulators of 32 bits if the output is raw."""
+    """Beats of a layer whose tensors move once: accumulators of 32 bits if the output is raw, else bias and scale."""
     words = layer.n * layer.c * layer.h * layer.w + layer.m * (layer.c // layer.groups) * layer.r * layer.s
     out = layer.n * layer.m * layer.p * layer.q
-    stored = out * 4 if layer.output == "raw" else out * bits // 8
-    return max(words * bits // 8, stored) // beat_bytes
+    raw = layer.output == "raw"
+    read, stored = words * bits // 8 + (0 if raw else 8 * layer.m), out * 4 if raw else out * bits // 8
+    return max(read, stored) // beat_bytes
+
+
+def _next_cycles(mapping: Mapping | MeshMapping, alone: int) -> int:
+    """Cycles of a layer in a program, behind another one, here itself: of a run of two less those of a run of one."""
+    both = flow.run_sequence([mapping, mapping])
+    if failures := both.failures():
+        raise SystemExit(f"{mapping.layer.name}, twice in a program: {failures[0]}")
+    return both.rtl.cycles - alone
 
 
 def run_systolic(console: Console, chosen: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Simulate layers under WS and OS beside a systolic array's closed forms and the memory's limit.
 
-    A layer "in a program" follows another one, here itself: the difference of a run of two and a run of one. Bold is
-    what is not below the larger of both.
+    A layer "in a program" follows another one, see :func:`_next_cycles`. Bold is what is not below the larger of both.
     """
     config = load_arch("squeezelerator")
     table = Table(title="squeezelerator, RTL cycles beside SCALE-Sim's closed forms (16 x 16)", title_justify="left")
@@ -173,10 +183,10 @@ def run_systolic(console: Console, chosen: Sequence[str] = ()) -> list[dict[str,
                 mapping = flow.map_layer(config, layer, flows(FLOWS[title])).mapping
             except UnmappableError as error:
                 raise SystemExit(str(error)) from None
-            alone, both = flow.run_mapping(mapping), flow.run_sequence([mapping, mapping])
-            if failures := [*alone.failures(), *both.failures()]:
+            alone = flow.run_mapping(mapping)
+            if failures := alone.failures():
                 raise SystemExit(f"{name} {title}: {failures[0]}")
-            row[title], row[f"next_{title}"] = alone.rtl.cycles, both.rtl.cycles - alone.rtl.cycles
+            row[title], row[f"next_{title}"] = alone.rtl.cycles, _next_cycles(mapping, alone.rtl.cycles)
             row[f"systolic_{title}"] = systolic(layer, config.rows, title)
             row[f"bound_{title}"] = max(row[f"systolic_{title}"], row["memory"])
             console.print(f"{network} {name} {title}: {row[title]:,}, {row[f'next_{title}']:,}", highlight=False)
@@ -202,28 +212,38 @@ LIMITS = {
 
 
 def run_limits(console: Console, chosen: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Simulate layers on eyeriss beside the limits of PEs and memory (each word moved once)."""
+    """Simulate layers on eyeriss beside the limits of PEs and memory (each word moved once).
+
+    Depthwise layers, the shortest, also "in a program", as in :func:`run_systolic`.
+    """
     config = load_arch("eyeriss")
     table = Table(title="eyeriss, RTL cycles beside its limits", title_justify="left")
-    for header in ("layer", "flow", "predicted", "RTL", "MACs a PE and cycle", "limit memory", "of it"):
+    headers = ("predicted", "RTL", "MACs a PE and cycle", "limit memory", "of it", "in a program", "of limit memory")
+    for header in ("layer", "flow", *headers):
         table.add_column(header, justify="left" if header in ("layer", "flow") else "right")
     rows = []
     for network, name in ((network, name) for network, names in LIMITS.items() for name in names):
         if not _is_chosen(network, name, chosen):
             continue
         layer = next(layer for layer in load_workload(network).layers if layer.name == name)
-        result = flow.run_layer(config, layer, load_dataflows(ANY))
+        mapping = flow.map_layer(config, layer, load_dataflows(ANY)).mapping
+        result = flow.run_mapping(mapping)
         if failures := result.failures():
             raise SystemExit(f"{network} {name}: {failures[0]}")
         cycles, memory = result.rtl.cycles, compulsory(layer, config.data_width, config.beat_bytes)
         use = layer.macs / config.pes / cycles
+        row = {"layer": f"{network} {name}", "flow": result.dataflow, "predicted": result.predicted.cycles}
+        row |= {"cycles": cycles, "macs_per_pe": use, "memory": memory}
+        within = ["", ""]
+        if layer.kind == "depthwise":
+            row["next"] = _next_cycles(mapping, cycles)
+            within = [f"{row['next']:,}", f"{memory / row['next']:.1%}"]
         table.add_row(
             *(f"{network} {name}", result.dataflow, f"{result.predicted.cycles:,}", f"{cycles:,}"),
-            *(f"{use:.3f}", f"{memory:,}", f"{memory / cycles:.1%}"),
+            *(f"{use:.3f}", f"{memory:,}", f"{memory / cycles:.1%}", *within),
         )
-        row = {"layer": f"{network} {name}", "flow": result.dataflow, "predicted": result.predicted.cycles}
-        rows.append(row | {"cycles": cycles, "macs_per_pe": use, "memory": memory})
-        console.print(f"{network} {name} {result.dataflow}: {cycles:,}", highlight=False)
+        rows.append(row)
+        console.print(f"{network} {name} {result.dataflow}: {cycles:,}", *within[:1], highlight=False)
     console.print(table)
     return rows
 
