@@ -3,7 +3,8 @@
 ``python bench/dataflows.py layers`` simulates a layer of each category under WS, OS and RS; ``networks`` maps whole
 networks under WS only, OS only and any dataflow, beside the published speedups; ``systolic`` simulates layers of
 AlexNet, ResNet-50 and MobileNet under WS and OS beside SCALE-Sim's closed forms: alone, and as the second of two in one
-program; ``limits`` simulates on ``eyeriss`` the layers that are to come near the PEs' limit or the memory's.
+program; ``limits`` simulates on ``eyeriss`` the layers that are to come near the PEs' limit or the memory's, depthwise
+ones also within a program.
 The results also go to build/dataflows.json.
 """
 
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rowmesh.sw import flow
+from rowmesh.sw.counts import beats_once
 from rowmesh.sw.dataflow import ANY, Dataflow, load_dataflow, load_dataflows
 from rowmesh.sw.mapper import UnmappableError
 from rowmesh.sw.mapping import Mapping
@@ -141,15 +143,6 @@ SYSTOLIC = {
 """Layers of AlexNet, and the shapes of 1x1 layers of ResNet-50 and MobileNet."""
 
 
-def compulsory(layer: Layer, bits: int, beat_bytes: int) -> int:
-    """Beats of a layer whose tensors move once: accumulators of 32 bits if the output is raw, else bias and scale."""
-    words = layer.n * layer.c * layer.h * layer.w + layer.m * (layer.c // layer.groups) * layer.r * layer.s
-    out = layer.n * layer.m * layer.p * layer.q
-    raw = layer.output == "raw"
-    read, stored = words * bits // 8 + (0 if raw else 8 * layer.m), out * 4 if raw else out * bits // 8
-    return max(read, stored) // beat_bytes
-
-
 def _next_cycles(mapping: Mapping | MeshMapping, alone: int) -> int:
     """Cycles of a layer in a program, behind another one, here itself: of a run of two less those of a run of one."""
     both = flow.run_sequence([mapping, mapping])
@@ -176,7 +169,7 @@ def run_systolic(console: Console, chosen: Sequence[str] = ()) -> list[dict[str,
         row: dict[str, Any] = {
             "layer": f"{network} {name}",
             "limit": layer.macs // config.pes,
-            "memory": compulsory(layer, config.data_width, config.beat_bytes),
+            "memory": beats_once(config, layer),
         }
         for title in ("ws", "os"):
             try:
@@ -230,7 +223,7 @@ def run_limits(console: Console, chosen: Sequence[str] = ()) -> list[dict[str, A
         result = flow.run_mapping(mapping)
         if failures := result.failures():
             raise SystemExit(f"{network} {name}: {failures[0]}")
-        cycles, memory = result.rtl.cycles, compulsory(layer, config.data_width, config.beat_bytes)
+        cycles, memory = result.rtl.cycles, beats_once(config, layer)
         use = layer.macs / config.pes / cycles
         row = {"layer": f"{network} {name}", "flow": result.dataflow, "predicted": result.predicted.cycles}
         row |= {"cycles": cycles, "macs_per_pe": use, "memory": memory}

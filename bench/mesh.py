@@ -27,6 +27,7 @@ from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.router import LINKS
 from rowmesh.sim.run import model_of, simulate
 from rowmesh.sw import flow
+from rowmesh.sw.counts import beats_once
 from rowmesh.sw.dataflow import load_dataflow
 from rowmesh.sw.layerdata import make_data
 from rowmesh.sw.mapper import UnmappableError
@@ -193,18 +194,12 @@ def _scaled(y: int, x: int, wide: int) -> ArchConfig:
     return one.replace(mesh_rows=y, mesh_cols=x, name=f"v2_{y}x{x}_{one.axi_data_width * wide}", **larger)
 
 
-def _memory_cycles(config: ArchConfig, reads: int, writes: int) -> int:
-    """Cycles in which the memory can move so many words: reads and writes go side by side."""
-    return -(-max(reads, writes) // config.flit_words)
-
-
 def _scaling_row(workload: str, name: str, wide: int, place: tuple[int, int], simulate_it: bool) -> dict[str, Any]:
     layer, config = _layer(workload, name), _scaled(*place, wide)
     mapped = _mapped(config, layer)
     result = flow.run_mapping(mapped.mapping) if simulate_it else None
     words = mapped.predicted.accesses
     reads = sum(words[f"dram.{what}.read"] for what in ("iact", "weight", "param"))
-    once = layer.n * layer.c * layer.h * layer.w + layer.m * layer.c // layer.groups * layer.r * layer.s
     cycles = result.rtl.cycles if result else mapped.predicted.cycles
     splits = getattr(mapped.mapping, "splits", Splits())
     return {
@@ -215,8 +210,8 @@ def _scaling_row(workload: str, name: str, wide: int, place: tuple[int, int], si
         "predicted": mapped.predicted.cycles,
         "rtl": result.rtl.cycles if result else None,
         "config": mapped.predicted.parts["config"],
-        "memory": _memory_cycles(config, reads, words["dram.ofmap.write"]),
-        "memory once": _memory_cycles(config, once, layer.outputs),
+        "memory": -(-max(reads, words["dram.ofmap.write"]) // config.flit_words),
+        "memory once": beats_once(config, layer),
         "utilization": layer.macs / cycles / config.pes,
         "split": _split(mapped.mapping),
         "modes": _modes(mapped.mapping),

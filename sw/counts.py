@@ -7,12 +7,16 @@ The forms are made of integers alone: they serve one mapping and, compiled (:mod
 from collections.abc import Mapping as Dict
 from typing import NamedTuple
 
+from rowmesh.hw.config import ArchConfig
 from rowmesh.sw.mapping import Mapping, ceil_div
 from rowmesh.sw.results import ACCESSES
+from rowmesh.sw.tensors import storage_bits
+from rowmesh.sw.workload import Layer
 
 __all__ = [
     "Beats",
     "access_counts",
+    "beats_once",
     "dram_beats",
     "first_slice_beats",
     "loaded_beats",
@@ -20,6 +24,10 @@ __all__ = [
     "weight_beats",
     "words",
 ]
+
+
+PARAM_BYTES = 8
+"""Of a filter's bias and scale, 32 bits each."""
 
 
 class Beats(NamedTuple):
@@ -169,3 +177,16 @@ def access_counts(m: Mapping) -> Dict[str, int]:
     Source: closed forms of the nests in :mod:`rowmesh.sw.compiler`; counting rules of docs/architecture.md.
     """
     return dict(zip(ACCESSES, words(m), strict=True))
+
+
+def beats_once(config: ArchConfig, layer: Layer) -> int:
+    """Beats of a memory that moves each word of a layer once, reads and writes side by side: a limit of any mapping.
+
+    Iacts, weights and, for requantised outputs, bias and scale are read; words fill their beats.
+    """
+    raw = layer.output == "raw"
+    iacts = layer.n * layer.c * layer.h * layer.w
+    weights = layer.m * (layer.c // layer.groups) * layer.r * layer.s
+    read = (iacts + weights) * config.data_width // 8 + (0 if raw else layer.m * PARAM_BYTES)
+    written = layer.outputs * (storage_bits(config.acc_width) if raw else config.data_width) // 8
+    return ceil_div(max(read, written), config.beat_bytes)
