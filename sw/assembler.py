@@ -25,6 +25,7 @@ from rowmesh.sw.programs import Programs
 from rowmesh.sw.subscriptions import array_writes, subscriptions
 
 __all__ = [
+    "FIRST_STARTED",
     "SWITCH_WORDS",
     "assemble",
     "compile_layers",
@@ -208,6 +209,18 @@ def early(parts: Programs) -> list[Engine]:
     return [engine for engine in parts.started if engine in (Engine.LOAD_WEIGHT, Engine.LOAD_PARAM)]
 
 
+_FIRST = (
+    (Engine.LOAD_WEIGHT,),
+    (Engine.STEP, Engine.READ_WEIGHT),
+    (Engine.LOAD_PARAM, Engine.LOAD_IACT),
+    (Engine.READ_IACT,),
+    (Engine.DRAIN, Engine.STORE),
+)
+"""Engines of a first layer in the order in which they are written and started: what takes longest first."""
+
+FIRST_STARTED = tuple(engine for group in _FIRST[:2] for engine in group)
+"""Engines that are written before STEP is started, or with it."""
+
 # engines that start when the layer before has been stored: its ofmap may be what the layer loads
 _LATE = (Engine.LOAD_IACT, Engine.STORE)
 
@@ -218,6 +231,7 @@ SWITCH_WORDS = 5
 def assemble(*layers: tuple[Mapping | MeshMapping, Programs]) -> Program:
     """Write the programs of layers, one after another, as the words that the command processor executes.
 
+    The engines of the first layer are started as soon as their descriptors are there, those of a mesh all together.
     While a layer runs, the next one's descriptors are written into the other bank, and its weights and parameters are
     loaded as far as there is room. When the layer has been drained, the array begins with the next one's weights, and
     when it has been stored, the next one's iacts are loaded.
@@ -231,8 +245,8 @@ def assemble(*layers: tuple[Mapping | MeshMapping, Programs]) -> Program:
     before: list[Engine] = []
     for number, (m, parts) in enumerate(layers):
         bank = number & 1
-        _write(program, bank, m, parts)
         if before:
+            _write(program, bank, m, parts)
             ahead = early(parts)
             program.start(bank, *ahead)
             program.wait(*(engine for engine in before if engine not in (*ahead, Engine.STORE)))
@@ -240,7 +254,7 @@ def assemble(*layers: tuple[Mapping | MeshMapping, Programs]) -> Program:
             program.wait(Engine.STORE)
             program.start(bank, *_LATE)
         else:
-            program.start(bank, *parts.started)
+            _begin(program, bank, m, parts)
         before = parts.started
     program.wait(*before)
     program.end()
@@ -258,6 +272,28 @@ def _write(program: Program, bank: int, m: Mapping | MeshMapping, parts: Program
     for nests in (*parts.clusters, parts.shared):
         for engine, nest in nests.items():
             program.write(bank, nest.encode(layouts[engine]))
+
+
+def _begin(program: Program, bank: int, m: Mapping | MeshMapping, parts: Programs) -> None:
+    """Write a first layer and start it."""
+    if m.config.clusters > 1:
+        _write(program, bank, m, parts)
+        program.start(bank, *parts.started)
+        return
+    layouts = descriptors(m.config)
+    nests = {**parts.clusters[0], **parts.shared}
+    array = array_writes(m.config, parts.arrays[0])
+    for group in _FIRST:
+        # ports are opened by words of the array
+        if array and (m.config.ports > 1 or Engine.STEP in group):
+            for words in array:
+                program.write(bank, words)
+            array = []
+        for engine, nest in nests.items():
+            if engine.first in group:
+                program.write(bank, nest.encode(layouts[engine]))
+        if some := [engine for engine in parts.started if engine in group]:
+            program.start(bank, *some)
 
 
 def too_many_loops(m: Mapping | MeshMapping) -> str:

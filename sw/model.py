@@ -15,13 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rowmesh.hw.array import OPERANDS
-from rowmesh.hw.command_processor import SETTLE_CYCLES, CommandProcessor, fetch_beats, fetch_depth
+from rowmesh.hw.command_processor import SETTLE_CYCLES, fetch_beats, fetch_depth
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.core import Core
 from rowmesh.hw.link import Buffer
-from rowmesh.hw.program import Program
-from rowmesh.hw.read_arbiter import ReadArbiter
-from rowmesh.sw.assembler import SWITCH_WORDS, assemble, early, memory_map, programs
+from rowmesh.hw.program import STARTABLE, Op, Program
+from rowmesh.sw.assembler import FIRST_STARTED, SWITCH_WORDS, assemble, early, memory_map, programs
 from rowmesh.sw.counts import dram_beats
 from rowmesh.sw.estimate import drain_cycles
 from rowmesh.sw.mapping import Mapping, ceil_div
@@ -29,6 +28,7 @@ from rowmesh.sw.memory import MEMORY_LATENCY, WRITE_LATENCY
 from rowmesh.sw.mesh import MeshMapping, Splits, share_of
 from rowmesh.sw.meshcounts import access_counts
 from rowmesh.sw.results import ACCESSES, PARTS, Prediction
+from rowmesh.sw.timing.processor import FIRST_WORD, Begin, starts_at
 from rowmesh.sw.timing.run import Ahead, Loaded, Ran, run
 from rowmesh.sw.timing.streams import Streams, streams
 
@@ -211,8 +211,11 @@ def _run(
     effort: Effort,
     ahead: Ahead | None = None,
     loaded: Loaded | None = None,
+    begin: Begin | None = None,
 ) -> tuple[npt.NDArray[np.int64], bool, Ran]:
     """Run some iterations of the outer loops; return the cycles by part of all of them, and whether to trust these.
+
+    What comes before the layer, its program, is ``config`` if it is given (``begin``).
 
     Of each loop, the iterations between the first ones and the last ones stand for those that are left out. That is
     right if they are all alike, and if the drain keeps up: while psums still pile up in the banks, a longer run is
@@ -228,6 +231,7 @@ def _run(
         write_latency=WRITE_LATENCY,
         ahead=ahead,
         loaded=loaded,
+        begin=begin,
     )
     seen = ran.seen
     spent = np.diff(seen, axis=0).reshape(*steps.shape, -1)
@@ -246,7 +250,10 @@ def _run(
             drained = np.moveaxis(spent[..., -1], axis, 0)[between].sum()
             steady &= bool(drained >= _KEEPS_UP * share * seen[-1, -1])
     total = seen[0] + (spent * times[..., None]).reshape(len(seen) - 1, -1).sum(axis=0)
-    return np.rint(total[: len(PARTS)]).astype(np.int64), steady, ran
+    cycles = np.rint(total[: len(PARTS)]).astype(np.int64)
+    if begin is not None:
+        cycles[PARTS.index("config")] = FIRST_WORD + ran.begun + _SEEN
+    return cycles, steady, ran
 
 
 def _streams(of: Mapping | MeshMapping) -> Streams:
@@ -260,7 +267,7 @@ def _measured(m: Mapping | MeshMapping, effort: Effort) -> tuple[tuple[int, ...]
     Returns
     -------
     tuple of int
-        Cycles by part between start tokens and the last response.
+        Cycles by part until the last response.
     dict
         Iterations of the outer loops that were run.
     """
@@ -269,7 +276,7 @@ def _measured(m: Mapping | MeshMapping, effort: Effort) -> tuple[tuple[int, ...]
         counts = _chosen(_share(m), replace(effort, largest=effort.largest * 4**retry))
         if counts == _outer(m):
             return _whole(m), counts
-        total, steady, _ = _run(m, counts, effort)
+        total, steady, _ = _run(m, counts, effort, begin=_begin(m))
         most = _EVEN * total.sum()
         if steady and (total[list(_WAITS)].sum() <= most or (before is not None and abs(total - before).max() <= most)):
             break
@@ -280,14 +287,14 @@ def _measured(m: Mapping | MeshMapping, effort: Effort) -> tuple[tuple[int, ...]
 @functools.lru_cache(maxsize=4096)
 def _whole(m: Mapping | MeshMapping) -> tuple[int, ...]:
     """Run all of a mapping, whatever the effort."""
-    total, _, _ = _run(m, _outer(m), FINE)
+    total, _, _ = _run(m, _outer(m), FINE, begin=_begin(m))
     return tuple(map(int, total))
 
 
 def predict_parts(m: Mapping | MeshMapping, effort: Effort = FINE) -> dict[str, int]:
     """Predict the cycles of a mapping by part; for the parameters see :func:`work`."""
     parts = dict(zip(PARTS, _measured(m, effort)[0], strict=True))
-    return {**parts, "config": _config_cycles(m.config, _program_words(m)), "drain": parts["drain"] + _AT_END}
+    return {**parts, "drain": parts["drain"] + _AT_END}
 
 
 def predict(m: Mapping | MeshMapping) -> Prediction:
@@ -325,67 +332,64 @@ def predict_sequence(mappings: Sequence[Mapping | MeshMapping]) -> Prediction:
         after = written[number + 1] if number + 1 < len(written) else None
         if after is not None:
             here, there = starts[number : number + 2]
-            start = late + there - here - SWITCH_WORDS + 2 + SETTLE_CYCLES
+            ready = there - here - SWITCH_WORDS + 2 + SETTLE_CYCLES
             part = _smaller(after[0], _measured(after[0], FINE)[1])
-            ahead = Ahead(early(after[1]), _streams(part), start, _fetches(config, words, here, there, late))
-            ready = start + _RESTART
-        parts, _, ran = _run(m, _measured(m, FINE)[1], FINE, ahead, loaded)
+            ahead = Ahead(early(after[1]), _streams(part), ready, _fetches(config, words, here, there))
+        begin = _begin(m, words) if loaded is None else None
+        parts, _, ran = _run(m, _measured(m, FINE)[1], FINE, ahead, loaded, begin)
         total += parts
-        drained = int(parts.sum()) + _SEEN
-        lead = max(_BETWEEN, ready - drained)
+        drained = int(parts.sum() - parts[PARTS.index("config")]) + _SEEN
+        lead = max(_BETWEEN, ran.late + ready + _RESTART - drained) if after is not None else 0
         late = max(_RESTART, ran.storing + _BETWEEN - lead)
         total[PARTS.index("drain")] += lead + _SEEN if after is not None else _AT_END
         loaded = ran.loaded(lead, late) if after is not None else None
         for name, number in access_counts(m).items():
             counts[name] += number
-    total[PARTS.index("config")] = _config_cycles(config, _program_words(mappings[0]))
     return Prediction(cycles=int(total.sum()), parts=dict(zip(PARTS, total.tolist(), strict=True)), accesses=counts)
 
 
-def _fetches(config: ArchConfig, words: int, start: int, end: int, cycle: int) -> npt.NDArray[np.int64]:
-    """Return when bursts of a program are requested while words ``start`` to ``end`` are executed, from ``cycle`` on.
+def _fetches(config: ArchConfig, words: int, start: int, end: int) -> npt.NDArray[np.int64]:
+    """Return when bursts of a program are requested while words ``start`` to ``end`` are executed.
 
-    The processor's FIFO is full by then: a burst is requested when one has left it.
+    Cycles are those from the start tokens of the word before. The processor's FIFO is full by then: a burst is
+    requested when one has left it.
     """
     most, of_beat = fetch_beats(config), config.beat_bytes // 4
     bursts = np.arange(ceil_div(ceil_div(words, of_beat), most))
     left = ((bursts + 1) * most - fetch_depth(config)) * of_beat
     beats = np.minimum(most, ceil_div(words, of_beat) - bursts * most)
     meanwhile = (left > start) & (left <= end)
-    return np.stack([cycle + left - start + 2, beats], axis=1)[meanwhile].astype(np.int64)
+    return np.stack([left - start + 2, beats], axis=1)[meanwhile].astype(np.int64)
 
 
-def _program_words(m: Mapping | MeshMapping) -> int:
-    """Words of a layer's program, but for the two that precede its commands."""
-    return len(assemble((m, programs(m, memory_map(m)))).words)
+@functools.lru_cache(maxsize=256)
+def _begin(m: Mapping | MeshMapping, words: int | None = None) -> Begin:
+    """Return the program of a first layer, which may be part of a longer one; see :class:`Begin`."""
+    program = assemble((m, programs(m, memory_map(m)))).words
+    heads, engines, place = [], [], 2
+    for command in Program.decode(program):
+        if command.op is Op.START:
+            heads.append(place)
+            engines.append([engine for engine in STARTABLE if command.address >> engine & 1])
+        place += 1 + len(command.words)
+    return Begin(words or len(program), heads, engines)
 
 
 @functools.lru_cache(maxsize=64)
-def _descriptor_words(config: ArchConfig) -> int:
-    """Words of the descriptors of a layer that uses one port of each operand and no loops."""
-    from rowmesh.hw.top import descriptors
-
-    program = Program()
-    for engine, layout in descriptors(config).items():
-        if engine.port == 0:
-            program.write(0, layout.encode([], {}, {}))
-    return len(program.words)
-
-
-def _config_cycles(config: ArchConfig, words: int) -> int:
-    """Cycles of a program: two reads' latency, then a word a cycle, and its settling."""
-    fetched = fetch_beats(config) * config.beat_bytes // 4
-    request = ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency
-    first = CommandProcessor.latency + request + 4
-    return first + max(fetched, request + CommandProcessor.length_latency) + max(0, words - fetched) + SETTLE_CYCLES
-
-
 def config_cycles(a: ArchConfig) -> int:
-    """Estimate the cycles of a layer's program, whatever the mapping; for comparisons in a search.
+    """Estimate the cycles of a layer's program until STEP is started, whatever the mapping; for a search.
+
+    The layer uses one port of each operand, and no loops.
 
     Parameters
     ----------
     a : ArchConfig
     """
+    from rowmesh.hw.top import descriptors
+
+    program = Program()
+    for engine, layout in descriptors(a).items():
+        if engine.port == 0 and (a.clusters > 1 or engine in FIRST_STARTED):
+            program.write(0, layout.encode([], {}, {}))
     lines = 2 * (a.rows + a.cols) + a.rows * (1 + 2 * len(OPERANDS))  # of PEs, and taps
-    return _config_cycles(a, lines + _descriptor_words(a))
+    return FIRST_WORD + starts_at(a, len(program.words) + lines, SETTLE_CYCLES) + _SEEN

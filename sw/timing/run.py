@@ -1,4 +1,4 @@
-"""The timing of a layer: all engines together, a cycle at a time, from the start tokens to the last write response."""
+"""The timing of a layer: all engines together, a cycle at a time, from its first start to the last write response."""
 
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rowmesh.hw import glb, loader
+from rowmesh.hw.command_processor import SETTLE_CYCLES
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.core import loaders as load_engines
 from rowmesh.hw.datapath import Datapath
@@ -31,6 +32,7 @@ from rowmesh.sw.timing.memory import (
     store,
     store_state,
 )
+from rowmesh.sw.timing.processor import Begin, execute, processor_state, request, starts_at
 from rowmesh.sw.timing.streams import Streams
 
 __all__ = ["Ahead", "Loaded", "Ran", "StuckError", "run"]
@@ -38,6 +40,12 @@ __all__ = ["Ahead", "Loaded", "Ran", "StuckError", "run"]
 _FILL, _COMPUTE, _NOC, _DMA, _PSUM, _DRAIN = (
     PARTS.index(part) for part in ("fill", "compute", "noc", "dma", "psum", "drain")
 )
+
+
+_NEVER = 1 << 30
+"""Cycle of start tokens that have not come."""
+
+_READER = {Engine.LOAD_IACT: Engine.READ_IACT, Engine.LOAD_WEIGHT: Engine.READ_WEIGHT}
 
 
 class StuckError(RuntimeError):
@@ -67,6 +75,8 @@ class Sizes(NamedTuple):
     patience: int
     lead: int
     followed: bool
+    settle: int
+    begin_only: bool
 
 
 @numba.njit(cache=True, nogil=True)
@@ -87,12 +97,19 @@ def _loop(
     routers: Records,
     had_room: npt.NDArray[np.bool_],
     program: npt.NDArray[np.int64],
+    processor_state: Records,
+    heads: npt.NDArray[np.int64],
+    groups: npt.NDArray[np.bool_],
+    begins: npt.NDArray[np.int64],
+    to_request: npt.NDArray[np.int64],
     marks: npt.NDArray[np.int64],
 ) -> tuple[npt.NDArray[np.int64], int, int]:
     """Return what :func:`run` does, the cycle of the end (-1: stuck), and that in which the layer has been stored.
 
     The end is that of the drain if another layer follows, or else that of the store engine. Cycle 0 is that of the
     start tokens; for ``lead`` cycles before it, only load engines work that were started while the layer before ran.
+    If the program is executed here (``heads``), cycle 0 is that of its first word, and ``begins``, the cycles of the
+    engines' start tokens, come from it: those of the read ports' loads, of the banks' readers, and of the last three.
     The observer (hw/observer.py) sees a multiply-accumulate two cycles later, waits two, and a reader's one; the
     registers of its state add one.
     """
@@ -108,6 +125,8 @@ def _loop(
     waits1, waits2, mac1, mac2, starved1 = 0, 0, False, False, 0
     computing, active, ended, started = False, False, False, False
     still, now = 0, -sizes.lead
+    processor, orders = processor_state[0], 0
+    at_step, at_drain, at_store = len(begins) - 3, len(begins) - 2, len(begins) - 1
     while now < 0:
         for port in range(len(memory.asked)):
             memory.waiting[port] = memory.asked[port]
@@ -119,7 +138,17 @@ def _loop(
         fetch(memory, now, sizes.read_latency, sizes.bursts)
         now += 1
     while True:
-        stored = store(stores, lanes, s.stores, now, sizes.store_start, sizes.write_latency, sizes.bursts)
+        if orders < len(heads) and execute(processor, heads[orders], now, sizes.settle):
+            for engine in range(len(begins)):
+                if groups[orders, engine]:
+                    begins[engine] = now
+                    if engine < len(loaders):
+                        loaders[engine].start = now + to_request[engine]
+            orders += 1
+            if sizes.begin_only and orders == len(heads):
+                return seen, now, now
+        store_start = begins[at_store] + sizes.store_start
+        stored = store(stores, lanes, s.stores, now, store_start, sizes.write_latency, sizes.bursts)
         # the drain may still go past words of columns that have none at an edge
         if d.done == len(s.words) and (stored or (sizes.followed and d.inside == 0 and not d.packed.any())):
             seen[marked] = parts
@@ -128,9 +157,9 @@ def _loop(
                 _settle(loaders[port], readers, port, d)
             while not stored:
                 now += 1
-                stored = store(stores, lanes, s.stores, now, sizes.store_start, sizes.write_latency, sizes.bursts)
+                stored = store(stores, lanes, s.stores, now, store_start, sizes.write_latency, sizes.bursts)
             return seen, end, now
-        running, drained = now >= sizes.nest, d.done
+        running, drained = now >= begins[at_drain] + sizes.nest, d.done
         drain(d, s.words, banks, lanes, loaders[fed], running, s.columns, sizes.bank_groups, s.members)
         waits, mac = 0, False
         for c in range(clusters - 1, -1, -1):
@@ -187,6 +216,7 @@ def _loop(
         for port in range(fed):
             if s.flit_counts[port]:
                 flits = s.flits[port, : s.flit_counts[port]]
+                running = now >= begins[len(loaders) + port] + sizes.nest
                 flit, starved = read(readers[port], flits, loaders[port], running, rooms[port], sizes.queue)
                 k, c = s.ports[port].operand, s.ports[port].cluster
                 if starved:
@@ -205,7 +235,7 @@ def _loop(
                 _send(rows[0, 0, 0], link.items[0])
             link.items[0] = link.items[1]
             link.count -= 1
-        issues = running and issued < len(s.steps) and room
+        issues = now >= begins[at_step] + sizes.nest and issued < len(s.steps) and room
         if issues:
             link.items[link.count] = issued
             link.count += 1
@@ -219,6 +249,8 @@ def _loop(
             if port < fed and not s.flit_counts[port]:  # for the next layer
                 _settle(loaders[port], readers, port, d)
         fetched = _fetch_program(memory, program, fetched, now)
+        if len(heads):
+            request(processor, memory, now)
         fetch(memory, now, sizes.read_latency, sizes.bursts)
         # the observer: the step nest is active from the cycle after its token to its last step
         if started:
@@ -239,13 +271,13 @@ def _loop(
         computing = computing or mac2
         ended = started and not active
         started = started or active
-        active = issued < len(s.steps)
+        active = now >= begins[at_step] and issued < len(s.steps)
         mac2, mac1, waits2, waits1, starved1 = mac1, mac, waits1, waits, starved_now
         parts[len(PARTS)] = d.done
         if marked < len(marks) and first.done > marks[marked]:
             seen[marked] = parts
             marked += 1
-        moves = issues or mac or sends or d.done != drained or memory.beat >= 0 or stores.flying
+        moves = issues or mac or sends or d.done != drained or memory.beat >= 0 or stores.flying or orders < len(heads)
         still = 0 if moves else still + 1
         if still > sizes.patience:
             return seen, -1, -1
@@ -323,9 +355,9 @@ class Ahead(NamedTuple):
     streams : Streams
         Of the next layer.
     start : int
-        Cycle of their start tokens, from that of the other tokens of the layer before.
+        Cycle of their start tokens, from that of the last start tokens of the layer before.
     program : array [N, 2]
-        Cycles and beats of the bursts that are requested for the program meanwhile.
+        Cycles, likewise, and beats of the bursts that are requested for the program meanwhile.
     """
 
     engines: Collection[Engine]
@@ -362,12 +394,18 @@ class Ran(NamedTuple):
         before the start tokens and behind the last response are not among them.
     storing : int
         Cycles from there until the store engine is idle.
+    begun : int
+        Cycle of STEP's start token, from that of the program's first word, if the layer was begun by its program.
+    late : int
+        Cycles from there to the last start tokens of the layer.
     loaded : callable
         Takes ``lead`` and ``late`` of the next layer, and returns what was loaded for it.
     """
 
     seen: npt.NDArray[np.int64]
     storing: int
+    begun: int
+    late: int
     loaded: Callable[[int, int], Loaded]
 
 
@@ -380,6 +418,7 @@ def run(
     write_latency: int,
     ahead: Ahead | None = None,
     loaded: Loaded | None = None,
+    begin: Begin | None = None,
 ) -> Ran:
     """Run a layer's streams.
 
@@ -395,6 +434,8 @@ def run(
         What is loaded meanwhile for the next layer of a sequence.
     loaded : Loaded, optional
         What was loaded for this one.
+    begin : Begin, optional
+        The program that starts its engines one after another; without it they start together.
 
     Returns
     -------
@@ -405,19 +446,14 @@ def run(
     StuckError
         If the program blocks.
     """
-    nest = LoopNest.cycles_to_first(config.nest_levels, config.link_segment)
-    engines = load_engines(config)
-    depth_of = {
-        Engine.LOAD_IACT: config.glb_iact_flits,
-        Engine.LOAD_WEIGHT: config.glb_weight_flits,
-        Engine.LOAD_PARAM: config.param_words,
-    }
-    depths = [depth_of[engine.first] for _, engine in engines]
+    engines = [engine for _, engine in load_engines(config)]
     # a burst can be taken in the cycle before it could be requested
-    starts = [Loader.cycles_to_request(config, clip=engine.first is Engine.LOAD_IACT) - 1 for _, engine in engines]
+    starts = np.array(
+        [Loader.cycles_to_request(config, clip=engine.first is Engine.LOAD_IACT) - 1 for engine in engines], np.int64
+    )
     sizes = Sizes(
-        nest=nest,
-        store_start=Storer.cycles_to_burst(config) + (loaded.late if loaded else 0),
+        nest=LoopNest.cycles_to_first(config.nest_levels, config.link_segment),
+        store_start=Storer.cycles_to_burst(config),
         segment=config.link_segment,
         bank_groups=config.bank_groups,
         mesh_cols=config.mesh_cols,
@@ -436,53 +472,28 @@ def run(
         patience=10 * (read_latency + write_latency) + 10_000,
         lead=loaded.lead if loaded else 0,
         followed=ahead is not None,
+        settle=SETTLE_CYCLES,
+        begin_only=False,
     )
-    clusters, height, width = s.pes.shape
-    rows = np.zeros((clusters, 3, height), ROW)
-    rows["words"] = -1
-    banks = np.zeros((clusters, config.cols), BANK)
-    banks["kind0"] = banks["kind1"] = -1
-    loaders = np.zeros(len(depths), loader_record(loader.order_entries(config)))
-    loaders["depth"] = loaders["credits"] = depths
-    loaders["start"] = starts
-    loaders["own"] = s.load_counts
-    readers = np.zeros(len(engines) - 1, READER)
-    memory = memory_state(len(depths) + 1, config.read_bursts)  # the program's port is the last one
-    drained = drain_state(PIPELINE_STAGES, config.all_lanes, lane_depth(config))
-    if loaded:
-        loaders["start"] += loaded.late
-        early = np.flatnonzero(loaded.loaders["next"] >= 0)
-        loaders[early], memory = loaded.loaders[early], loaded.memory
-        early = early[early < len(readers)]
-        readers["held"][early] = readers["stored"][early] = loaded.readers["held"][early]
-        drained["held"] = loaded.parameters
+    one_by_one = begin is not None and len(begin.heads) > 1
+    state = _State.idle(config, s, starts, loaded, begin if one_by_one else None)
+    nothing = np.zeros((0, 2), np.int64)
+    last = loaded.late if loaded else 0
     early_ports = []
-    program = np.concatenate([own.program for own in (loaded, ahead) if own] or [np.zeros((0, 2), np.int64)])
+    program = nothing if loaded is None else loaded.program
     if ahead:
-        early_ports = [port for port, (_, engine) in enumerate(engines) if engine.first in ahead.engines]
+        if one_by_one:  # the program goes on behind the last start
+            alone = _State.idle(config, s, starts, None, begin)
+            _, last, _ = _simulate(config, sizes._replace(begin_only=True), s.copied(), alone, nothing, starts, marks)
+        early_ports = [port for port, engine in enumerate(engines) if engine.first in ahead.engines]
         s = s.followed_by(ahead.streams, early_ports)
-        loaders["later"] = ahead.start + np.array(starts)
-    seen, end, stored = _loop(
-        sizes,
-        s,
-        rows,
-        np.zeros(1, LinkState),  # from here: numba frees an array of its own while a record of it is still in use
-        np.zeros((clusters, 3, height, 1 + width // config.link_segment), LinkState),
-        np.zeros((clusters, 1 + config.rows // config.link_segment, width), LinkState),
-        banks,
-        loaders,
-        readers,
-        memory,
-        drained,
-        store_state(config.read_bursts),
-        np.zeros(config.all_lanes, LANE),
-        np.zeros((1 + 2 * config.ports, clusters), LinkState),
-        np.zeros((1 + 2 * config.ports, clusters), np.bool_),
-        program,
-        marks,
-    )
+        state.loaders["later"] = last + ahead.start + starts
+        program = np.concatenate([program, ahead.program + np.array([last, 0])])
+    seen, end, stored = _simulate(config, sizes, s, state, program, starts, marks)
     if end < 0:
         raise StuckError("the timing model finds that nothing moves any more")
+    loaders, readers, memory = state.loaders, state.readers, state.memory
+    begun = int(state.begins[-3])  # that of STEP
 
     def left(lead: int, late: int) -> Loaded:
         moved = end + lead
@@ -492,6 +503,110 @@ def run(
         after["own"] = ahead.streams.load_counts if ahead else 0
         kept["due"] -= moved
         due = program[program[:, 0] >= end] - [moved, 0]
-        return Loaded(after, readers.copy(), kept, int(drained["held"][0]), due, lead, late)
+        return Loaded(after, readers.copy(), kept, int(state.drained["held"][0]), due, lead, late)
 
-    return Ran(seen, stored - end, left)
+    if begin is not None and not one_by_one:
+        begun = starts_at(config, begin.heads[0], SETTLE_CYCLES)
+        last = begun
+    return Ran(seen, stored - end, begun, last - begun, left)
+
+
+class _State(NamedTuple):
+    """What :func:`_loop` changes and what is looked at behind it."""
+
+    loaders: Records
+    readers: Records
+    memory: Records
+    drained: Records
+    processor: Records
+    heads: npt.NDArray[np.int64]
+    groups: npt.NDArray[np.bool_]
+    begins: npt.NDArray[np.int64]
+
+    @classmethod
+    def idle(
+        cls,
+        config: ArchConfig,
+        s: Streams,
+        starts: npt.NDArray[np.int64],
+        loaded: Loaded | None,
+        begin: Begin | None,
+    ) -> "_State":
+        """Return the state before a layer: nothing moves but what was loaded early."""
+        depth_of = {
+            Engine.LOAD_IACT: config.glb_iact_flits,
+            Engine.LOAD_WEIGHT: config.glb_weight_flits,
+            Engine.LOAD_PARAM: config.param_words,
+        }
+        engines = [engine.first for _, engine in load_engines(config)]
+        loaders = np.zeros(len(engines), loader_record(loader.order_entries(config)))
+        loaders["depth"] = loaders["credits"] = [depth_of[engine] for engine in engines]
+        loaders["start"] = starts
+        loaders["own"] = s.load_counts
+        readers = np.zeros(len(engines) - 1, READER)
+        memory = memory_state(len(engines) + 1, config.read_bursts)  # the program's port is the last one
+        drained = drain_state(PIPELINE_STAGES, config.all_lanes, lane_depth(config))
+        slots = [*engines, *(_READER[engine] for engine in engines[:-1]), Engine.STEP, Engine.DRAIN, Engine.STORE]
+        begins = np.zeros(len(slots), np.int64)
+        if loaded:
+            loaders["start"] += loaded.late
+            begins[-1] = loaded.late
+            early = np.flatnonzero(loaded.loaders["next"] >= 0)
+            loaders[early], memory = loaded.loaders[early], loaded.memory
+            early = early[early < len(readers)]
+            readers["held"][early] = readers["stored"][early] = loaded.readers["held"][early]
+            drained["held"] = loaded.parameters
+        if begin:
+            begins[:] = _NEVER
+            loaders["start"] = _NEVER
+        return cls(
+            loaders,
+            readers,
+            memory,
+            drained,
+            processor_state(config, begin),
+            np.array(begin.heads if begin else [], np.int64),
+            np.array([[e in group for e in slots] for group in begin.engines] if begin else [[]], np.bool_),
+            begins,
+        )
+
+
+def _simulate(
+    config: ArchConfig,
+    sizes: Sizes,
+    s: Streams,
+    state: _State,
+    program: npt.NDArray[np.int64],
+    starts: npt.NDArray[np.int64],
+    marks: npt.NDArray[np.int64],
+) -> tuple[npt.NDArray[np.int64], int, int]:
+    """Run :func:`_loop` from a state."""
+    clusters, height, width = s.pes.shape
+    rows = np.zeros((clusters, 3, height), ROW)
+    rows["words"] = -1
+    banks = np.zeros((clusters, config.cols), BANK)
+    banks["kind0"] = banks["kind1"] = -1
+    return _loop(
+        sizes,
+        s,
+        rows,
+        np.zeros(1, LinkState),  # from here: numba frees an array of its own while a record of it is still in use
+        np.zeros((clusters, 3, height, 1 + width // config.link_segment), LinkState),
+        np.zeros((clusters, 1 + config.rows // config.link_segment, width), LinkState),
+        banks,
+        state.loaders,
+        state.readers,
+        state.memory,
+        state.drained,
+        store_state(config.read_bursts),
+        np.zeros(config.all_lanes, LANE),
+        np.zeros((1 + 2 * config.ports, clusters), LinkState),
+        np.zeros((1 + 2 * config.ports, clusters), np.bool_),
+        program,
+        state.processor,
+        state.heads,
+        state.groups,
+        state.begins,
+        starts,
+        marks,
+    )

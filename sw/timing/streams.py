@@ -65,6 +65,11 @@ class Streams(NamedTuple):
     routes: Records
     joined: npt.NDArray[np.int32]
 
+    def copied(self) -> "Streams":
+        """Return the streams with state of their own: PEs, their taps and chains change while they are run."""
+        hops = (self.hops[0].copy(), self.hops[1].copy(), self.hops[2].copy())
+        return self._replace(pes=self.pes.copy(), hops=hops, chains=self.chains.copy())
+
     def followed_by(self, after: "Streams", ports: Sequence[int]) -> "Streams":
         """Return the streams with the loads of some read ports followed by those of another layer."""
         loads = [

@@ -1,0 +1,138 @@
+"""Timing of the command processor while it executes the program of a first layer (hw/command_processor.py)."""
+
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+
+from rowmesh.hw.command_processor import CommandProcessor, fetch_beats, fetch_depth
+from rowmesh.hw.config import ArchConfig
+from rowmesh.hw.descriptor import Engine
+from rowmesh.hw.link import Buffer, Fifo
+from rowmesh.hw.read_arbiter import ReadArbiter
+from rowmesh.sw.memory import MEMORY_LATENCY
+from rowmesh.sw.timing.array import LINK, Records, records
+
+__all__ = ["FIRST_WORD", "Begin", "execute", "processor_state", "request", "starts_at"]
+
+_TO_WORD = Fifo.latency + 1 + Buffer.latency
+"""Cycles from a beat of the program to its first word: the FIFO, in block RAM, and the register behind it."""
+
+_ROUND_TRIP = ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency
+
+FIRST_WORD = CommandProcessor.latency + _ROUND_TRIP + _TO_WORD - 1
+"""Cycles of a run before that in which its first word is executed."""
+
+_LONGER = CommandProcessor.length_latency - 1
+"""Cycle, from that of the first word, in which the second fetch is requested: the length is the word behind it."""
+
+_ROOM = 3
+"""Cycles from a beat that leaves the FIFO to a request for what takes its place."""
+
+_BETWEEN_REQUESTS = 2
+
+
+class Begin(NamedTuple):
+    """The program of a first layer up to the last START of its engines.
+
+    Parameters
+    ----------
+    words : int
+        Words of the whole program.
+    heads : sequence of int
+        Numbers of the headers of the STARTs.
+    engines : sequence of collection of Engine
+        What each of them starts.
+    """
+
+    words: int
+    heads: Sequence[int]
+    engines: Sequence[Collection[Engine]]
+
+
+def starts_at(config: ArchConfig, head: int, settle: int) -> int:
+    """Return the cycle of a first START's tokens, from that of the program's first word, by the number of its header.
+
+    No engine has been started before it, so the memory has nothing else to do.
+    """
+    fetched = fetch_beats(config) * config.beat_bytes // 4
+    last_write = head - 1
+    if last_write >= fetched:
+        last_write += max(0, _LONGER + _ROUND_TRIP + _TO_WORD - fetched)
+    return last_write + settle + 2
+
+
+def processor_state(config: ArchConfig, begin: Begin | None) -> Records:
+    """Return a processor whose first fetch has come and whose first word is about to be executed."""
+    words_of_beat = config.beat_bytes // 4
+    beats = -(-begin.words // words_of_beat) if begin else 0
+    kind = records(
+        # words executed and in the register in front, the next one to come there, beats that have come
+        "taken", "ahead", "next", "arrived",
+        # of the fetch: beats asked for, all beats, the largest burst, the FIFO, when it may ask again
+        "asked", "beats", "most", "depth", "again", "words_of_beat",
+        # of a START: the cycle of its tokens (-1: none is under way); when the word before it was executed
+        "tokens", "last",
+        # cycle in which a beat's first word can come to the register, in which a beat has left the FIFO
+        arrives=max(1, beats), left=max(1, beats),
+    )  # fmt: skip
+    state = np.zeros(1, kind)
+    most = fetch_beats(config)
+    state["ahead"], state["next"] = 1, 1
+    state["asked"] = state["arrived"] = min(most, beats)
+    state["beats"], state["most"], state["depth"] = beats, most, fetch_depth(config)
+    state["words_of_beat"], state["again"], state["tokens"] = words_of_beat, _LONGER, -1
+    state["left"] = 1 << 30
+    if words_of_beat == 1 and beats:
+        state["left"][0, 0] = -1
+    return state
+
+
+@numba.njit(cache=True, nogil=True)
+def execute(x: Any, head: int, now: int, settle: int) -> bool:
+    """Execute a word; return whether the tokens of the START at word ``head`` are there."""
+    if x.tokens >= 0:
+        held, done = 0, now == x.tokens
+        if done:
+            x.tokens = -1
+    else:
+        held, done = x.ahead, False
+    took = 0
+    if held > 0:
+        took = 1
+        if x.taken == head:
+            x.tokens = max(now + 1, x.last + 1 + settle) + 1
+        else:
+            x.last = now
+        x.taken += 1
+    # the register in front
+    beat = x.next // x.words_of_beat
+    if x.ahead < LINK and beat < x.arrived and now >= x.arrives[beat]:
+        x.next += 1
+        x.ahead += 1
+        if x.next % x.words_of_beat == 0:
+            x.left[beat] = now
+    x.ahead -= took
+    return done
+
+
+@numba.njit(cache=True, nogil=True)
+def request(x: Any, memory: Any, now: int) -> None:
+    """Note a beat that has come, and request a burst if there is room for the largest."""
+    port = len(memory.asked) - 1
+    if memory.data == port and x.arrived < x.asked:
+        x.arrives[x.arrived] = now + _TO_WORD - 1
+        x.arrived += 1
+    first = x.asked + x.most - x.depth  # beats that have to have left
+    if (
+        x.asked < x.beats
+        and now >= x.again
+        and memory.asked[port] < LINK
+        and (first <= 0 or now >= x.left[first - 1] + _ROOM)
+    ):
+        beats = min(x.most, x.beats - x.asked)
+        memory.want[LINK * port + memory.asked[port]] = beats
+        memory.asked[port] += 1
+        x.asked += beats
+        x.again = now + _BETWEEN_REQUESTS
