@@ -19,7 +19,7 @@ from rowmesh.sw.files import InputError
 from rowmesh.sw.mapping import Mapping
 from rowmesh.sw.mapspace import Space, flattened
 from rowmesh.sw.mesh import MeshMapping
-from rowmesh.sw.model import COARSE, config_cycles, predict_parts, work
+from rowmesh.sw.model import COARSE, FINE, Effort, config_cycles, predict_parts, work
 from rowmesh.sw.objective import Budget, Floats, Objective
 from rowmesh.sw.rules import RULES
 from rowmesh.sw.workload import Layer
@@ -122,9 +122,6 @@ def _mapping(space: Space, row: Ints) -> Mapping:
     return Mapping(config=space.config, layer=space.layer, dataflow=space.flow.name, **factors_of(row))
 
 
-_CLOSE = 1.002
-"""Mappings within this factor of the best are told apart by their energy."""
-
 _PROMISING = 1.15
 """Mappings whose estimate is within this factor of the best one are candidates for a prediction."""
 
@@ -141,6 +138,9 @@ TOGETHER = 2
 
 _LEAST_ENERGY = 4
 """Mappings of less energy than the best one's that are predicted as well."""
+
+_FINALISTS = 4
+"""Mappings that are predicted as finely as a report's if only cycles count."""
 
 _KEPT = 2000
 """Best mappings that are kept while a search goes on."""
@@ -268,7 +268,8 @@ def search(
     Mappings are evaluated in closed form (:mod:`rowmesh.sw.batch`): all of them where that is quick, or else those that
     are worth a look (:mod:`rowmesh.sw.mapspace`). With a budget the search goes on after these in a random order of
     all. If the objective depends on cycles, those of the best mappings are then predicted
-    (:mod:`rowmesh.sw.model`), and the best of these is taken; where some are within 0.2 %, the one of least energy.
+    (:mod:`rowmesh.sw.model`), and the best of these is taken; where some are within 0.2 %, the one of least energy
+    (not so if only ``latency`` counts).
 
     Parameters
     ----------
@@ -348,18 +349,22 @@ def _best(pool: Pool) -> tuple[Mapping, int] | None:
         return (pool.mapping(cheapest[0]), 0) if cheapest else None
     found: dict[int, float] = {}
 
-    def predict(indices: Sequence[int]) -> None:
+    def predict(indices: Sequence[int], effort: Effort = COARSE) -> None:
         some = [pool.mapping(index) for index in indices]
         with ThreadPoolExecutor(TOGETHER) as threads:  # the timing model runs without the interpreter's lock
-            cycles = list(threads.map(lambda mapping: sum(predict_parts(mapping, COARSE).values()), some))
+            cycles = list(threads.map(lambda mapping: sum(predict_parts(mapping, effort).values()), some))
         counted = np.array([words(mapping) for mapping in some])
         found.update(zip(indices, map(float, objective.costs(cycles, counted)), strict=True))
 
-    # of those that are about as good, those of the least energy first
-    apart = costs > _beyond(costs[0], _SURE)
+    # of those that are about as good, those of the least energy first; if only cycles count, by turns with the best
+    sure = min(_SURE, objective.slack)
     kinds = _kinds(pool)
-    number = len(set(kinds))
-    turns = _by_turns(np.lexsort((np.where(apart, costs, energy), apart)), kinds)
+    orders = []
+    for share in sorted({sure, _SURE}):
+        apart = costs > _beyond(costs[0], share)
+        orders.append(_by_turns(np.lexsort((np.where(apart, costs, energy), apart)), kinds))
+    number = len(set(kinds)) * len(orders)
+    turns = dict.fromkeys(index for some in zip(*orders, strict=True) for index in some)
     order = _runnable(pool, turns, max(_MOST, _OF_KIND * number))
     if not order:
         return None
@@ -367,35 +372,48 @@ def _best(pool: Pool) -> tuple[Mapping, int] | None:
     while in_vain < max(_IN_VAIN, number):
         least = min(found.values(), default=math.inf)
         order = [index for index in order if costs[index] < least]
-        if not order or least <= _beyond(costs[order].min(), _SURE * (1 + effort / _WORK)):
+        if not order or least <= _beyond(costs[order].min(), sure * (1 + effort / _WORK)):
             break
         some, order = order[:TOGETHER], order[TOGETHER:]
         effort += sum(work(pool.mapping(index), COARSE) for index in some)
         predict(some)
         in_vain = 0 if min(found.values()) < least else in_vain + len(some)
-    limit = _beyond(min(found.values()))
+    limit = _beyond(min(found.values()), objective.slack)
     chosen = min((index for index in found if found[index] <= limit), key=lambda index: (energy[index], index))
-    # mappings of less energy that may be as good
-    cheaper = np.flatnonzero((costs <= limit) & (energy < energy[chosen]))
+    # mappings of less energy that may be as good, or even better: estimates are not exact
+    cheaper = np.flatnonzero((costs <= max(limit, _beyond(min(found.values()), _SURE))) & (energy < energy[chosen]))
     cheaper = cheaper[np.argsort(energy[cheaper], kind="stable")]
     left = _runnable(pool, (int(index) for index in cheaper if int(index) not in found), _LEAST_ENERGY)
     for first in range(0, len(left), TOGETHER):
         some = left[first : first + TOGETHER]
         predict(some)
         good = [index for index in some if found[index] <= limit]
-        if good:
+        if good and objective.slack:
             return pool.mapping(good[0]), len(found)
+    if not objective.slack:
+        best = sorted(found, key=lambda index: (found[index], energy[index], index))[:_FINALISTS]
+        predict(best, FINE)
+        chosen = min(best, key=lambda index: (found[index], energy[index], index))
     return pool.mapping(chosen), len(found)
 
 
-def _kinds(pool: Pool) -> list[tuple[str, int]]:
-    """Return the kind of each mapping, dataflow and height of the plane (a row or not): estimates favour some."""
-    return [(pool.spaces[number].flow.name, pool.spaces[number].layer.h) for number in pool.of_space]
+_Kind = tuple[str, int, bool]
 
 
-def _by_turns(order: Ints, kinds: list[tuple[str, int]]) -> list[int]:
+def _kinds(pool: Pool) -> list[_Kind]:
+    """Return the kind of each mapping, for estimates favour some: dataflow, height of the plane (a row or not), order.
+
+    The order is in blocks or not.
+    """
+    in_blocks = [FACTORS.index(name) for name in ("c1", "q1")]
+    blocks: list[bool] = np.any(pool.rows[:, in_blocks] > 1, axis=1).tolist()
+    spaces = (pool.spaces[number] for number in pool.of_space)
+    return [(space.flow.name, space.layer.h, block) for space, block in zip(spaces, blocks, strict=True)]
+
+
+def _by_turns(order: Ints, kinds: list[_Kind]) -> list[int]:
     """Return the best mapping of each kind first, then the second best."""
-    seen: dict[tuple[str, int], int] = {}
+    seen: dict[_Kind, int] = {}
     turns = []
     for place, index in enumerate(order):
         kind = kinds[index]
@@ -404,6 +422,6 @@ def _by_turns(order: Ints, kinds: list[tuple[str, int]]) -> list[int]:
     return [index for _, _, index in sorted(turns)]
 
 
-def _beyond(cost: float, share: float = _CLOSE - 1) -> float:
+def _beyond(cost: float, share: float) -> float:
     """Return what is still as good as a cost."""
     return cost + share * abs(cost)

@@ -35,9 +35,6 @@ _CLUSTERS = 512
 _SURE = 0.001
 """Predictions end if the least estimate of the others is not less by more than this share."""
 
-_ALIKE = 0.002
-"""Mappings within this share of the least cost are told apart by their energy."""
-
 _KEPT, _PREDICTED, _IN_VAIN = 3, 12, 6
 """Mappings of each split that are kept; that are predicted in all; those in sequence that are not better than one
 before."""
@@ -118,7 +115,7 @@ def search_mesh(
         raise UnmappableError(f"layer {layer.name}: no mapping ({names}) fits {config.name}: {reason}")
     # of those that are about as good, those of the least energy first
     best = min(cost for cost, _, _ in candidates)
-    limit = best + _ALIKE * abs(best)
+    limit = best + goal.slack * abs(best)
     candidates.sort(key=lambda one: (one[0] > limit, one[0] if one[0] > limit else one[1]))
     chosen, predicted = _chosen([mapping for _, _, mapping in candidates], [cost for cost, _, _ in candidates], goal)
     return Search(chosen, visited, valid, valid, predicted, False, best)
@@ -157,7 +154,7 @@ def _best_of(
         return [], pool.reason()
     found, why = [], ""
     costs = pool.keys[:, 0]
-    apart = costs > costs[0] + _ALIKE * abs(costs[0])
+    apart = costs > costs[0] + goal.slack * abs(costs[0])
     for index in np.lexsort((np.where(apart, costs, pool.energy), apart))[: 20 * _KEPT]:
         share = pool.mapping(int(index))
         try:
@@ -194,7 +191,7 @@ def _chosen(candidates: list[MeshMapping], costs: list[float], goal: Objective) 
         found.update(zip(some, map(float, values), strict=True))
         in_vain = 0 if min(found.values()) < least else in_vain + len(some)
     best = min(found.values())
-    alike = [k for k in found if found[k] <= best + _ALIKE * abs(best)]
+    alike = [k for k in found if found[k] <= best + goal.slack * abs(best)]
     energy = dict(zip(alike, goal.energy(np.array([_words(candidates[k]) for k in alike])), strict=True))
     return candidates[min(alike, key=lambda k: (energy[k], found[k], k))], len(found)
 

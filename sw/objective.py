@@ -1,6 +1,6 @@
 """What a search minimises, and how long it goes on.
 
-It minimises cycles, energy, their product, or an expression of the user's over named quantities.
+It minimises cycles, latency, energy, energy times cycles, or an expression of the user's over named quantities.
 
 An expression is Python's arithmetic over the names of :data:`NAMES`: ``+ - * / **``, comparisons (1 where they hold, 0
 where not), ``min`` and ``max``. Nothing else is evaluated.
@@ -25,8 +25,11 @@ __all__ = ["NAMES", "Budget", "Floats", "Objective"]
 
 Floats = npt.NDArray[np.float64]
 
-_SHORT = {"edp": "energy * cycles"}
+_SHORT = {"edp": "energy * cycles", "latency": "cycles"}
 """Names of whole objectives."""
+
+_CLOSE = 0.002
+"""Mappings within this share of the best are told apart by their energy."""
 
 
 def _sums() -> dict[str, list[int]]:
@@ -101,7 +104,7 @@ class Objective:
     Parameters
     ----------
     text : str
-        ``cycles``, ``energy``, ``edp``, or an expression.
+        ``cycles``, ``latency``, ``energy``, ``edp``, or an expression.
     table : EnergyTable, optional
         Costs of accesses; the Eyeriss table by default.
 
@@ -123,6 +126,11 @@ class Objective:
 
     def __hash__(self) -> int:
         return hash((self.text, self.table.name))
+
+    @property
+    def slack(self) -> float:
+        """Share by which a mapping of less energy may be worse than the best one: none if only latency counts."""
+        return 0.0 if self.text.strip() == "latency" else _CLOSE
 
     @property
     def depends_on_cycles(self) -> bool:

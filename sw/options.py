@@ -74,7 +74,8 @@ Objectives = Annotated[
     typer.Option(
         "--objective",
         metavar="EXPR",
-        help="What the mapping minimises: cycles, energy, edp, or arithmetic over named quantities, for example "
+        help="What the mapping minimises: cycles, latency (cycles, whatever the energy), energy, edp, or arithmetic "
+        "over named quantities, for example "
         "'energy + 1e9 * (cycles > 1e6)'; docs/mapping.md has the names.",
     ),
 ]

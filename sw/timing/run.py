@@ -502,7 +502,7 @@ def run(
         after["start"] = after["later"] - moved
         after["own"] = ahead.streams.load_counts if ahead else 0
         kept["due"] -= moved
-        due = program[program[:, 0] >= end] - [moved, 0]
+        due = program[program[:, 0] >= end] - np.array([moved, 0], np.int64)
         return Loaded(after, readers.copy(), kept, int(state.drained["held"][0]), due, lead, late)
 
     if begin is not None and not one_by_one:

@@ -27,6 +27,7 @@ def words(start):
         ("energy", energy(WORDS)),
         ("edp", energy(WORDS) * CYCLES),
         (" edp ", energy(WORDS) * CYCLES),
+        ("latency", CYCLES),
         ("dram", words("dram.")),
         ("glb", words("glb.")),
         ("noc_iact", words("noc.iact.")),
@@ -47,6 +48,11 @@ def words(start):
 )
 def test_costs(text, expected):
     assert cost(text) == pytest.approx(expected)
+
+
+def test_only_latency_leaves_nothing_to_energy():
+    assert Objective(" latency").slack == 0
+    assert all(Objective(text).slack > 0 for text in ("cycles", "edp", "cycles + 0"))
 
 
 def test_every_name_has_a_value():

@@ -13,7 +13,7 @@ from rowmesh.sw.estimate import estimate
 from rowmesh.sw.mapper import UnmappableError, candidates, search
 from rowmesh.sw.mapping import IllegalMappingError, Mapping, ceil_div
 from rowmesh.sw.mapspace import flattened
-from rowmesh.sw.model import config_cycles
+from rowmesh.sw.model import COARSE, config_cycles, predict_parts
 from rowmesh.sw.objective import Budget, Objective
 from rowmesh.sw.spec import load_arch
 from rowmesh.sw.workload import Layer, load_workload
@@ -162,6 +162,16 @@ def test_a_budget_of_seconds_ends():
     found = search(config, layer, FLOWS, "energy", Budget(seconds=0.01))
     assert not found.exhaustive
     assert found.visited < search(config, layer, FLOWS, "energy").visited
+
+
+def test_latency_is_the_fewest_cycles_and_may_cost_energy():
+    """Weights come in blocks here, so that the array begins before the last ones are there."""
+    config, flows = load_arch("squeezelerator"), (load_dataflow("ws"),)
+    layer = next(layer for layer in load_workload("resnet50").layers if layer.name == "RES2a_1")
+    fastest, cheapest = (search(config, layer, flows, goal).mapping for goal in ("latency", "cycles"))
+    cycles = [sum(predict_parts(mapping, COARSE).values()) for mapping in (fastest, cheapest)]
+    assert cycles[0] < cycles[1] <= 1.002 * cycles[0]
+    assert fastest.q1 > 1
 
 
 @pytest.mark.slow

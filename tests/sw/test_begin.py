@@ -1,0 +1,89 @@
+"""How a first layer begins: the order of its program, and the model of the processor that executes it."""
+
+import numpy as np
+import pytest
+
+from rowmesh.hw.command_processor import SETTLE_CYCLES, fetch_beats
+from rowmesh.hw.config import ArchConfig
+from rowmesh.hw.descriptor import ENGINE_STRIDE, Engine
+from rowmesh.hw.program import STARTABLE, Op, Program
+from rowmesh.sw.assembler import assemble, memory_map, programs
+from rowmesh.sw.mapper import find_mapping
+from rowmesh.sw.memory import MEMORY_LATENCY
+from rowmesh.sw.model import config_cycles, predict_parts
+from rowmesh.sw.spec import load_arch
+from rowmesh.sw.timing.memory import fetch, memory_state
+from rowmesh.sw.timing.processor import Begin, execute, processor_state, request, starts_at
+from rowmesh.sw.workload import Layer
+
+LAYER = Layer(name="small", M=16, C=16, H=12, W=12, R=3, S=3, padding=1)
+ARCHS = ("tiny", "square16", "eyeriss", "squeezelerator")
+
+
+def commands(config, layer=LAYER):
+    mapping = find_mapping(config, layer)
+    parts = programs(mapping, memory_map(mapping))
+    return parts, Program.decode(assemble((mapping, parts)).words)
+
+
+@pytest.mark.parametrize("config", [*map(load_arch, ARCHS), load_arch("squeezelerator").replace(weight_ports=2)])
+def test_engines_are_written_before_they_are_started_and_started_once(config):
+    parts, program = commands(config)
+    written, started = set(), []
+    for command in program:
+        if command.op is Op.WRITE:
+            places = range(command.address, command.address + len(command.words))
+            written |= {Engine(min(Engine.ARRAY, place // ENGINE_STRIDE)) for place in places}
+        if command.op is Op.START:
+            now = [engine for engine in STARTABLE if command.address >> engine & 1]
+            ports = {engine for nests in (parts.shared, *parts.clusters) for engine in nests if engine.first in now}
+            assert ports <= written
+            # subscriptions take effect with STEP, further ports are opened by words of the array
+            if Engine.STEP in now or config.ports > 1:
+                assert Engine.ARRAY in written
+            started += now
+    assert sorted(started) == parts.started
+    assert started[0] is Engine.LOAD_WEIGHT
+
+
+@pytest.mark.parametrize("name", ["mesh2x2", "mesh1x4"])
+def test_engines_of_a_mesh_start_together(name):
+    parts, program = commands(load_arch(name))
+    (start,) = [command for command in program if command.op is Op.START]
+    assert [engine for engine in STARTABLE if start.address >> engine & 1] == parts.started
+
+
+@pytest.mark.parametrize("width", [32, 64, 128, 256])
+@pytest.mark.parametrize("head", [5, 40, 63, 64, 65, 130, 700])
+def test_the_processor_reaches_a_first_start_as_in_closed_form(width, head):
+    config = ArchConfig(axi_data_width=width)
+    x = processor_state(config, Begin(words=head + 3, heads=[head, head + 1], engines=[[], []]))[0]
+    memory = memory_state(1, config.read_bursts)[0]
+    for now in range(2000):
+        if execute(x, head, now, SETTLE_CYCLES):
+            break
+        memory.waiting[0] = memory.asked[0]
+        request(x, memory, now)
+        fetch(memory, now, MEMORY_LATENCY, config.read_bursts)
+    assert now == starts_at(config, head, SETTLE_CYCLES)
+    # words of the first fetch come one a cycle, the others behind a round trip
+    assert (now == head - 1 + SETTLE_CYCLES + 2) == (head <= max(fetch_beats(config) * width // 32, 0))
+
+
+def test_a_start_waits_until_what_was_written_has_settled():
+    config = ArchConfig(axi_data_width=128)
+    heads = [10, 20]
+    x = processor_state(config, Begin(words=30, heads=heads, engines=[[], []]))[0]
+    tokens = []
+    for now in range(100):
+        if len(tokens) < 2 and execute(x, heads[len(tokens)], now, SETTLE_CYCLES):
+            tokens.append(now)
+    # a header more, the settling, the token; then nine words to the next one
+    assert tokens == [9 + SETTLE_CYCLES + 2, 9 + SETTLE_CYCLES + 2 + 9 + SETTLE_CYCLES + 2]
+
+
+@pytest.mark.parametrize("name", ARCHS)
+def test_the_estimate_of_the_program_is_near_the_prediction(name):
+    config = load_arch(name)
+    parts = predict_parts(find_mapping(config, LAYER))
+    assert np.isclose(parts["config"], config_cycles(config), rtol=0.25)
