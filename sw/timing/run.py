@@ -505,9 +505,10 @@ def run(
         due = program[program[:, 0] >= end] - np.array([moved, 0], np.int64)
         return Loaded(after, readers.copy(), kept, int(state.drained["held"][0]), due, lead, late)
 
-    if begin is not None and not one_by_one:
-        begun = starts_at(config, begin.heads[0], SETTLE_CYCLES)
-        last = begun
+    if one_by_one:
+        last = int(state.begins[state.begins < _NEVER].max())
+    elif begin is not None:  # all together
+        begun = last = starts_at(config, begin.heads[0], SETTLE_CYCLES)
     return Ran(seen, stored - end, begun, last - begun, left)
 
 
