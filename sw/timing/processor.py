@@ -57,10 +57,9 @@ def starts_at(config: ArchConfig, head: int, settle: int) -> int:
     No engine has been started before it, so the memory has nothing else to do.
     """
     fetched = fetch_beats(config) * config.beat_bytes // 4
-    last_write = head - 1
-    if last_write >= fetched:
-        last_write += max(0, _LONGER + _ROUND_TRIP + _TO_WORD - fetched)
-    return last_write + settle + 2
+    gap = max(0, _LONGER + _ROUND_TRIP + _TO_WORD - fetched)
+    last_write, header = (word + (gap if word >= fetched else 0) for word in (head - 1, head))
+    return max(last_write + settle, header) + 2
 
 
 def processor_state(config: ArchConfig, begin: Begin | None) -> Records:

@@ -1,6 +1,5 @@
 """How a first layer begins: the order of its program, and the model of the processor that executes it."""
 
-import numpy as np
 import pytest
 
 from rowmesh.hw.command_processor import SETTLE_CYCLES, fetch_beats
@@ -53,7 +52,7 @@ def test_engines_of_a_mesh_start_together(name):
     assert [engine for engine in STARTABLE if start.address >> engine & 1] == parts.started
 
 
-@pytest.mark.parametrize("width", [32, 64, 128, 256])
+@pytest.mark.parametrize("width", [64, 128, 256, 512])
 @pytest.mark.parametrize("head", [5, 40, 63, 64, 65, 130, 700])
 def test_the_processor_reaches_a_first_start_as_in_closed_form(width, head):
     config = ArchConfig(axi_data_width=width)
@@ -62,12 +61,13 @@ def test_the_processor_reaches_a_first_start_as_in_closed_form(width, head):
     for now in range(2000):
         if execute(x, head, now, SETTLE_CYCLES):
             break
-        memory.waiting[0] = memory.asked[0]
+        memory["waiting"] = memory["asked"]
         request(x, memory, now)
         fetch(memory, now, MEMORY_LATENCY, config.read_bursts)
     assert now == starts_at(config, head, SETTLE_CYCLES)
-    # words of the first fetch come one a cycle, the others behind a round trip
-    assert (now == head - 1 + SETTLE_CYCLES + 2) == (head <= max(fetch_beats(config) * width // 32, 0))
+    # words of the first fetch come one a cycle, the others behind a round trip, unless that is hidden by the first ones
+    fetched = fetch_beats(config) * width // 32
+    assert (now > head - 1 + SETTLE_CYCLES + 2) == (head >= fetched and fetched < MEMORY_LATENCY)
 
 
 def test_a_start_waits_until_what_was_written_has_settled():
@@ -83,7 +83,8 @@ def test_a_start_waits_until_what_was_written_has_settled():
 
 
 @pytest.mark.parametrize("name", ARCHS)
-def test_the_estimate_of_the_program_is_near_the_prediction(name):
+def test_the_estimate_of_the_program_is_not_more_than_the_prediction(name):
+    """It leaves out loops, and subscriptions that differ from those of their line."""
     config = load_arch(name)
-    parts = predict_parts(find_mapping(config, LAYER))
-    assert np.isclose(parts["config"], config_cycles(config), rtol=0.25)
+    predicted = predict_parts(find_mapping(config, LAYER))["config"]
+    assert predicted / 2 < config_cycles(config) <= predicted

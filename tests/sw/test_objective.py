@@ -81,7 +81,7 @@ def test_cycles_are_predicted_only_where_they_count():
     ("text", "message"),
     [
         ("cycels", "there is no cycels, did you mean cycles? its names are cycles, energy, dram, dram_iact, "),
-        ("latency", "there is no latency, its names are"),
+        ("delay", "there is no delay, its names are"),
         ("cycles +", "is not an expression"),
         ("", "is not an expression"),
         ("a = 1", "is not an expression"),
