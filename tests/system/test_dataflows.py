@@ -245,7 +245,7 @@ def test_columns_fill_beats_together(lanes):
     thin = [mapping for mapping in merged if mapping.m_x_rest < mapping.m_x]
     assert bool(thin) == (lanes == 1)
     some = merged[:: max(1, len(merged) // 24)] + thin[:: max(1, len(thin) // 8)]
-    assert {mapping.stationary for mapping in some} == {"weight", "psum"}
+    assert {mapping.stationary for mapping in some} == {"weight", "block", "psum"}
     check(some)
 
 
