@@ -83,8 +83,6 @@ def processor_state(config: ArchConfig, begin: Begin | None) -> Records:
     state["beats"], state["most"], state["depth"] = beats, most, fetch_depth(config)
     state["words_of_beat"], state["again"], state["tokens"] = words_of_beat, _LONGER, -1
     state["left"] = 1 << 30
-    if words_of_beat == 1 and beats:
-        state["left"][0, 0] = -1
     return state
 
 
