@@ -392,4 +392,4 @@ def config_cycles(a: ArchConfig) -> int:
         if engine.port == 0 and (a.clusters > 1 or engine in FIRST_STARTED):
             program.write(0, layout.encode([], {}, {}))
     lines = 2 * (a.rows + a.cols) + a.rows * (1 + 2 * len(OPERANDS))  # of PEs, and taps
-    return FIRST_WORD + starts_at(a, len(program.words) + lines, SETTLE_CYCLES) + _SEEN
+    return FIRST_WORD + starts_at(a, len(program.words) + lines) + _SEEN

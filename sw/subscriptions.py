@@ -1,5 +1,6 @@
 """Subscriptions: which words each row and PE takes, and the shortest way to write them."""
 
+import itertools
 from collections.abc import Mapping as Dict
 
 import numpy as np
@@ -143,7 +144,7 @@ def array_writes(config: ArchConfig, words: Dict[int, int]) -> list[dict[int, in
     values = np.vectorize(words.__getitem__, otypes=[np.int64])(addresses)
     active = values[..., 1] != 0
     everywhere = np.ones_like(active)
-    plans = [_plan(values[..., word], everywhere if word else active, word) for word in range(2)]
+    plans = [_plan(values[..., word], everywhere if word else active, active, word) for word in range(2)]
     rest: dict[int, int] = {}
     for word, (_, wrong) in enumerate(plans):
         rest |= dict(zip(addresses[..., word][wrong].tolist(), values[..., word][wrong].tolist(), strict=True))
@@ -153,24 +154,25 @@ def array_writes(config: ArchConfig, words: Dict[int, int]) -> list[dict[int, in
 
 
 def _plan(
-    values: npt.NDArray[np.int64], matters: npt.NDArray[np.bool_], word: int
+    values: npt.NDArray[np.int64], matters: npt.NDArray[np.bool_], active: npt.NDArray[np.bool_], word: int
 ) -> tuple[list[dict[int, int]], npt.NDArray[np.bool_]]:
     """Return the cheapest writes of whole lines, in two steps, and where they leave a word wrong.
 
-    A write to a line or to a PE is two words of the program, its header and its value.
+    A line gets the value that most of its PEs want, or most of its active ones: idle lines across it may put the
+    others right. A write to a line or to a PE is two words of the program, its header and its value.
     """
     best: tuple[int, list[dict[int, int]], npt.NDArray[np.bool_]] | None = None
-    for axes in ((0, 1), (1, 0)):
+    for axes, among in itertools.product(((0, 1), (1, 0)), (matters, matters & active)):
         now, known = np.zeros_like(values), np.zeros_like(matters)
         steps: list[dict[int, int]] = []
         for axis in axes:
             step: dict[int, int] = {}
             for line in range(values.shape[axis]):
                 at = (line, slice(None)) if axis == 0 else (slice(None), line)
-                wanted = values[at][matters[at]]
-                if not len(wanted):
+                wanted = among[at] if among[at].any() else matters[at]
+                if not wanted.any():
                     continue
-                kinds, counts = np.unique(wanted, return_counts=True)
+                kinds, counts = np.unique(values[at][wanted], return_counts=True)
                 value = int(kinds[counts.argmax()])
                 wrong = matters[at] & ~(known[at] & (now[at] == values[at]))
                 left = matters[at] & (values[at] != value)

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+import numpy.typing as npt
 
-from rowmesh.hw.command_processor import CommandProcessor, fetch_beats, fetch_depth
+from rowmesh.hw.command_processor import SETTLE_CYCLES, CommandProcessor, fetch_beats, fetch_depth
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.link import Buffer, Fifo
@@ -14,7 +15,7 @@ from rowmesh.hw.read_arbiter import ReadArbiter
 from rowmesh.sw.memory import MEMORY_LATENCY
 from rowmesh.sw.timing.array import LINK, Records, records
 
-__all__ = ["FIRST_WORD", "Begin", "execute", "processor_state", "request", "starts_at"]
+__all__ = ["FIRST_WORD", "Begin", "Processor", "execute", "processor_state", "request", "starts_at"]
 
 _TO_WORD = Fifo.latency + 1 + Buffer.latency
 """Cycles from a beat of the program to its first word: the FIFO, in block RAM, and the register behind it."""
@@ -51,7 +52,24 @@ class Begin(NamedTuple):
     engines: Sequence[Collection[Engine]]
 
 
-def starts_at(config: ArchConfig, head: int, settle: int) -> int:
+class Processor(NamedTuple):
+    """A command processor.
+
+    Parameters
+    ----------
+    state : Records
+        One record.
+    arrives, left : arrays of int32
+        For each beat the cycle in which its first word can come to the register, and that in which it has left the
+        FIFO. (They are no fields of the record: a record of another length would be another type to compile for.)
+    """
+
+    state: Records
+    arrives: npt.NDArray[np.int32]
+    left: npt.NDArray[np.int32]
+
+
+def starts_at(config: ArchConfig, head: int) -> int:
     """Return the cycle of a first START's tokens, from that of the program's first word, by the number of its header.
 
     No engine has been started before it, so the memory has nothing else to do.
@@ -59,10 +77,10 @@ def starts_at(config: ArchConfig, head: int, settle: int) -> int:
     fetched = fetch_beats(config) * config.beat_bytes // 4
     gap = max(0, _LONGER + _ROUND_TRIP + _TO_WORD - fetched)
     last_write, header = (word + (gap if word >= fetched else 0) for word in (head - 1, head))
-    return max(last_write + settle, header) + 2
+    return max(last_write + SETTLE_CYCLES, header) + 2
 
 
-def processor_state(config: ArchConfig, begin: Begin | None) -> Records:
+def processor_state(config: ArchConfig, begin: Begin | None) -> Processor:
     """Return a processor whose first fetch has come and whose first word is about to be executed."""
     words_of_beat = config.beat_bytes // 4
     beats = -(-begin.words // words_of_beat) if begin else 0
@@ -73,8 +91,6 @@ def processor_state(config: ArchConfig, begin: Begin | None) -> Records:
         "asked", "beats", "most", "depth", "again", "words_of_beat",
         # of a START: the cycle of its tokens (-1: none is under way); when the word before it was executed
         "tokens", "last",
-        # cycle in which a beat's first word can come to the register, in which a beat has left the FIFO
-        arrives=max(1, beats), left=max(1, beats),
     )  # fmt: skip
     state = np.zeros(1, kind)
     most = fetch_beats(config)
@@ -82,13 +98,13 @@ def processor_state(config: ArchConfig, begin: Begin | None) -> Records:
     state["asked"] = state["arrived"] = min(most, beats)
     state["beats"], state["most"], state["depth"] = beats, most, fetch_depth(config)
     state["words_of_beat"], state["again"], state["tokens"] = words_of_beat, _LONGER, -1
-    state["left"] = 1 << 30
-    return state
+    return Processor(state, np.zeros(beats, np.int32), np.full(beats, 1 << 30, np.int32))
 
 
 @numba.njit(cache=True, nogil=True)
-def execute(x: Any, head: int, now: int, settle: int) -> bool:
+def execute(processor: Processor, head: int, now: int, settle: int) -> bool:
     """Execute a word; return whether the tokens of the START at word ``head`` are there."""
+    x = processor.state[0]
     if x.tokens >= 0:
         held, done = 0, now == x.tokens
         if done:
@@ -105,28 +121,29 @@ def execute(x: Any, head: int, now: int, settle: int) -> bool:
         x.taken += 1
     # the register in front
     beat = x.next // x.words_of_beat
-    if x.ahead < LINK and beat < x.arrived and now >= x.arrives[beat]:
+    if x.ahead < LINK and beat < x.arrived and now >= processor.arrives[beat]:
         x.next += 1
         x.ahead += 1
         if x.next % x.words_of_beat == 0:
-            x.left[beat] = now
+            processor.left[beat] = now
     x.ahead -= took
     return done
 
 
 @numba.njit(cache=True, nogil=True)
-def request(x: Any, memory: Any, now: int) -> None:
+def request(processor: Processor, memory: Any, now: int) -> None:
     """Note a beat that has come, and request a burst if there is room for the largest."""
+    x = processor.state[0]
     port = len(memory.asked) - 1
     if memory.data == port and x.arrived < x.asked:
-        x.arrives[x.arrived] = now + _TO_WORD - 1
+        processor.arrives[x.arrived] = now + _TO_WORD - 1
         x.arrived += 1
     first = x.asked + x.most - x.depth  # beats that have to have left
     if (
         x.asked < x.beats
         and now >= x.again
         and memory.asked[port] < LINK
-        and (first <= 0 or now >= x.left[first - 1] + _ROOM)
+        and (first <= 0 or now >= processor.left[first - 1] + _ROOM)
     ):
         beats = min(x.most, x.beats - x.asked)
         memory.want[LINK * port + memory.asked[port]] = beats

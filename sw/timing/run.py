@@ -32,7 +32,7 @@ from rowmesh.sw.timing.memory import (
     store,
     store_state,
 )
-from rowmesh.sw.timing.processor import Begin, execute, processor_state, request, starts_at
+from rowmesh.sw.timing.processor import Begin, Processor, execute, processor_state, request, starts_at
 from rowmesh.sw.timing.streams import Streams
 
 __all__ = ["Ahead", "Loaded", "Ran", "StuckError", "run"]
@@ -97,7 +97,7 @@ def _loop(
     routers: Records,
     had_room: npt.NDArray[np.bool_],
     program: npt.NDArray[np.int64],
-    processor_state: Records,
+    processor: Processor,
     heads: npt.NDArray[np.int64],
     groups: npt.NDArray[np.bool_],
     begins: npt.NDArray[np.int64],
@@ -125,7 +125,7 @@ def _loop(
     waits1, waits2, mac1, mac2, starved1 = 0, 0, False, False, 0
     computing, active, ended, started = False, False, False, False
     still, now = 0, -sizes.lead
-    processor, orders = processor_state[0], 0
+    orders = 0
     at_step, at_drain, at_store = len(begins) - 3, len(begins) - 2, len(begins) - 1
     while now < 0:
         for port in range(len(memory.asked)):
@@ -508,7 +508,7 @@ def run(
     if one_by_one:
         last = int(state.begins[state.begins < _NEVER].max())
     elif begin is not None:  # all together
-        begun = last = starts_at(config, begin.heads[0], SETTLE_CYCLES)
+        begun = last = starts_at(config, begin.heads[0])
     return Ran(seen, stored - end, begun, last - begun, left)
 
 
@@ -519,7 +519,7 @@ class _State(NamedTuple):
     readers: Records
     memory: Records
     drained: Records
-    processor: Records
+    processor: Processor
     heads: npt.NDArray[np.int64]
     groups: npt.NDArray[np.bool_]
     begins: npt.NDArray[np.int64]

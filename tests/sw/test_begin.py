@@ -56,7 +56,7 @@ def test_engines_of_a_mesh_start_together(name):
 @pytest.mark.parametrize("head", [5, 40, 63, 64, 65, 130, 700])
 def test_the_processor_reaches_a_first_start_as_in_closed_form(width, head):
     config = ArchConfig(axi_data_width=width)
-    x = processor_state(config, Begin(words=head + 3, heads=[head, head + 1], engines=[[], []]))[0]
+    x = processor_state(config, Begin(words=head + 3, heads=[head, head + 1], engines=[[], []]))
     memory = memory_state(1, config.read_bursts)[0]
     for now in range(2000):
         if execute(x, head, now, SETTLE_CYCLES):
@@ -64,7 +64,7 @@ def test_the_processor_reaches_a_first_start_as_in_closed_form(width, head):
         memory["waiting"] = memory["asked"]
         request(x, memory, now)
         fetch(memory, now, MEMORY_LATENCY, config.read_bursts)
-    assert now == starts_at(config, head, SETTLE_CYCLES)
+    assert now == starts_at(config, head)
     # words of the first fetch come one a cycle, the others behind a round trip, unless that is hidden by the first ones
     fetched = fetch_beats(config) * width // 32
     assert (now > head - 1 + SETTLE_CYCLES + 2) == (head >= fetched and fetched < MEMORY_LATENCY)
@@ -73,7 +73,7 @@ def test_the_processor_reaches_a_first_start_as_in_closed_form(width, head):
 def test_a_start_waits_until_what_was_written_has_settled():
     config = ArchConfig(axi_data_width=128)
     heads = [10, 20]
-    x = processor_state(config, Begin(words=30, heads=heads, engines=[[], []]))[0]
+    x = processor_state(config, Begin(words=30, heads=heads, engines=[[], []]))
     tokens = []
     for now in range(100):
         if len(tokens) < 2 and execute(x, heads[len(tokens)], now, SETTLE_CYCLES):

@@ -54,3 +54,14 @@ def test_lines_of_equal_pes_are_one_write():
     writes = array_writes(config, subscriptions(mapping))
     pes = 2 * config.rows * config.cols
     assert sum(map(len, writes)) < pes / 4
+
+
+def test_idle_lines_cost_a_write_each():
+    """Where half of the columns are idle, rows get what active PEs want, and idle columns are put right."""
+    config = load_arch("eyeriss")
+    layer = Layer(name="x", kind="depthwise", M=96, C=96, H=7, W=7, R=3, S=3, padding=1, groups=96)
+    mapping = find_mapping(config, layer, (load_dataflow("rs-g"),))
+    assert mapping.columns == 7
+    writes = array_writes(config, subscriptions(mapping))
+    taps = 4 * config.rows + 1
+    assert sum(map(len, writes)) == taps + config.rows + 2 * mapping.columns
