@@ -16,17 +16,17 @@ WORD = records("group", "columns", "need", "release", "params", "param_release",
 to have, ``params`` the parameters (0: none)."""
 
 
-def drain_state(stages: int, lanes: int, room: int) -> Records:
-    """Return an idle drain: registers of its pipeline, lanes, beats of a lane that the store engine has room for.
+def drain_state(stages: int) -> Records:
+    """Return an idle drain with some registers in its pipeline; ``stage_words`` are those that each cluster gives.
 
-    ``stage_words`` are the words that each cluster of a set gives.
+    ``packed``: a lane has a beat that is not yet in its FIFO.
     """
     kind = records(
-        "made", "choice", "plan", "word", "done", "psums", "there", "held", "inside", "room",
-        stage_words=stages, stage_flush=stages, packed=lanes, credits=lanes, returned=lanes,
+        "made", "choice", "plan", "word", "done", "psums", "there", "held", "inside", "room", "packed",
+        stage_words=stages, stage_flush=stages,
     )  # fmt: skip
     state = np.zeros(1, kind)
-    state["credits"], state["room"] = room, 1
+    state["room"] = 1
     return state
 
 
@@ -78,23 +78,26 @@ def drain(
     # beats of a lane that have gone leave its credits two cycles later: two more may have gone
     d.room = 1
     for lane in range(len(lanes)):
-        if d.credits[lane] <= UNSEEN:
+        x = lanes[lane]
+        if x.credits <= UNSEEN:
             d.room = 0
         gone = d.stage_flush[0] and lane % width < d.stage_words[0] and members[lane // width]
-        d.credits[lane] += d.returned[lane] - gone
-        d.returned[lane] = lanes[lane].returned
-        if d.packed[lane]:
-            d.packed[lane] = 0
-            lanes[lane].held += 1
-            lanes[lane].free += 1
+        x.credits += x.gone - gone
+        x.gone = x.returned
+        if x.packed:
+            x.packed = 0
+            x.held += 1
+            x.free += 1
+    d.packed = 0
     # the pipeline and the packers
     if d.inside or go:
         last = d.stage_words[stages - 1]
         if last:
             d.inside -= 1
             if d.stage_flush[stages - 1]:
+                d.packed = 1
                 for lane in range(len(lanes)):
-                    d.packed[lane] = lane % width < last and members[lane // width]
+                    lanes[lane].packed = lane % width < last and members[lane // width]
         for s in range(stages - 1, 0, -1):
             d.stage_words[s], d.stage_flush[s] = d.stage_words[s - 1], d.stage_flush[s - 1]
         d.stage_words[0] = 0

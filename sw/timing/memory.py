@@ -1,9 +1,10 @@
 """Timing of the memory's side: load engines, read arbiter, memory, banks with their readers, store engine."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+import numpy.typing as npt
 
 from rowmesh.hw.storer import TRANSFERS
 from rowmesh.sw.timing.array import LINK, Records, records
@@ -12,10 +13,13 @@ __all__ = [
     "BURST",
     "FLIT",
     "LANE",
+    "LOADER",
+    "ORDER",
     "READER",
+    "Memory",
+    "StoreEngine",
     "fetch",
     "load",
-    "loader_record",
     "memory_state",
     "read",
     "store",
@@ -32,80 +36,103 @@ FLIT = records("offset", "release", "sync", "touch", "index", "edge")
 READER = records("stored", "held", "made", "stage", "plan", "read", "pending", "queue", "reserved", "out", "sent")
 """A bank and its reader."""
 
-LANE = records("held", "offered", "head", "free", "returned")
+LANE = records("held", "offered", "head", "free", "returned", "packed", "credits", "gone")
 """A lane of the store engine: its FIFO with the read register, the register behind it, the beats in these that no burst
-has reserved, and whether one left the FIFO."""
+has reserved, and whether one left the FIFO. Of the drain before it: whether a beat has been packed, the room that it
+counts on, whether one left the FIFO the cycle before."""
+
+# types of records have no lengths that depend on the architecture: numba compiles for each type
+LOADER = records(
+    # the next burst to be taken up, and the one to be requested, behind `skip` slots; `need` is all of it
+    "next",
+    "valid",
+    "beats",
+    "skip",
+    "behind",
+    "need",
+    # room of the destination
+    "credits",
+    "freed",
+    "released",
+    # a skip that cannot go with a burst
+    "flushing",
+    "size",
+    "room",
+    "pending",
+    # delivery: bursts and skips under way, beats held, of the burst the beats left
+    "order_head",
+    "ordered",
+    "queued",
+    "remaining",
+    "fill",
+    "skipped",
+    # words of the destination; bursts of this layer, behind which those of the next one may follow; the cycle in
+    # which the first burst of either can be taken up
+    "depth",
+    "own",
+    "start",
+    "later",
+)
+"""A load engine."""
+
+ORDER = records("beats", "skip")
+"""A burst or a skip that a load engine has under way."""
+
+REQUESTS = records("asked", "waiting", want=LINK)
+"""A read port: its requests, those that were there when the cycle began, their beats."""
+
+_FLYING = records("due", "owner", "left")
 
 
-def loader_record(entries: int) -> np.dtype[np.void]:
-    """Return the record of a load engine that has so many bursts and skips under way."""
-    return records(
-        # the next burst to be taken up, and the one to be requested, behind `skip` slots; `need` is all of it
-        "next",
-        "valid",
-        "beats",
-        "skip",
-        "behind",
-        "need",
-        # room of the destination
-        "credits",
-        "freed",
-        "released",
-        # a skip that cannot go with a burst
-        "flushing",
-        "size",
-        "room",
-        "pending",
-        # delivery: bursts and skips under way, beats held, of the burst the beats left
-        "order_head",
-        "ordered",
-        "queued",
-        "remaining",
-        "fill",
-        "skipped",
-        # words of the destination; bursts of this layer, behind which those of the next one may follow; the cycle in
-        # which the first burst of either can be taken up
-        "depth",
-        "own",
-        "start",
-        "later",
-        order_beats=entries,
-        order_skip=entries,
-    )
+class Memory(NamedTuple):
+    """Arbiter and memory (one record), the read ports, and the ring of bursts in flight."""
+
+    state: Records
+    ports: Records
+    ring: Records
+
+    def copied(self) -> "Memory":
+        """Return a copy."""
+        return Memory(*(array.copy() for array in self))
 
 
-def memory_state(ports: int, bursts: int) -> Records:
+class StoreEngine(NamedTuple):
+    """Store engine and the memory's write side (one record), and the ring of replies under way, by their cycle."""
+
+    state: Records
+    due: npt.NDArray[np.int32]
+
+
+def memory_state(ports: int, bursts: int) -> Memory:
     """Return an idle arbiter and memory for a number of bursts in flight."""
-    kind = records(
-        "turn", "flying", "address", "address_beats", "head", "tail", "beat", "beat_last", "data",
-        asked=ports, waiting=ports, want=ports * LINK, due=bursts + 1, owner=bursts + 1, left=bursts + 1,
-    )  # fmt: skip
+    kind = records("turn", "flying", "address", "address_beats", "head", "tail", "beat", "beat_last", "data")
     state = np.zeros(1, kind)
     for name in ("turn", "address", "beat", "data"):
         state[name] = -1
-    return state
+    return Memory(state, np.zeros(ports, REQUESTS), np.zeros(bursts + 1, _FLYING))
 
 
-def store_state(bursts: int) -> Records:
+def store_state(bursts: int) -> StoreEngine:
     """Return an idle store engine with a number of bursts in flight at most."""
     kind = records(
         "next", "transfers", "current", "remaining", "address", "beats", "granted", "head", "tail", "reply", "flying",
-        transfer_lane=TRANSFERS, transfer_beats=TRANSFERS, beat_last=LINK, due=bursts + 1,
+        transfer_lane=TRANSFERS, transfer_beats=TRANSFERS, beat_last=LINK,
     )  # fmt: skip
-    return np.zeros(1, kind)
+    return StoreEngine(np.zeros(1, kind), np.zeros(bursts + 1, np.int32))
 
 
 @numba.njit(cache=True, nogil=True)
-def load(x: Any, memory: Any, port: int, bursts: Records, now: int, longest: int, debt: int) -> None:
+def load(x: Any, order: Records, memory: Memory, port: int, bursts: Records, now: int, longest: int, debt: int) -> None:
     """Advance the load engine of a port: request bursts, deliver beats and skips (hw/loader.py)."""
+    requests = memory.ports[port]
     chunk = min(longest, x.depth)
     skip, need, credits = x.skip, x.need, x.credits
     valid, flushing = x.valid == 1, x.flushing == 1
-    entries = len(x.order_beats)
+    entries = len(order)
     can_order = x.ordered < entries
     ordered = x.ordered > 0
     enough, small = need <= credits, skip <= chunk
-    issue = valid and enough and small and not flushing and can_order and memory.asked[port] < LINK
+    issue = valid and enough and small and not flushing and can_order and requests.asked < LINK
     take = issue or (not valid and small and not flushing)
     i = x.next
     there = i < len(bursts) and now >= (x.start + i if i < x.own else x.later + i - x.own)
@@ -120,9 +147,9 @@ def load(x: Any, memory: Any, port: int, bursts: Records, now: int, longest: int
     at = (x.order_head + x.ordered) % entries
     spent = 0
     if issue:
-        memory.want[LINK * port + memory.asked[port]] = x.beats
-        memory.asked[port] += 1
-        x.order_beats[at], x.order_skip[at] = x.beats, skip
+        requests.want[requests.asked] = x.beats
+        requests.asked += 1
+        order[at].beats, order[at].skip = x.beats, skip
         x.ordered += 1
         spent = need
     if take:
@@ -138,7 +165,7 @@ def load(x: Any, memory: Any, port: int, bursts: Records, now: int, longest: int
         x.beats, x.valid = beats, beats != 0
     if flushing:
         size = x.size
-        x.order_beats[at], x.order_skip[at] = 0, size
+        order[at].beats, order[at].skip = 0, size
         x.ordered += 1
         spent = size
         x.skip = skip - size
@@ -159,54 +186,56 @@ def load(x: Any, memory: Any, port: int, bursts: Records, now: int, longest: int
     if remaining == 0 or (pop and remaining == 1):
         x.remaining = 0
         if ordered:
-            load_alone = x.order_beats[head] == 0
-            x.remaining, x.skipped = x.order_beats[head], x.order_skip[head]
+            load_alone = order[head].beats == 0
+            x.remaining, x.skipped = order[head].beats, order[head].skip
             x.order_head = (head + 1) % entries
             x.ordered -= 1
     else:
         x.remaining = remaining - pop
     x.pending += flushing - load_alone
-    x.queued += (memory.data == port) - pop
+    x.queued += (memory.state[0].data == port) - pop
 
 
 @numba.njit(cache=True, nogil=True)
-def fetch(memory: Any, now: int, latency: int, bursts: int) -> None:
+def fetch(memory: Memory, now: int, latency: int, bursts: int) -> None:
     """Advance arbiter and memory; ``waiting`` are the requests that were there when the cycle began.
 
     The last port is the program's, which goes before the others; these take turns.
     """
-    ports, ring = len(memory.asked) - 1, len(memory.due)
-    memory.data = memory.beat  # the arbiter's register
-    done = memory.beat >= 0 and memory.beat_last == 1
+    x, ring = memory.state[0], memory.ring
+    ports, entries = len(memory.ports) - 1, len(ring)
+    x.data = x.beat  # the arbiter's register
+    done = x.beat >= 0 and x.beat_last == 1
     # the memory's next beat
-    memory.beat = -1
-    head = memory.head
-    if head != memory.tail and now >= memory.due[head]:
-        memory.beat = memory.owner[head]
-        memory.left[head] -= 1
-        memory.beat_last = memory.left[head] == 0
-        if memory.left[head] == 0:
-            memory.head = (head + 1) % ring
+    x.beat = -1
+    head = x.head
+    if head != x.tail and now >= ring[head].due:
+        x.beat = ring[head].owner
+        ring[head].left -= 1
+        x.beat_last = ring[head].left == 0
+        if ring[head].left == 0:
+            x.head = (head + 1) % entries
     # the request on the address channel
-    if memory.address >= 0:
-        tail = memory.tail
-        memory.due[tail] = now + latency - 1
-        memory.owner[tail], memory.left[tail] = memory.address, memory.address_beats
-        memory.tail = (tail + 1) % ring
-    memory.address = -1
+    if x.address >= 0:
+        tail = x.tail
+        ring[tail].due = now + latency - 1
+        ring[tail].owner, ring[tail].left = x.address, x.address_beats
+        x.tail = (tail + 1) % entries
+    x.address = -1
     go = False
-    if memory.flying != bursts:
+    if x.flying != bursts:
         for k in range(-1, ports):
-            port = ports if k < 0 else (memory.turn + 1 + k) % ports
-            if memory.waiting[port]:
-                memory.address, memory.address_beats = port, memory.want[LINK * port]
-                memory.want[LINK * port] = memory.want[LINK * port + 1]
-                memory.asked[port] -= 1
+            port = ports if k < 0 else (x.turn + 1 + k) % ports
+            if memory.ports[port].waiting:
+                requests = memory.ports[port]
+                x.address, x.address_beats = port, requests.want[0]
+                requests.want[0] = requests.want[1]
+                requests.asked -= 1
                 if port != ports:
-                    memory.turn = port
+                    x.turn = port
                 go = True
                 break
-    memory.flying += go - done
+    x.flying += go - done
 
 
 @numba.njit(cache=True, nogil=True)
@@ -251,21 +280,24 @@ def read(reader: Any, flits: Records, x: Any, started: bool, room: bool, queue: 
 
 
 @numba.njit(cache=True, nogil=True)
-def store(stores: Any, lanes: Records, bursts: Records, now: int, start: int, latency: int, flying: int) -> bool:
+def store(
+    storer: StoreEngine, lanes: Records, bursts: Records, now: int, start: int, latency: int, flying: int
+) -> bool:
     """Advance the store engine and the memory's write side; return whether it is idle."""
-    ring = len(stores.due)
+    stores, due = storer.state[0], storer.due
+    ring = len(due)
     idle = stores.next == len(bursts) and stores.flying == 0
     # replies
     replied = stores.reply
     stores.reply = 0
-    if stores.head != stores.tail and now >= stores.due[stores.head]:
+    if stores.head != stores.tail and now >= due[stores.head]:
         stores.reply = 1
         stores.head = (stores.head + 1) % ring
     # the write channel
     beats, granted, addressed = stores.beats, stores.granted, stores.address
     if beats and granted:
         if stores.beat_last[0]:
-            stores.due[stores.tail] = now + latency - 1
+            due[stores.tail] = now + latency - 1
             stores.tail = (stores.tail + 1) % ring
             stores.granted -= 1
         stores.beat_last[0] = stores.beat_last[1]

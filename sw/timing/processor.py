@@ -1,7 +1,7 @@
 """Timing of the command processor while it executes the program of a first layer (hw/command_processor.py)."""
 
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -14,6 +14,7 @@ from rowmesh.hw.link import Buffer, Fifo
 from rowmesh.hw.read_arbiter import ReadArbiter
 from rowmesh.sw.memory import MEMORY_LATENCY
 from rowmesh.sw.timing.array import LINK, Records, records
+from rowmesh.sw.timing.memory import Memory
 
 __all__ = ["FIRST_WORD", "Begin", "Processor", "execute", "processor_state", "request", "starts_at"]
 
@@ -131,22 +132,23 @@ def execute(processor: Processor, head: int, now: int, settle: int) -> bool:
 
 
 @numba.njit(cache=True, nogil=True)
-def request(processor: Processor, memory: Any, now: int) -> None:
+def request(processor: Processor, memory: Memory, now: int) -> None:
     """Note a beat that has come, and request a burst if there is room for the largest."""
     x = processor.state[0]
-    port = len(memory.asked) - 1
-    if memory.data == port and x.arrived < x.asked:
+    port = len(memory.ports) - 1
+    requests = memory.ports[port]
+    if memory.state[0].data == port and x.arrived < x.asked:
         processor.arrives[x.arrived] = now + _TO_WORD - 1
         x.arrived += 1
     first = x.asked + x.most - x.depth  # beats that have to have left
     if (
         x.asked < x.beats
         and now >= x.again
-        and memory.asked[port] < LINK
+        and requests.asked < LINK
         and (first <= 0 or now >= processor.left[first - 1] + _ROOM)
     ):
         beats = min(x.most, x.beats - x.asked)
-        memory.want[LINK * port + memory.asked[port]] = beats
-        memory.asked[port] += 1
+        requests.want[requests.asked] = beats
+        requests.asked += 1
         x.asked += beats
         x.again = now + _BETWEEN_REQUESTS

@@ -23,10 +23,13 @@ from rowmesh.sw.timing.array import BANK, LINK, ROW, LinkState, Records, move_ps
 from rowmesh.sw.timing.drain import drain, drain_state
 from rowmesh.sw.timing.memory import (
     LANE,
+    LOADER,
+    ORDER,
     READER,
+    Memory,
+    StoreEngine,
     fetch,
     load,
-    loader_record,
     memory_state,
     read,
     store,
@@ -89,10 +92,11 @@ def _loop(
     chain_links: Records,
     banks: Records,
     loaders: Records,
+    orders: Records,
     readers: Records,
-    memory_state: Records,
+    memory: Memory,
     drain_state: Records,
-    store_state: Records,
+    storer: StoreEngine,
     lanes: Records,
     routers: Records,
     had_room: npt.NDArray[np.bool_],
@@ -115,7 +119,7 @@ def _loop(
     """
     parts = np.zeros(len(PARTS) + 1, np.int64)
     seen, marked = np.zeros((len(marks) + 1, len(parts)), np.int64), 0
-    memory, d, stores = memory_state[0], drain_state[0], store_state[0]
+    d = drain_state[0]
     first = s.pes[0, 0, 0]
     issued, link = 0, step_link[0]
     fetched = 0
@@ -125,39 +129,39 @@ def _loop(
     waits1, waits2, mac1, mac2, starved1 = 0, 0, False, False, 0
     computing, active, ended, started = False, False, False, False
     still, now = 0, -sizes.lead
-    orders = 0
+    given = 0
     at_step, at_drain, at_store = len(begins) - 3, len(begins) - 2, len(begins) - 1
     while now < 0:
-        for port in range(len(memory.asked)):
-            memory.waiting[port] = memory.asked[port]
+        for port in range(len(memory.ports)):
+            memory.ports[port].waiting = memory.ports[port].asked
         for port in range(len(loaders)):
             bursts = s.loads[port, : s.load_counts[port]]
-            load(loaders[port], memory, port, bursts, now, sizes.longest_skip, sizes.debt)
+            load(loaders[port], orders[port], memory, port, bursts, now, sizes.longest_skip, sizes.debt)
             _settle(loaders[port], readers, port, d)
         fetched = _fetch_program(memory, program, fetched, now)
         fetch(memory, now, sizes.read_latency, sizes.bursts)
         now += 1
     while True:
-        if orders < len(heads) and execute(processor, heads[orders], now, sizes.settle):
+        if given < len(heads) and execute(processor, heads[given], now, sizes.settle):
             for engine in range(len(begins)):
-                if groups[orders, engine]:
+                if groups[given, engine]:
                     begins[engine] = now
                     if engine < len(loaders):
                         loaders[engine].start = now + to_request[engine]
-            orders += 1
-            if sizes.begin_only and orders == len(heads):
+            given += 1
+            if sizes.begin_only and given == len(heads):
                 return seen, now, now
         store_start = begins[at_store] + sizes.store_start
-        stored = store(stores, lanes, s.stores, now, store_start, sizes.write_latency, sizes.bursts)
+        stored = store(storer, lanes, s.stores, now, store_start, sizes.write_latency, sizes.bursts)
         # the drain may still go past words of columns that have none at an edge
-        if d.done == len(s.words) and (stored or (sizes.followed and d.inside == 0 and not d.packed.any())):
+        if d.done == len(s.words) and (stored or (sizes.followed and d.inside == 0 and not d.packed)):
             seen[marked] = parts
             end = now
             for port in range(len(loaders)):
                 _settle(loaders[port], readers, port, d)
             while not stored:
                 now += 1
-                stored = store(stores, lanes, s.stores, now, store_start, sizes.write_latency, sizes.bursts)
+                stored = store(storer, lanes, s.stores, now, store_start, sizes.write_latency, sizes.bursts)
             return seen, end, now
         running, drained = now >= begins[at_drain] + sizes.nest, d.done
         drain(d, s.words, banks, lanes, loaders[fed], running, s.columns, sizes.bank_groups, s.members)
@@ -241,11 +245,11 @@ def _loop(
             link.count += 1
             issued += 1
         # memory
-        for port in range(len(memory.asked)):
-            memory.waiting[port] = memory.asked[port]
+        for port in range(len(memory.ports)):
+            memory.ports[port].waiting = memory.ports[port].asked
         for port in range(len(loaders)):
             bursts = s.loads[port, : s.load_counts[port]]
-            load(loaders[port], memory, port, bursts, now, sizes.longest_skip, sizes.debt)
+            load(loaders[port], orders[port], memory, port, bursts, now, sizes.longest_skip, sizes.debt)
             if port < fed and not s.flit_counts[port]:  # for the next layer
                 _settle(loaders[port], readers, port, d)
         fetched = _fetch_program(memory, program, fetched, now)
@@ -277,7 +281,8 @@ def _loop(
         if marked < len(marks) and first.done > marks[marked]:
             seen[marked] = parts
             marked += 1
-        moves = issues or mac or sends or d.done != drained or memory.beat >= 0 or stores.flying or orders < len(heads)
+        busy = memory.state[0].beat >= 0 or storer.state[0].flying or given < len(heads)
+        moves = issues or mac or sends or d.done != drained or busy
         still = 0 if moves else still + 1
         if still > sizes.patience:
             return seen, -1, -1
@@ -296,13 +301,13 @@ def _settle(loader: Any, readers: Records, port: int, drain: Any) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def _fetch_program(memory: Any, program: npt.NDArray[np.int64], fetched: int, now: int) -> int:
+def _fetch_program(memory: Memory, program: npt.NDArray[np.int64], fetched: int, now: int) -> int:
     """Request the next burst of a program when it is due; return how many have been requested."""
-    port = len(memory.asked) - 1
-    if fetched == len(program) or now < program[fetched, 0] or memory.asked[port] == LINK:
+    requests = memory.ports[len(memory.ports) - 1]
+    if fetched == len(program) or now < program[fetched, 0] or requests.asked == LINK:
         return fetched
-    memory.want[LINK * port + memory.asked[port]] = program[fetched, 1]
-    memory.asked[port] += 1
+    requests.want[requests.asked] = program[fetched, 1]
+    requests.asked += 1
     return fetched + 1
 
 
@@ -375,8 +380,9 @@ class Loaded(NamedTuple):
     """
 
     loaders: Records
+    orders: Records
     readers: Records
-    memory: Records
+    memory: Memory
     parameters: int
     program: npt.NDArray[np.int64]
     lead: int
@@ -497,13 +503,13 @@ def run(
 
     def left(lead: int, late: int) -> Loaded:
         moved = end + lead
-        after, kept = loaders.copy(), memory.copy()
+        after, kept = loaders.copy(), memory.copied()
         after["next"] = np.where(np.isin(range(len(after)), early_ports), after["next"] - after["own"], -1)
         after["start"] = after["later"] - moved
         after["own"] = ahead.streams.load_counts if ahead else 0
-        kept["due"] -= moved
+        kept.ring["due"] -= moved
         due = program[program[:, 0] >= end] - np.array([moved, 0], np.int64)
-        return Loaded(after, readers.copy(), kept, int(state.drained["held"][0]), due, lead, late)
+        return Loaded(after, state.orders.copy(), readers.copy(), kept, int(state.drained["held"][0]), due, lead, late)
 
     if one_by_one:
         last = int(state.begins[state.begins < _NEVER].max())
@@ -516,8 +522,9 @@ class _State(NamedTuple):
     """What :func:`_loop` changes and what is looked at behind it."""
 
     loaders: Records
+    orders: Records
     readers: Records
-    memory: Records
+    memory: Memory
     drained: Records
     processor: Processor
     heads: npt.NDArray[np.int64]
@@ -540,20 +547,21 @@ class _State(NamedTuple):
             Engine.LOAD_PARAM: config.param_words,
         }
         engines = [engine.first for _, engine in load_engines(config)]
-        loaders = np.zeros(len(engines), loader_record(loader.order_entries(config)))
+        loaders = np.zeros(len(engines), LOADER)
+        orders = np.zeros((len(engines), loader.order_entries(config)), ORDER)
         loaders["depth"] = loaders["credits"] = [depth_of[engine] for engine in engines]
         loaders["start"] = starts
         loaders["own"] = s.load_counts
         readers = np.zeros(len(engines) - 1, READER)
         memory = memory_state(len(engines) + 1, config.read_bursts)  # the program's port is the last one
-        drained = drain_state(PIPELINE_STAGES, config.all_lanes, lane_depth(config))
+        drained = drain_state(PIPELINE_STAGES)
         slots = [*engines, *(_READER[engine] for engine in engines[:-1]), Engine.STEP, Engine.DRAIN, Engine.STORE]
         begins = np.zeros(len(slots), np.int64)
         if loaded:
             loaders["start"] += loaded.late
             begins[-1] = loaded.late
             early = np.flatnonzero(loaded.loaders["next"] >= 0)
-            loaders[early], memory = loaded.loaders[early], loaded.memory
+            loaders[early], orders[early], memory = loaded.loaders[early], loaded.orders[early], loaded.memory
             early = early[early < len(readers)]
             readers["held"][early] = readers["stored"][early] = loaded.readers["held"][early]
             drained["held"] = loaded.parameters
@@ -562,6 +570,7 @@ class _State(NamedTuple):
             loaders["start"] = _NEVER
         return cls(
             loaders,
+            orders,
             readers,
             memory,
             drained,
@@ -587,6 +596,8 @@ def _simulate(
     rows["words"] = -1
     banks = np.zeros((clusters, config.cols), BANK)
     banks["kind0"] = banks["kind1"] = -1
+    lanes = np.zeros(config.all_lanes, LANE)
+    lanes["credits"] = lane_depth(config)
     return _loop(
         sizes,
         s,
@@ -596,11 +607,12 @@ def _simulate(
         np.zeros((clusters, 1 + config.rows // config.link_segment, width), LinkState),
         banks,
         state.loaders,
+        state.orders,
         state.readers,
         state.memory,
         state.drained,
         store_state(config.read_bursts),
-        np.zeros(config.all_lanes, LANE),
+        lanes,
         np.zeros((1 + 2 * config.ports, clusters), LinkState),
         np.zeros((1 + 2 * config.ports, clusters), np.bool_),
         program,

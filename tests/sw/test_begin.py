@@ -57,11 +57,11 @@ def test_engines_of_a_mesh_start_together(name):
 def test_the_processor_reaches_a_first_start_as_in_closed_form(width, head):
     config = ArchConfig(axi_data_width=width)
     x = processor_state(config, Begin(words=head + 3, heads=[head, head + 1], engines=[[], []]))
-    memory = memory_state(1, config.read_bursts)[0]
+    memory = memory_state(1, config.read_bursts)
     for now in range(2000):
         if execute(x, head, now, SETTLE_CYCLES):
             break
-        memory["waiting"] = memory["asked"]
+        memory.ports["waiting"] = memory.ports["asked"]
         request(x, memory, now)
         fetch(memory, now, MEMORY_LATENCY, config.read_bursts)
     assert now == starts_at(config, head)

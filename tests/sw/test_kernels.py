@@ -6,6 +6,11 @@ import sys
 import pytest
 
 from rowmesh.sw import kernels
+from rowmesh.sw.mapper import find_mapping
+from rowmesh.sw.model import predict_parts, predict_sequence
+from rowmesh.sw.spec import load_arch
+from rowmesh.sw.timing import run
+from rowmesh.sw.workload import Layer
 
 _NUMBER = "import rowmesh.sw.{}; from numba.core.bytecode import FunctionIdentity as f; print(next(f._unique_ids))"
 
@@ -48,3 +53,13 @@ def test_processes_that_save_at_once_keep_all(tmp_path):
 def test_the_cache_is_the_models(monkeypatch, tmp_path):
     monkeypatch.setenv("ROWMESH_CACHE", str(tmp_path))
     assert kernels.kept_in("a", "b") == str(tmp_path / "a" / "b")
+
+
+def test_the_timing_model_is_compiled_once_for_all_architectures_and_programs():
+    small = Layer(name="small", M=16, C=16, H=12, W=12, R=3, S=3, padding=1)
+    for name in ("tiny", "eyeriss", "squeezelerator", "mesh2x2"):
+        mappings = [find_mapping(load_arch(name), layer) for layer in (small, small.model_copy(update={"M": 40}))]
+        for mapping in mappings:
+            predict_parts(mapping)
+        predict_sequence(mappings)
+    assert len(run._loop.signatures) == 1
