@@ -9,7 +9,7 @@ from rowmesh.sw import kernels
 from rowmesh.sw.mapper import find_mapping
 from rowmesh.sw.model import predict_parts, predict_sequence
 from rowmesh.sw.spec import load_arch
-from rowmesh.sw.timing import run
+from rowmesh.sw.timing.loop import loop
 from rowmesh.sw.workload import Layer
 
 _NUMBER = "import rowmesh.sw.{}; from numba.core.bytecode import FunctionIdentity as f; print(next(f._unique_ids))"
@@ -62,4 +62,4 @@ def test_the_timing_model_is_compiled_once_for_all_architectures_and_programs():
         for mapping in mappings:
             predict_parts(mapping)
         predict_sequence(mappings)
-    assert len(run._loop.signatures) == 1
+    assert len(loop.signatures) == 1
