@@ -2,8 +2,8 @@
 
 ``python bench/dataflows.py layers`` simulates a layer of each category under WS, OS and RS; ``networks`` maps whole
 networks under WS only, OS only and any dataflow, beside the published speedups; ``systolic`` simulates layers of
-AlexNet, ResNet-50 and MobileNet under WS and OS beside SCALE-Sim's closed forms: alone, and as one more in a program of
-two; ``limits`` simulates on ``eyeriss`` the layers that are to come near the PEs' limit or the memory's, depthwise
+AlexNet, ResNet-50 and MobileNet under WS and OS beside SCALE-Sim's closed forms: alone, and as the third of three in a
+program; ``limits`` simulates on ``eyeriss`` the layers that are to come near the PEs' limit or the memory's, depthwise
 ones also within a program.
 The results also go to build/dataflows.json.
 """
