@@ -44,7 +44,10 @@ LINK = Buffer.capacity
 
 
 def records(*names: str, **arrays: int) -> np.dtype[np.void]:
-    """Return a record of 32-bit fields, some of them arrays."""
+    """Return a record of 32-bit fields, some of them arrays.
+
+    Their lengths are the same for all architectures and programs: numba compiles again for each type of record.
+    """
     fields: list[Any] = [(name, np.int32) for name in names]
     return np.dtype([*fields, *((name, np.int32, (length,)) for name, length in arrays.items())])
 

@@ -73,7 +73,7 @@ def loop(
     to_request: npt.NDArray[np.int64],
     marks: npt.NDArray[np.int64],
 ) -> tuple[npt.NDArray[np.int64], int, int]:
-    """Return what :func:`run` does, the cycle of the end (-1: stuck), and that in which the layer has been stored.
+    """Return what ``Ran.seen`` holds, the cycle of the end (-1: stuck), and that in which the layer has been stored.
 
     The end is that of the drain if another layer follows, or else that of the store engine. Cycle 0 is that of the
     start tokens; for ``lead`` cycles before it, only load engines work that were started while the layer before ran.

@@ -41,7 +41,6 @@ LANE = records("held", "offered", "head", "free", "returned", "packed", "credits
 has reserved, and whether one left the FIFO. Of the drain before it: whether a beat has been packed, the room that it
 counts on, whether one left the FIFO the cycle before."""
 
-# types of records have no lengths that depend on the architecture: numba compiles for each type
 LOADER = records(
     # the next burst to be taken up, and the one to be requested, behind `skip` slots; `need` is all of it
     "next",

@@ -62,7 +62,7 @@ class Processor(NamedTuple):
         One record.
     arrives, left : arrays of int32
         For each beat the cycle in which its first word can come to the register, and that in which it has left the
-        FIFO. (They are no fields of the record: a record of another length would be another type to compile for.)
+        FIFO.
     """
 
     state: Records
