@@ -143,8 +143,7 @@ def array_writes(config: ArchConfig, words: Dict[int, int]) -> list[dict[int, in
     )
     values = np.vectorize(words.__getitem__, otypes=[np.int64])(addresses)
     active = values[..., 1] != 0
-    everywhere = np.ones_like(active)
-    plans = [_plan(values[..., word], everywhere if word else active, active, word) for word in range(2)]
+    plans = [_plan(values[..., word], active, word) for word in range(2)]
     rest: dict[int, int] = {}
     for word, (_, wrong) in enumerate(plans):
         rest |= dict(zip(addresses[..., word][wrong].tolist(), values[..., word][wrong].tolist(), strict=True))
@@ -154,15 +153,16 @@ def array_writes(config: ArchConfig, words: Dict[int, int]) -> list[dict[int, in
 
 
 def _plan(
-    values: npt.NDArray[np.int64], matters: npt.NDArray[np.bool_], active: npt.NDArray[np.bool_], word: int
+    values: npt.NDArray[np.int64], active: npt.NDArray[np.bool_], word: int
 ) -> tuple[list[dict[int, int]], npt.NDArray[np.bool_]]:
     """Return the cheapest writes of whole lines, in two steps, and where they leave a word wrong.
 
     A line gets the value that most of its PEs want, or most of its active ones: idle lines across it may put the
     others right. A write to a line or to a PE is two words of the program, its header and its value.
     """
+    matters = np.ones_like(active) if word else active
     best: tuple[int, list[dict[int, int]], npt.NDArray[np.bool_]] | None = None
-    for axes, among in itertools.product(((0, 1), (1, 0)), (matters, matters & active)):
+    for axes, among in itertools.product(((0, 1), (1, 0)), (matters, active)):
         now, known = np.zeros_like(values), np.zeros_like(matters)
         steps: list[dict[int, int]] = []
         for axis in axes:

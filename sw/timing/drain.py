@@ -6,7 +6,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from rowmesh.hw.drain import UNSEEN
+from rowmesh.hw.drain import PIPELINE_STAGES, UNSEEN
 from rowmesh.sw.timing.array import LINK, Records, records, updates
 
 __all__ = ["WORD", "drain", "drain_state"]
@@ -16,14 +16,15 @@ WORD = records("group", "columns", "need", "release", "params", "param_release",
 to have, ``params`` the parameters (0: none)."""
 
 
-def drain_state(stages: int) -> Records:
-    """Return an idle drain with some registers in its pipeline; ``stage_words`` are those that each cluster gives.
+def drain_state() -> Records:
+    """Return an idle drain.
 
-    ``packed``: a lane has a beat that is not yet in its FIFO.
+    ``stage_words`` are the words that each cluster of a set gives; ``packed``: a lane has a beat that is not yet in its
+    FIFO.
     """
     kind = records(
         "made", "choice", "plan", "word", "done", "psums", "there", "held", "inside", "room", "packed",
-        stage_words=stages, stage_flush=stages,
+        stage_words=PIPELINE_STAGES, stage_flush=PIPELINE_STAGES,
     )  # fmt: skip
     state = np.zeros(1, kind)
     state["room"] = 1

@@ -12,7 +12,7 @@ from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.core import loaders as load_engines
 from rowmesh.hw.datapath import Datapath
 from rowmesh.hw.descriptor import Engine
-from rowmesh.hw.drain import PIPELINE_STAGES, lane_depth
+from rowmesh.hw.drain import lane_depth
 from rowmesh.hw.link import Fifo
 from rowmesh.hw.loader import Loader
 from rowmesh.hw.nest import LoopNest
@@ -240,7 +240,7 @@ class _State(NamedTuple):
         loaders["own"] = s.load_counts
         readers = np.zeros(len(engines) - 1, READER)
         memory = memory_state(len(engines) + 1, config.read_bursts)  # the program's port is the last one
-        drained = drain_state(PIPELINE_STAGES)
+        drained = drain_state()
         slots = [*engines, *(_READER[engine] for engine in engines[:-1]), Engine.STEP, Engine.DRAIN, Engine.STORE]
         begins = np.zeros(len(slots), np.int64)
         if loaded:
