@@ -3,15 +3,15 @@
 ``python bench/dataflows.py layers`` simulates a layer of each category under WS, OS and RS; ``networks`` maps whole
 networks under WS only, OS only and any dataflow, beside the published speedups; ``systolic`` simulates layers of
 AlexNet, ResNet-50 and MobileNet under WS and OS beside SCALE-Sim's closed forms: alone, and as the third of three in a
-program; ``limits`` simulates on ``eyeriss`` the layers that are to come near the PEs' limit or the memory's, depthwise
-ones also within a program.
+program (``--arch systolic16 --flow ws``: on another square array, under one of them); ``limits`` simulates on
+``eyeriss`` the layers that are to come near the PEs' limit or the memory's, depthwise ones also within a program.
 The results also go to build/dataflows.json.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from rich.table import Table
 from rowmesh.sw import flow
 from rowmesh.sw.counts import beats_once
 from rowmesh.sw.dataflow import ANY, Dataflow, load_dataflow, load_dataflows
-from rowmesh.sw.mapper import UnmappableError
+from rowmesh.sw.files import InputError
 from rowmesh.sw.mapping import Mapping
 from rowmesh.sw.mesh import MeshMapping
 from rowmesh.sw.spec import load_arch
@@ -132,6 +132,9 @@ def run_networks(console: Console) -> list[dict[str, Any]]:
     return rows
 
 
+KINDS = ("ws", "os")
+"""Dataflows that SCALE-Sim has a form of."""
+
 SYSTOLIC = {
     "alexnet": ("CONV2", "CONV3", "CONV4", "CONV5"),
     "resnet50": (
@@ -157,16 +160,22 @@ def _next_cycles(mapping: Mapping | MeshMapping) -> int:
     return cycles[1] - cycles[0]
 
 
-def run_systolic(console: Console, chosen: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Simulate layers under WS and OS beside a systolic array's closed forms and the memory's limit.
+def run_systolic(
+    console: Console, chosen: Sequence[str] = (), arch: str = "squeezelerator", kinds: Sequence[str] = KINDS
+) -> list[dict[str, Any]]:
+    """Simulate layers under WS and OS (or one of them) beside a systolic array's closed forms and the memory's limit.
 
     Mappings are those of the fewest cycles. A layer "in a program" is one of several, see :func:`_next_cycles`. Bold is
     what is not below the larger of both.
     """
-    config = load_arch("squeezelerator")
-    table = Table(title="squeezelerator, RTL cycles beside SCALE-Sim's closed forms (16 x 16)", title_justify="left")
-    kinds = [f"{kind}{text}" for kind in ("WS", "OS") for text in ("", " in a program", " systolic")]
-    for header in ("layer", "limit MACs / 256", "limit memory", *kinds):
+    config = load_arch(arch)
+    size = config.rows
+    if config.clusters > 1 or size != config.cols:
+        shape = f"{config.clusters} of {size} x {config.cols}" if config.clusters > 1 else f"{size} x {config.cols}"
+        raise InputError(f"--arch: must be one square array, as in SCALE-Sim's forms, {arch} has {shape} PEs")
+    table = Table(title=f"{arch}, RTL cycles beside SCALE-Sim's closed forms ({size} x {size})", title_justify="left")
+    headers = [f"{kind.upper()}{text}" for kind in kinds for text in ("", " in a program", " systolic")]
+    for header in ("layer", f"limit MACs / {config.pes}", "limit memory", *headers):
         table.add_column(header, justify="left" if header == "layer" else "right")
     rows = []
     for network, name in ((network, name) for network, names in SYSTOLIC.items() for name in names):
@@ -174,24 +183,22 @@ def run_systolic(console: Console, chosen: Sequence[str] = ()) -> list[dict[str,
             continue
         layer = next(layer for layer in load_workload(network).layers if layer.name == name)
         row: dict[str, Any] = {
+            "arch": arch,
             "layer": f"{network} {name}",
             "limit": layer.macs // config.pes,
             "memory": beats_once(config, layer),
         }
-        for title in ("ws", "os"):
-            try:
-                mapping = flow.map_layer(config, layer, flows(FLOWS[title]), "latency").mapping
-            except UnmappableError as error:
-                raise SystemExit(str(error)) from None
+        for title in kinds:
+            mapping = flow.map_layer(config, layer, flows(FLOWS[title]), "latency").mapping
             alone = flow.run_mapping(mapping)
             if failures := alone.failures():
                 raise SystemExit(f"{name} {title}: {failures[0]}")
             row[title], row[f"next_{title}"] = alone.rtl.cycles, _next_cycles(mapping)
-            row[f"systolic_{title}"] = systolic(layer, config.rows, title)
+            row[f"systolic_{title}"] = systolic(layer, size, title)
             row[f"bound_{title}"] = max(row[f"systolic_{title}"], row["memory"])
             console.print(f"{network} {name} {title}: {row[title]:,}, {row[f'next_{title}']:,}", highlight=False)
         cells = [f"{row[key]:,}" for key in ("limit", "memory")]
-        for title in ("ws", "os"):
+        for title in kinds:
             for key in (title, f"next_{title}"):
                 over = row[key] >= row[f"bound_{title}"]
                 cells.append(f"[bold]{row[key]:,}[/]" if over else f"{row[key]:,}")
@@ -248,7 +255,12 @@ def run_limits(console: Console, chosen: Sequence[str] = ()) -> list[dict[str, A
     return rows
 
 
-BENCHES = {"layers": run_layers, "networks": run_networks, "systolic": run_systolic, "limits": run_limits}
+BENCHES: dict[str, Callable[[Console, argparse.Namespace], list[dict[str, Any]]]] = {
+    "layers": lambda console, options: run_layers(console, options.layer),
+    "networks": lambda console, _: run_networks(console),
+    "systolic": lambda console, options: run_systolic(console, options.layer, options.arch, options.flow or KINDS),
+    "limits": lambda console, options: run_limits(console, options.layer),
+}
 """What the command line names."""
 
 
@@ -259,6 +271,8 @@ def main() -> None:
     parser.add_argument(
         "--layer", action="append", default=[], metavar="[NETWORK ]NAME", help="not networks: this layer only; again"
     )
+    parser.add_argument("--arch", default="squeezelerator", help="systolic: on this array (default: %(default)s)")
+    parser.add_argument("--flow", action="append", choices=KINDS, help="systolic: this one only (default: both)")
     options = parser.parse_args()
     names = options.names or list(BENCHES)
     unknown = [name for name in names if name not in BENCHES]
@@ -266,8 +280,10 @@ def main() -> None:
         parser.error(f"no bench named {unknown[0]!r}; there are {', '.join(BENCHES)}")
     console = Console(width=None if sys.stdout.isatty() else 170, highlight=False)
     for name in names:
-        chosen = (options.layer,) if name != "networks" else ()
-        rows = BENCHES[name](console, *chosen)
+        try:
+            rows = BENCHES[name](console, options)
+        except InputError as error:
+            parser.exit(2, f"{error}\n")
         report = json.loads(REPORT.read_text()) if REPORT.exists() else {}
         report[name] = rows
         REPORT.parent.mkdir(parents=True, exist_ok=True)

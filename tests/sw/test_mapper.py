@@ -100,6 +100,14 @@ def test_alexnet_uses_nine_tenths_of_the_array(layer):
     assert layer.macs / config.pes / prediction.cycles > 0.89
 
 
+@pytest.mark.parametrize("flow", ["ws", "systolic"])
+def test_64_filters_fill_all_columns_of_the_systolic_array(flow):
+    layer = next(layer for layer in load_workload("resnet50").layers if layer.name == "RES2a_1")
+    config = load_arch("systolic16")
+    mapping = find_mapping(config, layer, load_dataflows(flow))
+    assert (mapping.m_x, mapping.c_s) == (config.cols, config.rows)
+
+
 def test_every_word_of_the_weights_is_packed_once():
     mapping = find_mapping(SMALL, LAYER)
     weights = np.arange(LAYER.m * LAYER.c * 9).reshape(LAYER.m, LAYER.c, 3, 3) + 1
