@@ -160,9 +160,7 @@ def _next_cycles(mapping: Mapping | MeshMapping) -> int:
     return cycles[1] - cycles[0]
 
 
-def run_systolic(
-    console: Console, chosen: Sequence[str] = (), arch: str = "squeezelerator", kinds: Sequence[str] = KINDS
-) -> list[dict[str, Any]]:
+def run_systolic(console: Console, chosen: Sequence[str], arch: str, kinds: Sequence[str]) -> list[dict[str, Any]]:
     """Simulate layers under WS and OS (or one of them) beside a systolic array's closed forms and the memory's limit.
 
     Mappings are those of the fewest cycles. A layer "in a program" is one of several, see :func:`_next_cycles`. Bold is
@@ -171,8 +169,8 @@ def run_systolic(
     config = load_arch(arch)
     size = config.rows
     if config.clusters > 1 or size != config.cols:
-        shape = f"{config.clusters} of {size} x {config.cols}" if config.clusters > 1 else f"{size} x {config.cols}"
-        raise InputError(f"--arch: must be one square array, as in SCALE-Sim's forms, {arch} has {shape} PEs")
+        found = f"{arch}'s {config.clusters} of {size} x {config.cols} PEs"
+        raise InputError(f"--arch: must be one square array, as in SCALE-Sim's forms, not {found}")
     table = Table(title=f"{arch}, RTL cycles beside SCALE-Sim's closed forms ({size} x {size})", title_justify="left")
     headers = [f"{kind.upper()}{text}" for kind in kinds for text in ("", " in a program", " systolic")]
     for header in ("layer", f"limit MACs / {config.pes}", "limit memory", *headers):
