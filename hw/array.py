@@ -19,25 +19,30 @@ __all__ = [
     "OPERANDS",
     "Array",
     "Row",
+    "all_rows_address",
     "column_address",
     "mesh_address",
     "pe_words",
     "port_words",
     "row_address",
     "row_words",
+    "word_number",
 ]
 
 OPERANDS = ("iact", "weight")
 """What comes along trunks of flits."""
 
-# Addresses within the array: a row, then a PE of it and one of the PE's words. With the tap bit it is a word of the
-# row's taps or ports; with the column bit too, a word of all PEs of the column whose number stands for the row's.
-_ROW_SHIFT, _COL_SHIFT, _TAP_BIT, _COLUMN_BIT = 9, 1, 8, 7
-_ALL_COLUMNS = (1 << _TAP_BIT - _COL_SHIFT) - 1
-_PORT_WORD = 2 * len(OPERANDS)  # behind the words of a row's taps, of the row that a port begins with
-_MESH_WORDS = {
-    name: _PORT_WORD + k for k, name in enumerate((*OPERANDS, "psum"))
-}  # of the first row, which has no port
+# Addresses within the array. A word of a PE: row, word, column. With the line bit it is a word of a line: kind (the
+# lowest bit is the word), all lines, number of the line. So words of neighbours have addresses one behind the other.
+_LINE_BIT, _KIND_SHIFT, _ALL_BIT, _NUMBER_BITS = 14, 7, 6, 6
+_ROW_SHIFT, _WORD_SHIFT = 7, 6
+_KIND_BITS = 4
+_OF_ROW, _OF_COLUMN, _OF_TAPS, _OF_PORT, _OF_MESH = 0, 2, 4, 8, 9  # first kind of each
+_MESH_WORDS = (*OPERANDS, "psum")
+
+
+def _line(kind: int, number: int) -> int:
+    return Engine.ARRAY.base | 1 << _LINE_BIT | kind << _KIND_SHIFT | number
 
 
 def _pack(fields: tuple[tuple[str, int, int], ...], values: dict[str, int]) -> list[int]:
@@ -49,24 +54,34 @@ def _pack(fields: tuple[tuple[str, int, int], ...], values: dict[str, int]) -> l
 
 def pe_words(row: int, col: int, values: dict[str, int]) -> dict[int, int]:
     """Configuration words of a PE's subscription, by address (fields: PE_FIELDS)."""
-    at = Engine.ARRAY.base | row << _ROW_SHIFT | col << _COL_SHIFT
-    return {at + k: word for k, word in enumerate(_pack(PE_FIELDS, values))}
+    at = Engine.ARRAY.base | row << _ROW_SHIFT | col
+    return {at | k << _WORD_SHIFT: word for k, word in enumerate(_pack(PE_FIELDS, values))}
 
 
 def row_address(row: int, word: int) -> int:
-    """Address of a word of the subscriptions of all PEs of a row."""
-    return Engine.ARRAY.base | row << _ROW_SHIFT | _ALL_COLUMNS << _COL_SHIFT | word
+    """Address of a word of the subscriptions of all PEs of a row; neighbours lie one behind the other."""
+    return _line(_OF_ROW + word, row)
 
 
 def column_address(col: int, word: int) -> int:
-    """Address of a word of the subscriptions of all PEs of a column."""
-    return Engine.ARRAY.base | col << _ROW_SHIFT | 1 << _TAP_BIT | 1 << _COLUMN_BIT | word
+    """Address of a word of the subscriptions of all PEs of a column; neighbours lie one behind the other."""
+    return _line(_OF_COLUMN + word, col)
+
+
+def all_rows_address(address: int) -> int:
+    """Address of the word of a row's PEs or taps, but of all rows."""
+    return address >> _NUMBER_BITS << _NUMBER_BITS | 1 << _ALL_BIT
+
+
+def word_number(address: int) -> int:
+    """Which of the two words of a subscription is at an address."""
+    return address >> (_KIND_SHIFT if address >> _LINE_BIT & 1 else _WORD_SHIFT) & 1
 
 
 def row_words(row: int, operand: str, values: dict[str, int]) -> dict[int, int]:
     """Configuration words of a row's tap for ``iact`` or ``weight``, by address (fields: ROW_FIELDS)."""
-    at = Engine.ARRAY.base | row << _ROW_SHIFT | 1 << _TAP_BIT | OPERANDS.index(operand) << 1
-    return {at + k: word for k, word in enumerate(_pack(ROW_FIELDS, values))}
+    kind = _OF_TAPS + 2 * OPERANDS.index(operand)
+    return {_line(kind + k, row): word for k, word in enumerate(_pack(ROW_FIELDS, values))}
 
 
 def port_words(config: ArchConfig, used: dict[str, int]) -> dict[int, int]:
@@ -75,18 +90,18 @@ def port_words(config: ArchConfig, used: dict[str, int]) -> dict[int, int]:
     The first port is always open; where a port is closed, its rows take what comes from the rows below.
     """
     return {
-        _port_address(config, port): sum((port < used[operand]) << k for k, operand in enumerate(OPERANDS))
+        _port_address(port): sum((port < used[operand]) << k for k, operand in enumerate(OPERANDS))
         for port in range(1, config.ports)
     }
 
 
 def mesh_address(data_type: str) -> int:
     """Address of a cluster's route of iacts or weights (:mod:`rowmesh.hw.router`), or of its psums' way (1: north)."""
-    return Engine.ARRAY.base | 1 << _TAP_BIT | _MESH_WORDS[data_type]
+    return _line(_OF_MESH, _MESH_WORDS.index(data_type))
 
 
-def _port_address(config: ArchConfig, port: int) -> int:
-    return Engine.ARRAY.base | port * config.port_rows << _ROW_SHIFT | 1 << _TAP_BIT | _PORT_WORD
+def _port_address(port: int) -> int:
+    return _line(_OF_PORT, port)
 
 
 class Row(Block):
@@ -152,22 +167,23 @@ class Row(Block):
         for name in ("valid", "bank", "address", "data"):
             m.d.sync += getattr(self.config_o, name).eq(getattr(self.config_i, name))
         m.d.sync += self.commit_o.eq(self.commit_i)
-        address = self.config_o.address
-        mine = Signal()
-        by_column = Signal()
+        address, valid = self.config_o.address, self.config_o.valid & self.config_o.address[15]
+        place, kind = address[:_NUMBER_BITS], address[_KIND_SHIFT : _KIND_SHIFT + _KIND_BITS]
+        mine, of_pes, by_column = Signal(), Signal(), Signal()
         m.d.comb += [
-            mine.eq(self.config_o.valid & address[15] & (address[_ROW_SHIFT:15] == self.number)),
-            by_column.eq(self.config_o.valid & address[15] & address[_TAP_BIT] & address[_COLUMN_BIT]),
+            mine.eq(valid & address[_LINE_BIT] & ((place == self.number) | address[_ALL_BIT])),
+            of_pes.eq(valid & ~address[_LINE_BIT] & (address[_ROW_SHIFT:_LINE_BIT] == self.number)),
+            by_column.eq(valid & address[_LINE_BIT] & (kind[1:] == _OF_COLUMN >> 1)),
         ]
+        word = Mux(address[_LINE_BIT], kind[0], address[_WORD_SHIFT])
 
         pes = []
         for col in range(config.cols):
             m.submodules[f"pe{col}"] = pe = ProcessingElement(config)
             pes.append(pe)
-            place, column = address[_COL_SHIFT:_TAP_BIT], address[_ROW_SHIFT:15]
-            chosen = mine & ~address[_TAP_BIT] & ((place == col) | place.all()) | by_column & (column == col)
+            chosen = mine & (kind[1:] == _OF_ROW >> 1) | (of_pes | by_column) & (place == col)
             m.d.comb += [
-                pe.write.eq(Cat(chosen & ~address[0], chosen & address[0])),
+                pe.write.eq(Cat(chosen & ~word, chosen & word)),
                 pe.write_data.eq(self.config_o.data),
                 pe.commit.eq(self.commit_o),
             ]
@@ -175,11 +191,11 @@ class Row(Block):
             wiring.connect(m, pe.psum_o, wiring.flipped(self.psum_o[col]))
 
         buses = {}
-        for number, name in enumerate(OPERANDS):
+        for operand, name in enumerate(OPERANDS):
             m.submodules[f"{name}_tap"] = tap = RowTap(config)
-            chosen = mine & address[_TAP_BIT] & ~address[_COLUMN_BIT] & (address[1:3] == number)
+            chosen = mine & (kind[1:] == (_OF_TAPS >> 1) + operand)
             m.d.comb += [
-                tap.write.eq(Cat(chosen & ~address[0], chosen & address[0])),
+                tap.write.eq(Cat(chosen & ~word, chosen & word)),
                 tap.write_data.eq(self.config_o.data),
                 tap.commit.eq(self.commit_o),
             ]
@@ -326,7 +342,7 @@ class Array(Block):
             for number, operand in enumerate(OPERANDS):
                 opened = getattr(self, f"{operand}_open")
                 if len(opened):
-                    with m.If(self.config.valid & (self.config.address == _port_address(self._config, port))):
+                    with m.If(self.config.valid & (self.config.address == _port_address(port))):
                         m.d.sync += opened[port - 1].eq(self.config.data[number])
 
     def _port(self, m: Module, operand: str, port: int, below: stream.Interface) -> stream.Interface:

@@ -17,23 +17,30 @@ from rowmesh.hw.nest import ConfigBus
 from rowmesh.hw.program import MAGIC, STARTABLE, Op, header_layout
 from rowmesh.hw.segments import Beats, request_layout
 
-__all__ = ["SETTLE_CYCLES", "CommandProcessor", "fetch_beats", "fetch_depth"]
+__all__ = ["SETTLE_CYCLES", "CommandProcessor", "fetch_beats", "fetch_depth", "first_fetch"]
 
 SETTLE_CYCLES = CONFIG_LATENCY + 2
 """Cycles that configuration words, start tokens and idle bits may take between control and engines."""
 
 _FETCH_BURSTS = 8  # program words that can be under way: enough for one word a cycle at 100 cycles of latency
+_FIRST_WORDS = 384  # of a program that are fetched before its length is known: no later than the first loads' beats
 _LENGTH_WIDTH = 24  # of a program in words
 
 
 def fetch_beats(config: ArchConfig) -> int:
-    """Beats of the first fetch: the program's image must be readable as far as that."""
+    """Beats of the largest burst of a program."""
     return min(config.burst_beats, PAGE_BYTES // config.beat_bytes)
 
 
 def fetch_depth(config: ArchConfig) -> int:
     """Beats of a program that are fetched ahead."""
     return _FETCH_BURSTS * fetch_beats(config)
+
+
+def first_fetch(config: ArchConfig) -> int:
+    """Beats of a program that are fetched before its length is known: its image must be readable as far as that."""
+    most = fetch_beats(config)
+    return max(most, min(_FIRST_WORDS * 4 // config.beat_bytes, fetch_depth(config) - most))
 
 
 class CommandProcessor(Block):
@@ -139,7 +146,7 @@ class CommandProcessor(Block):
     ) -> None:
         """Request the first beats after ``run``, up to ``beats`` on ``extend``; give words one by one."""
         config = self._config
-        most = fetch_beats(config)
+        most, ahead_of_length = fetch_beats(config), first_fetch(config)
         shift = exact_log2(config.beat_bytes)
         depth = fetch_depth(config)
         m.domains.queue = ClockDomain("queue", local=True)
@@ -176,8 +183,8 @@ class CommandProcessor(Block):
             part.eq(Mux(remaining < limit, remaining, limit)),
             some.eq((remaining != 0) & (room >= most)),
             extended.eq(extend),
-            longer.eq(beats > most),
-            more.eq(beats - most),
+            longer.eq(beats > ahead_of_length),
+            more.eq(beats - ahead_of_length),
         ]
         with m.If(~pending & some):
             m.d.comb += asked.eq(part)
@@ -190,7 +197,7 @@ class CommandProcessor(Block):
         with m.Elif(go):
             m.d.sync += pending.eq(0)
         with m.If(run):
-            m.d.sync += [address[shift:].eq(self.address[shift:]), remaining.eq(most)]
+            m.d.sync += [address[shift:].eq(self.address[shift:]), remaining.eq(ahead_of_length)]
         with m.Elif(extended & longer):
             m.d.sync += remaining.eq(rest + more)
         m.d.sync += [

@@ -158,6 +158,8 @@ class Descriptor:
     def store(self, m: Module, own: Any, name: str, *banks: ValueLike) -> list[Signal]:
         """Store a field for both banks and return its value for each of the given bank selects.
 
+        The word that clears the nest clears it too.
+
         The values are registers: a field has too few words for a memory to be cheaper.
 
         Parameters
@@ -171,12 +173,13 @@ class Descriptor:
             Bank to read, one for each user at a different point of a pipeline.
         """
         address = self.address(name) - self.engine.base
+        cleared = own.valid & (own.address == LoopNest.clear_address(self.levels))
         width = next(entry.width for entry in self.fields if entry.name == name)
         stored = [Signal(width, name=f"field_{name}{bank}", reset_less=True) for bank in range(2)]
         written = Signal(name=f"write_{name}")
         m.d.comb += written.eq(own.valid & (own.address == address))
         for bank, value in enumerate(stored):
-            with m.If(written & (own.bank == bank)):
+            with m.If((written | cleared) & (own.bank == bank)):
                 m.d.sync += value.eq(own.data)
         values = []
         for number, bank in enumerate(banks):
@@ -190,7 +193,7 @@ class Descriptor:
         bases: Mapping[str, int],
         values: Mapping[str, int],
     ) -> NestProgram:
-        """Encode a descriptor as words by absolute address.
+        """Encode a descriptor as words by absolute address; the first one clears all fields, and 0 is not written.
 
         Parameters
         ----------
@@ -215,5 +218,6 @@ class Descriptor:
             value = values.get(entry.name, 0)
             if not -(1 << (entry.width - 1)) <= value < 1 << entry.width:
                 raise ValueError(f"{self.engine.name}.{entry.name} must fit {entry.width} bits, not {value}")
-            words[self.address(entry.name)] = value & ((1 << entry.width) - 1)
+            if value:
+                words[self.address(entry.name)] = value & ((1 << entry.width) - 1)
         return words

@@ -16,6 +16,7 @@ descriptor is written, and may even start, while the current one runs.
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
@@ -31,7 +32,8 @@ __all__ = ["BOUND_WIDTH", "Affine", "ConfigBus", "LoopLevel", "LoopNest", "NestP
 BOUND_WIDTH = 16
 """Bits of a loop bound: a level runs from 1 to 65536 iterations."""
 
-_STRIDE_ROW = 2  # rows of words before those of the strides: bound and mask, last bound
+_CLEAR_ROW, _LAST_ROW, _BOUND_ROW, _STRIDE_ROW = range(4)  # rows of words; those of the strides are the last ones
+_BOUNDS = 2  # words of a level that say how often it runs
 
 NestProgram = dict[int, int]
 """Configuration words of a nest, by word address relative to its base."""
@@ -95,11 +97,12 @@ class LoopLevel(Block):
     Members
     -------
     write : In(2)
-        Write the bound, or the last bound, of the level.
+        Write the bound and its mask, or the last bound. Both: write the last bound and the mask.
     write_bank : In(1)
     write_data : In(32)
         Iterations - 1; above the bound also the mask of outer loops that select the last bound (bit k: the k + 1-th
-        loop around this one). With no loop named the last bound always counts.
+        loop around this one). With no loop named the last bound always counts, so that zero in both makes a level
+        that runs once.
     i, o : streams of bank, first and last
     """
 
@@ -116,7 +119,7 @@ class LoopLevel(Block):
         layout = data.StructLayout(_flags(levels))
         super().__init__(
             {
-                "write": In(_STRIDE_ROW),
+                "write": In(_BOUNDS),
                 "write_bank": In(1),
                 "write_data": In(32),
                 "i": In(stream.Signature(layout)),
@@ -336,24 +339,29 @@ class LoopNest(Block):
         )
 
     @staticmethod
-    def address(levels: int, row: int, level: int) -> int:
-        """Address of a configuration word.
+    def clear_address(levels: int) -> int:
+        """Address that makes all levels run once, whatever is written: the word before the first last bound."""
+        return LoopNest.last_address(levels, 0) - 1
 
-        Parameters
-        ----------
-        levels : int
-            Loops of the nest.
-        row : int
-            0: bound and mask; 1: last bound; 2 and above: stride of an output.
-        level : int
-            Loop; ``levels`` for the base of an output.
-        """
-        return row << _level_bits(levels) | level
+    @staticmethod
+    def last_address(levels: int, level: int) -> int:
+        """Address of a level's last bound."""
+        return _LAST_ROW << _level_bits(levels) | level
+
+    @staticmethod
+    def bound_address(levels: int, level: int) -> int:
+        """Address of a level's bound and mask."""
+        return _BOUND_ROW << _level_bits(levels) | level
+
+    @staticmethod
+    def stride_address(levels: int, output: int, level: int) -> int:
+        """Address of a stride of the output of a number; ``levels`` for its base, the word before the first stride."""
+        return (_STRIDE_ROW + output << _level_bits(levels)) + (-1 if level == levels else level)
 
     @staticmethod
     def words(levels: int, outputs: Mapping[str, int]) -> int:
         """Range of the addresses of configuration words."""
-        return LoopNest.address(levels, _STRIDE_ROW + len(outputs), 0)
+        return LoopNest.stride_address(levels, len(outputs), 0)
 
     @staticmethod
     def cycles_to_first(levels: int, segment: int) -> int:
@@ -372,7 +380,10 @@ class LoopNest(Block):
         loops: list[tuple[int, int, int, Mapping[str, int]]],
         bases: Mapping[str, int],
     ) -> NestProgram:
-        """Encode loops as configuration words, as few as they need: a level that runs once never adds its strides.
+        """Encode loops as configuration words, as few as they need.
+
+        The first one clears what all levels held; so a level that runs once has no words, and a bound that is always
+        the same is written as the last bound, without a mask.
 
         Parameters
         ----------
@@ -390,30 +401,31 @@ class LoopNest(Block):
         """
         if len(loops) > levels:
             raise ValueError(f"a nest of {levels} levels cannot run {len(loops)} loops")
-        words: NestProgram = {}
-        for level in range(levels):
-            bound, last, mask, strides = loops[level] if level < len(loops) else (1, 1, 0, {})
+        words: NestProgram = {LoopNest.clear_address(levels): 0}
+        for level, (bound, last, mask, strides) in enumerate(loops):
             for value in (bound, last):
                 if not 1 <= value <= 1 << BOUND_WIDTH:
                     raise ValueError(f"loop bound must be from 1 to {1 << BOUND_WIDTH}, not {value}")
             if mask & ((2 << level) - 1) or mask >> levels:
                 raise ValueError(f"mask of level {level} must name outer levels only, not {mask:#b}")
-            words[LoopNest.address(levels, 0, level)] = mask >> (level + 1) << BOUND_WIDTH | (bound - 1)
-            words[LoopNest.address(levels, 1, level)] = (last if mask else bound) - 1
-            if level >= len(loops):
-                continue
-            for row, (name, width) in enumerate(outputs.items(), _STRIDE_ROW):
-                words[LoopNest.address(levels, row, level)] = _fit(strides.get(name, 0), width, f"stride of {name}")
-        for row, (name, width) in enumerate(outputs.items(), _STRIDE_ROW):
-            words[LoopNest.address(levels, row, levels)] = _fit(bases.get(name, 0), width, f"base of {name}")
+            words[LoopNest.last_address(levels, level)] = (last if mask else bound) - 1
+            if mask:
+                words[LoopNest.bound_address(levels, level)] = mask >> (level + 1) << BOUND_WIDTH | (bound - 1)
+            for number, (name, width) in enumerate(outputs.items()):
+                at = LoopNest.stride_address(levels, number, level)
+                words[at] = _fit(strides.get(name, 0), width, f"stride of {name}")
+        for number, (name, width) in enumerate(outputs.items()):
+            words[LoopNest.stride_address(levels, number, levels)] = _fit(bases.get(name, 0), width, f"base of {name}")
         return words
 
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
         config: Any = self.config
         bits = _level_bits(self._levels)
-        level_written = config.address[:bits]
+        level_written, ahead = config.address[:bits], Signal()  # the last word of a row goes with the row behind it
         rows = [config.valid & (config.address[bits:] == row) for row in range(_STRIDE_ROW + len(self._outputs))]
+        clear = rows[_CLEAR_ROW] & ahead
+        m.d.comb += ahead.eq(level_written.all())
         flags = data.StructLayout(_flags(self._levels))
         m.submodules.entry = entry = Buffer(flags)
         m.d.comb += [
@@ -430,7 +442,10 @@ class LoopNest(Block):
                 upstream = link.o
             m.submodules[f"level{level}"] = loop = LoopLevel(self._levels)
             m.d.comb += [
-                loop.write.eq(Cat(rows[:_STRIDE_ROW]) & (level_written == level).replicate(_STRIDE_ROW)),
+                loop.write.eq(
+                    Cat(rows[_BOUND_ROW], rows[_LAST_ROW]) & (level_written == level).replicate(_BOUNDS)
+                    | clear.replicate(_BOUNDS)
+                ),
                 loop.write_bank.eq(config.bank),
                 loop.write_data.eq(config.data),
             ]
@@ -438,9 +453,9 @@ class LoopNest(Block):
             upstream = loop.o
         m.submodules.affine = affine = Affine(self._levels, self._outputs)
         m.d.comb += [
-            affine.write.eq(Cat(rows[_STRIDE_ROW:])),
+            affine.write.eq(Cat(Mux(ahead, before, row) for before, row in pairwise(rows[_STRIDE_ROW - 1 :]))),
             affine.write_bank.eq(config.bank),
-            affine.write_level.eq(level_written),
+            affine.write_level.eq(Mux(ahead, self._levels, level_written)),
             affine.write_data.eq(config.data),
         ]
         wiring.connect(m, upstream, affine.i)

@@ -158,19 +158,24 @@ class Program:
         return self
 
     @property
+    def length(self) -> int:
+        """Words of the commands so far."""
+        return len(self._words)
+
+    @property
     def words(self) -> list[int]:
         """All words, the two leading ones included, without padding."""
         return [MAGIC, len(self._words) + 2, *self._words]
 
-    def to_bytes(self, beat_bytes: int, burst_beats: int = 1) -> bytes:
+    def to_bytes(self, beat_bytes: int, least_beats: int = 1) -> bytes:
         """Memory image, padded with zeros to whole beats and to no less than the first fetch.
 
         Parameters
         ----------
         beat_bytes : int
             Bytes of an AXI beat.
-        burst_beats : int
-            Beats of the first fetch, see :func:`rowmesh.hw.command_processor.fetch_beats`.
+        least_beats : int
+            Beats of the first fetch, see :func:`rowmesh.hw.command_processor.first_fetch`.
 
         Raises
         ------
@@ -180,7 +185,7 @@ class Program:
         if not self._ended:
             raise ValueError("a program must end with END")
         image = b"".join(word.to_bytes(4, "little") for word in self.words)
-        size = max(-(-len(image) // beat_bytes), burst_beats) * beat_bytes
+        size = max(-(-len(image) // beat_bytes), least_beats) * beat_bytes
         return image.ljust(size, b"\0")
 
     @staticmethod

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from rowmesh.hw.array import OPERANDS, mesh_address
+from rowmesh.hw.array import OPERANDS, mesh_address, word_number
 from rowmesh.hw.config import MOST_CLUSTERS
 from rowmesh.hw.descriptor import SELECT_ADDRESS, Engine
 from rowmesh.hw.pe import PE_FIELDS
@@ -212,8 +212,8 @@ def early(parts: Programs) -> list[Engine]:
 _FIRST = (
     (Engine.LOAD_WEIGHT,),
     (Engine.STEP, Engine.READ_WEIGHT),
-    (Engine.LOAD_PARAM, Engine.LOAD_IACT),
-    (Engine.READ_IACT,),
+    (Engine.LOAD_IACT, Engine.READ_IACT),
+    (Engine.LOAD_PARAM,),
     (Engine.DRAIN, Engine.STORE),
 )
 """Engines of a first layer in the order in which they are written and started: what takes longest first."""
@@ -336,9 +336,12 @@ def _write_mesh(count: int, m: Mapping | MeshMapping, parts: Programs, program: 
             if word != parts.arrays[0][address] and (any(parts.arrays[number].values()) or _activates(address)):
                 own[address] = word
         for engine, nest in parts.clusters[number].items():
-            for address, word in nest.encode(layouts[engine]).items():
-                if first[engine].get(address) != word:
-                    own[address] = word
+            # a word that only the first cluster has is zero: a field, or the bound of a level that runs once
+            own |= {
+                address: word
+                for address, word in {**dict.fromkeys(first[engine], 0), **nest.encode(layouts[engine])}.items()
+                if first[engine].get(address) != word
+            }
         kinds.setdefault(tuple(sorted(own.items())), []).append(number)
     for words_of_kind, numbers in kinds.items():
         _select(m, program, bank, numbers)
@@ -350,8 +353,8 @@ _ACTIVE_WORD = next(word for name, word, _ in PE_FIELDS if name == "active")
 
 
 def _activates(address: int) -> bool:
-    """Whether a word of the array decides if a PE is active."""
-    return address & 1 == _ACTIVE_WORD
+    """Whether a word of the array decides if a PE is active, or a tap."""
+    return word_number(address) == _ACTIVE_WORD
 
 
 def compile_layers(layers: Sequence[tuple[Mapping | MeshMapping, MemoryMap]]) -> Program:

@@ -13,6 +13,7 @@ import numpy as np
 from platformdirs import user_cache_path
 
 from rowmesh import hw
+from rowmesh.hw.command_processor import first_fetch
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.core import pe_counter
 from rowmesh.hw.top import Top, metadata
@@ -216,7 +217,7 @@ def make_job(
 
     def image_of(places: list[MemoryMap]) -> bytes:
         program = compile_layers(list(zip(mappings, places, strict=True)))
-        return program.to_bytes(config.beat_bytes, config.burst_beats)
+        return program.to_bytes(config.beat_bytes, first_fetch(config))
 
     places = _places(mappings, len(image_of(_places(mappings, 1 << 16))))
     image = [(places[0].program, image_of(places))]

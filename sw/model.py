@@ -379,7 +379,7 @@ def _begin(m: Mapping | MeshMapping, words: int | None = None) -> Begin:
 def config_cycles(a: ArchConfig) -> int:
     """Estimate the cycles of a layer's program until STEP is started, whatever the mapping; for a search.
 
-    The layer uses one port of each operand, and no loops.
+    The layer uses one port of each operand, three loops a nest, and no fields.
 
     Parameters
     ----------
@@ -390,6 +390,6 @@ def config_cycles(a: ArchConfig) -> int:
     program = Program()
     for engine, layout in descriptors(a).items():
         if engine.port == 0 and (a.clusters > 1 or engine in FIRST_STARTED):
-            program.write(0, layout.encode([], {}, {}))
-    lines = 2 * (a.rows + a.cols) + a.rows * (1 + 2 * len(OPERANDS))  # of PEs, and taps
-    return FIRST_WORD + starts_at(a, len(program.words) + lines) + _SEEN
+            program.write(0, layout.encode([(2, 2, 0, {})] * 3, {}, {}))
+    array = (2 + 1 + a.cols) + len(OPERANDS) * (2 + 1 + a.rows)  # PEs, and taps: a word of all, one of each line
+    return FIRST_WORD + starts_at(a, len(program.words) + array) + _SEEN

@@ -1,13 +1,24 @@
 """Subscriptions: which words each row and PE takes, and the shortest way to write them."""
 
 import itertools
+import statistics
+from collections.abc import Iterable
 from collections.abc import Mapping as Dict
 
 import numpy as np
 import numpy.typing as npt
 
-from rowmesh.hw.array import column_address, pe_words, port_words, row_address, row_words
+from rowmesh.hw.array import (
+    OPERANDS,
+    all_rows_address,
+    column_address,
+    pe_words,
+    port_words,
+    row_address,
+    row_words,
+)
 from rowmesh.hw.config import ArchConfig
+from rowmesh.hw.program import Program
 from rowmesh.sw.mapping import Mapping, ceil_div
 
 __all__ = ["EDGES", "array_writes", "subscriptions"]
@@ -124,7 +135,7 @@ def _iact_row(m: Mapping, k: int, ci: int, r: int) -> dict[str, int]:
 
 
 def array_writes(config: ArchConfig, words: Dict[int, int]) -> list[dict[int, int]]:
-    """Return subscriptions as writes, one after another: lines of equal PEs first, what differs from them last.
+    """Return subscriptions as writes, one after another: what most have first, what differs from it last.
 
     Parameters
     ----------
@@ -135,36 +146,65 @@ def array_writes(config: ArchConfig, words: Dict[int, int]) -> list[dict[int, in
     Returns
     -------
     list of dict
-        Words by address. What a word of a PE is in the end is what the last write gives it; PEs that are not active
-        may keep another first word.
+        Words by address, none of them empty: of all lines, of lines along one axis and along the other, of PEs. What
+        a word is in the end is what the last write gives it; PEs that are not active and taps that take nothing may
+        keep another first word.
     """
     addresses = np.array(
         [[list(pe_words(row, col, {})) for col in range(config.cols)] for row in range(config.rows)], np.int64
     )
     values = np.vectorize(words.__getitem__, otypes=[np.int64])(addresses)
-    active = values[..., 1] != 0
-    plans = [_plan(values[..., word], active, word) for word in range(2)]
-    rest: dict[int, int] = {}
-    for word, (_, wrong) in enumerate(plans):
-        rest |= dict(zip(addresses[..., word][wrong].tolist(), values[..., word][wrong].tolist(), strict=True))
-    taps = {address: value for address, value in words.items() if address not in set(addresses.ravel().tolist())}
-    lines = [line for line in zip(*(lines for lines, _ in plans), strict=True)]
-    return [taps, *({**first, **second} for first, second in lines), rest]
+    steps: list[dict[int, int]] = [{}, {}, {}, {}]
+    for word in range(2):
+        of_pes = _plan(values[..., word], values[..., 1] != 0, word, addresses[..., word])
+        steps = [{**step, **more} for step, more in zip(steps, of_pes, strict=True)]
+    others = set(words) - set(addresses.ravel().tolist())
+    for operand in OPERANDS:
+        taps = np.array([list(row_words(row, operand, {})) for row in range(config.rows)])
+        takes = np.array([words[address] != 0 for address in taps[:, 1].tolist()])
+        for word in range(2):
+            of_rows = {address: words[address] for address in taps[:, word].tolist()}
+            of_taps = _tap_plan(of_rows, np.ones_like(takes) if word else takes)
+            steps[:2] = ({**step, **more} for step, more in zip(steps[:2], of_taps, strict=True))
+            others -= set(of_rows)
+    steps[1] |= {address: words[address] for address in others}
+    return [step for step in steps if step]
+
+
+def _words(steps: Iterable[dict[int, int]]) -> int:
+    """Words of a program that writes these, one after another."""
+    program = Program()
+    for step in steps:
+        program.write(0, step)
+    return program.length
+
+
+def _tap_plan(of_rows: dict[int, int], matters: npt.NDArray[np.bool_]) -> tuple[dict[int, int], dict[int, int]]:
+    """Return the cheapest writes of a word of the taps of all rows: of all at once, and then of single ones."""
+    wanted = {address: word for (address, word), needed in zip(of_rows.items(), matters, strict=True) if needed}
+    if not wanted:
+        return {}, {}
+    most = statistics.mode(wanted.values())
+    at_once = {all_rows_address(next(iter(of_rows))): most}, {k: v for k, v in wanted.items() if v != most}
+    return min((({}, of_rows), at_once), key=_words)
 
 
 def _plan(
-    values: npt.NDArray[np.int64], active: npt.NDArray[np.bool_], word: int
-) -> tuple[list[dict[int, int]], npt.NDArray[np.bool_]]:
-    """Return the cheapest writes of whole lines, in two steps, and where they leave a word wrong.
+    values: npt.NDArray[np.int64], active: npt.NDArray[np.bool_], word: int, addresses: npt.NDArray[np.int64]
+) -> list[dict[int, int]]:
+    """Return the cheapest writes of a word of all PEs: of all at once, of lines along both axes, and of single ones.
 
     A line gets the value that most of its PEs want, or most of its active ones: idle lines across it may put the
-    others right. A write to a line or to a PE is two words of the program, its header and its value.
+    others right.
     """
     matters = np.ones_like(active) if word else active
-    best: tuple[int, list[dict[int, int]], npt.NDArray[np.bool_]] | None = None
-    for axes, among in itertools.product(((0, 1), (1, 0)), (matters, active)):
+    best: tuple[int, list[dict[int, int]]] | None = None
+    for axes, among, at_once in itertools.product(((0, 1), (1, 0)), (matters, active), (False, True)):
         now, known = np.zeros_like(values), np.zeros_like(matters)
-        steps: list[dict[int, int]] = []
+        steps: list[dict[int, int]] = [{}]
+        if at_once and among.any():
+            now[...], known[...] = _most(values[among]), True
+            steps[0][all_rows_address(row_address(0, word))] = int(now[0, 0])
         for axis in axes:
             step: dict[int, int] = {}
             for line in range(values.shape[axis]):
@@ -172,17 +212,22 @@ def _plan(
                 wanted = among[at] if among[at].any() else matters[at]
                 if not wanted.any():
                     continue
-                kinds, counts = np.unique(values[at][wanted], return_counts=True)
-                value = int(kinds[counts.argmax()])
+                value = _most(values[at][wanted])
                 wrong = matters[at] & ~(known[at] & (now[at] == values[at]))
                 left = matters[at] & (values[at] != value)
-                if np.count_nonzero(wrong) > np.count_nonzero(left) + 1:
+                if np.count_nonzero(wrong) > np.count_nonzero(left):
                     step[(row_address if axis == 0 else column_address)(line, word)] = value
                     now[at], known[at] = value, True
             steps.append(step)
         wrong = matters & ~(known & (now == values))
-        cost = sum(map(len, steps)) + int(np.count_nonzero(wrong))
-        if best is None or cost < best[0]:
-            best = cost, steps, wrong
+        steps.append(dict(zip(addresses[wrong].tolist(), values[wrong].tolist(), strict=True)))
+        if best is None or _words(steps) < best[0]:
+            best = _words(steps), steps
     assert best is not None
-    return best[1], best[2]
+    return best[1]
+
+
+def _most(values: npt.NDArray[np.int64]) -> int:
+    """Return the most frequent value, the smallest of several."""
+    kinds, counts = np.unique(values, return_counts=True)
+    return int(kinds[counts.argmax()])

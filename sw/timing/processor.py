@@ -7,7 +7,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from rowmesh.hw.command_processor import SETTLE_CYCLES, CommandProcessor, fetch_beats, fetch_depth
+from rowmesh.hw.command_processor import SETTLE_CYCLES, CommandProcessor, fetch_beats, fetch_depth, first_fetch
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.link import Buffer, Fifo
@@ -75,7 +75,7 @@ def starts_at(config: ArchConfig, head: int) -> int:
 
     No engine has been started before it, so the memory has nothing else to do.
     """
-    fetched = fetch_beats(config) * config.beat_bytes // 4
+    fetched = first_fetch(config) * config.beat_bytes // 4
     gap = max(0, _LONGER + _ROUND_TRIP + _TO_WORD - fetched)
     last_write, header = (word + (gap if word >= fetched else 0) for word in (head - 1, head))
     return max(last_write + SETTLE_CYCLES, header) + 2
@@ -96,7 +96,7 @@ def processor_state(config: ArchConfig, begin: Begin | None) -> Processor:
     state = np.zeros(1, kind)
     most = fetch_beats(config)
     state["ahead"], state["next"] = 1, 1
-    state["asked"] = state["arrived"] = min(most, beats)
+    state["asked"] = state["arrived"] = min(first_fetch(config), beats)
     state["beats"], state["most"], state["depth"] = beats, most, fetch_depth(config)
     state["words_of_beat"], state["again"], state["tokens"] = words_of_beat, _LONGER, -1
     return Processor(state, np.zeros(beats, np.int32), np.full(beats, 1 << 30, np.int32))

@@ -199,14 +199,18 @@ def _lower(random):
     return random.choice((0, 1 << 2, 1 << 1 | 1 << 3))
 
 
-async def _run(bank, golden, program, slots, number, load_first=False):
+async def _run(bank, golden, program, slots, number, load_first=False, load_late=False):
     await bank.bench.configure(DESCRIPTOR.encode(*program), number % 2)
     golden.slots += slots
     expected = golden.run(*program)
-    bank.load(slots)
+    if not load_late:
+        bank.load(slots)
     if load_first:
         await bank.bench.until(lambda: bank.fill.done and not bank.slots, 1000)
     bank.start.send([number % 2])
+    if load_late:  # the reader waits for its first flit
+        await bank.bench.run(2 * GlobalBank(CONFIG, ENGINE).latency)
+        bank.load(slots)
     await bank.bench.until(lambda: len(bank.out.items) >= len(expected), 20000)
     await bank.bench.run(8)
     assert [_valid_part(flit) for flit in bank.out.items] == expected
@@ -224,7 +228,7 @@ async def random_programs(dut):
     padded = 0
     for number, random in enumerate(seeds(30)):
         bank.bench.random_stalls()
-        expected = await _run(bank, golden, *_program(random), number)
+        expected = await _run(bank, golden, *_program(random), number, load_late=number % 3 == 2)
         padded += sum(not any(flit["data"].values()) for flit in expected)
         bank.bench.clear()
         bank.taken = 0

@@ -6,7 +6,7 @@ from amaranth.hdl import Module, ResetInserter
 from amaranth.lib import wiring
 from axi_model import Reads, simulate
 
-from rowmesh.hw.command_processor import SETTLE_CYCLES, CommandProcessor, fetch_beats
+from rowmesh.hw.command_processor import SETTLE_CYCLES, CommandProcessor, first_fetch
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.control import RESET_CYCLES, Control
 from rowmesh.hw.counters import Counters
@@ -340,7 +340,7 @@ def test_timing(latency):
         # FIFO (2), word register, then the first three words and the register of the bus
         assert self.config_cycles[0] == first + latency + ReadArbiter.data_latency + 2 + 1 + 3 + 1
         # the first fetch is used up before the second, whose length is the second word, comes
-        gap = max(0, latency + 5 + CommandProcessor.length_latency - 2 * fetch_beats(CONFIG))
+        gap = max(0, latency + 5 + CommandProcessor.length_latency - 2 * first_fetch(CONFIG))
         assert self.config_cycles[-1] - self.config_cycles[0] == count - 1 + gap
 
     Bench(words, at=0x4000, latency=latency).run(bench)
