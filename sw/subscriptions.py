@@ -221,8 +221,9 @@ def _plan(
             steps.append(step)
         wrong = matters & ~(known & (now == values))
         steps.append(dict(zip(addresses[wrong].tolist(), values[wrong].tolist(), strict=True)))
-        if best is None or _words(steps) < best[0]:
-            best = _words(steps), steps
+        cost = _words(steps)
+        if best is None or cost < best[0]:
+            best = cost, steps
     assert best is not None
     return best[1]
 

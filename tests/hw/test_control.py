@@ -309,7 +309,7 @@ def test_random_program(seed, width, stall):
     Bench(words, at=at, seed=seed, stall=stall, config=config).run(bench)
 
 
-@pytest.mark.parametrize("latency", [1, 20, 100])
+@pytest.mark.parametrize("latency", [1, 20, 100, 300])  # with the last one the first fetch is used up too early
 def test_timing(latency):
     """The stated latencies; one configuration word a cycle; CYCLES is from start to interrupt."""
     count = 400

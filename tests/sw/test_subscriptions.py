@@ -25,9 +25,7 @@ def replay(config, writes):
     lines |= {all_rows_address(row_address(0, word)): (slice(None), slice(None), word) for word in range(2)}
     for row, col in itertools.product(range(config.rows), range(config.cols)):
         lines |= {address: (row, col, word) for word, address in enumerate(pe_words(row, col, {}))}
-    taps = {
-        address: row for row in range(config.rows) for operand in OPERANDS for address in row_words(row, operand, {})
-    }
+    taps = {address for row in range(config.rows) for operand in OPERANDS for address in row_words(row, operand, {})}
     words, others = np.full((config.rows, config.cols, 2), -1, np.int64), {}
     for write in writes:
         assert write
