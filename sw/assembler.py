@@ -218,6 +218,17 @@ _FIRST = (
 )
 """Engines of a first layer in the order in which they are written and started: what takes longest first."""
 
+_FIRST_IN_PARTS = (
+    (Engine.LOAD_WEIGHT,),
+    (Engine.LOAD_IACT,),
+    (Engine.STEP, Engine.READ_WEIGHT),
+    (Engine.READ_IACT,),
+    (Engine.DRAIN, Engine.STORE),
+    (Engine.LOAD_PARAM,),
+)
+"""Likewise, if it begins with a part of its weights (:attr:`rowmesh.sw.mapping.Mapping.part`): iacts are loaded beside
+the weights, and parameters, which only the drain needs, behind them."""
+
 FIRST_STARTED = tuple(engine for group in _FIRST[:2] for engine in group)
 """Engines that are written before STEP is started, or with it."""
 
@@ -231,7 +242,8 @@ SWITCH_WORDS = 5
 def assemble(*layers: tuple[Mapping | MeshMapping, Programs]) -> Program:
     """Write the programs of layers, one after another, as the words that the command processor executes.
 
-    The engines of the first layer are started as soon as their descriptors are there, those of a mesh all together.
+    The engines of the first layer are started as soon as their descriptors are there, those of a mesh all together; one
+    that begins with a part of its weights loads its parameters when all weights are there.
     While a layer runs, the next one's descriptors are written into the other bank, and its weights and parameters are
     loaded as far as there is room. When the layer has been drained, the array begins with the next one's weights, and
     when it has been stored, the next one's iacts are loaded.
@@ -283,7 +295,8 @@ def _begin(program: Program, bank: int, m: Mapping | MeshMapping, parts: Program
     layouts = descriptors(m.config)
     nests = {**parts.clusters[0], **parts.shared}
     array = array_writes(m.config, parts.arrays[0])
-    for group in _FIRST:
+    in_parts = isinstance(m, Mapping) and m.part > 0
+    for group in _FIRST_IN_PARTS if in_parts else _FIRST:
         # ports are opened by words of the array
         if array and (m.config.ports > 1 or Engine.STEP in group):
             for words in array:
@@ -293,6 +306,8 @@ def _begin(program: Program, bank: int, m: Mapping | MeshMapping, parts: Program
             if engine.first in group:
                 program.write(bank, nest.encode(layouts[engine]))
         if some := [engine for engine in parts.started if engine in group]:
+            if in_parts and Engine.LOAD_PARAM in group:
+                program.wait(Engine.LOAD_WEIGHT)
             program.start(bank, *some)
 
 

@@ -127,7 +127,14 @@ def _read_iact(m: Mapping, port: int) -> Nest:
         inner.append("x")
     else:
         tag = int(m.q_x > 1)  # columns are told apart by the index
-        if ux <= m.window:
+        if m.part:
+            parts, parts_rest = ceil_div(columns, m.part), ceil_div(columns_rest, m.part)
+            per_part = {"address": m.part * m.blocks_at_once, "x": m.part}
+            loops.append(Loop("part", parts, per_part, parts_rest, last_columns))
+            rest = columns_rest - (parts_rest - 1) * m.part
+            loops.append(Loop("x", m.part, {"address": 1, "x": 1}, rest, (*last_columns, "part")))
+            inner += ["part", "x"]
+        elif ux <= m.window:
             loops.append(Loop("x", columns, {"address": 1, "x": 1, "index": tag}, columns_rest, last_columns))
             inner.append("x")
         else:
@@ -152,7 +159,8 @@ def _read_rows(m: Mapping) -> list[Loop]:
     """Loops over the flits of one column: iact rows, then channel blocks."""
     (uy, _), dy, row = m.layer.stride, m.layer.dilation[0], m.tile_beats
     sent, sent_rest = m.blocks_at_once, m.blocks_rest // m.c1
-    blocks = Loop("cb", sent, {"address": m.tile_rows * row, "block": 1, "phase": 1}, sent_rest, ("ct",))
+    of_block = m.part or m.tile_rows * row
+    blocks = Loop("cb", sent, {"address": of_block, "block": 1, "phase": 1}, sent_rest, ("ct",))
     if m.diagonal:
         need, need_rest = ((p - 1) * uy + m.height for p in (m.p_n, m.p_rest))
         return [
@@ -204,7 +212,15 @@ def _load_iact(m: Mapping, memory: MemoryMap, port: int) -> Nest:
     loops += [
         Loop("ct", m.ct, {"address": tile_blocks * layout.stride_block, "block": tile_blocks}),
         Loop("nj", m.n0, {"address": layout.stride_n}),
-        Loop("cb", m.blocks, {"address": layout.stride_block, "block": 1}),
+    ]
+    length = m.part or m.tile_beats
+    group = Loop("cj", 1)
+    if m.part:
+        group = Loop("cj", m.c1, {"address": m.blocks_at_once * layout.stride_block, "block": m.blocks_at_once})
+    loops += [
+        group,
+        Loop("part", m.tile_beats // length, {"address": length * beat, "x": length}),
+        Loop("cb", m.blocks // group.bound, {"address": layout.stride_block, "block": 1}),
         Loop("y", m.tile_rows, {"address": layout.stride_row, "y": 1}),
     ]
     start = memory.iact + port * m.blocks * layout.stride_block
@@ -219,7 +235,7 @@ def _load_iact(m: Mapping, memory: MemoryMap, port: int) -> Nest:
         },
         {"length_mask": None},
         {
-            "length": m.tile_beats,
+            "length": length,
             "width": ceil_div(used_columns, unit),
             "height": min(x.h, (x.p - 1) * uy + m.height - x.padding[0]),
             "blocks": m.group_blocks,
@@ -242,9 +258,11 @@ def _linear(m: Mapping, base: int, beats: int, segment: int, stays: bool) -> Nes
 
 
 def _load_weight(m: Mapping, memory: MemoryMap, port: int) -> Nest:
-    beats = weight_beats(m) // m.weight_ports
+    beats, longest = weight_beats(m) // m.weight_ports, 1024
+    if m.part:  # a channel group's weights take as many bursts as the iacts of its block: both come in the same time
+        longest = min(longest, ceil_div(beats * m.part, m.blocks * m.q1))
     return _linear(
-        m, memory.weight + port * m.g_t * beats * m.config.beat_bytes, beats, min(beats, 1024), m.weights_stay
+        m, memory.weight + port * m.g_t * beats * m.config.beat_bytes, beats, min(beats, longest), m.weights_stay
     )
 
 

@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 from rowmesh.hw.buffet import Buffet
 from rowmesh.hw.loader import Loader
-from rowmesh.hw.read_arbiter import ReadArbiter
 from rowmesh.sw.counts import first_slice_beats, read_beats, weight_beats
 from rowmesh.sw.mapping import Mapping, ceil_div
-from rowmesh.sw.memory import MEMORY_LATENCY
+from rowmesh.sw.memory import ROUND_TRIP
 
 __all__ = ["drain_cycles", "estimate", "iact_cycles"]
 
@@ -25,13 +24,10 @@ class _Weights(NamedTuple):
     load: int
 
 
-_REQUEST = ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency
-"""Cycles from a read request to its first beat at a load engine."""
-
 _CREDIT = 2
 """Cycles until a released slot counts."""
 
-_REFILL = _CREDIT + _REQUEST + Loader.data_latency + Buffet.latency - 1
+_REFILL = _CREDIT + ROUND_TRIP + Loader.data_latency + Buffet.latency - 1
 """Cycles from the release of a burst's first slot to the read of the last flit that takes the burst's slots, less one a
 beat of the burst."""
 
@@ -196,6 +192,25 @@ def _round_trip(m: Mapping) -> int:
     return _REFILL + min(m.config.burst_beats, m.config.glb_weight_flits)
 
 
+def _begun_early(m: Mapping, first: int) -> int:
+    """Return by how many cycles a layer begins before its weights and first iacts are there, if it does so in parts.
+
+    All but the last channel group's steps of the first block are done meanwhile, as far as there is time once the first
+    group's weights have come; the iacts of the last group come behind the weights.
+
+    Parameters
+    ----------
+    m : Mapping
+    first : int
+        Beats of the first iacts.
+    """
+    if m.part == 0:
+        return 0
+    before = m.c1 - 1
+    steps = before * _pass_steps(m, m.q1, 1) // m.c1
+    return first // m.c1 + min(steps, (weight_beats(m) + first) * before // m.c1)
+
+
 def estimate(m: Mapping) -> int:
     """Estimate the cycles of a mapping from its first load to its last store.
 
@@ -220,7 +235,7 @@ def estimate(m: Mapping) -> int:
                 late += count * max(0, drain_cycles(m, q, rows) - _free_cycles(m, tile))
     beats = read_beats(m)
     first = first_slice_beats(m)
-    slow = max(1.0, _REQUEST / (a.read_bursts * min(m.tile_beats, a.burst_beats)))
+    slow = max(1.0, ROUND_TRIP / (a.read_bursts * min(m.part or m.tile_beats, a.burst_beats)))
     weights_first = min(beats.weight, first, a.glb_weight_flits)
     if m.weights_stay:  # all of a group's (or filter tile's), along the trunk or the busiest row
         flits, of_row = weight_beats(m) // m.weight_ports, ceil_div(m.m, m.m0 * m.m_y) * m.weights
@@ -229,4 +244,4 @@ def estimate(m: Mapping) -> int:
     rest = int(beats.iact + beats.weight + beats.param + (slow - 1) * beats.iact) - initial
     slices = x.n * m.g_t * m.pt * m.qt * (1 if m.resident else m.mt * m.ct) - 1
     waits = max(0, rest - busy, slices * _slice_wait(m, _round_trip(m)), late)
-    return initial + busy + waits + _behind_last_step(m)
+    return initial - _begun_early(m, first) + busy + waits + _behind_last_step(m)

@@ -82,11 +82,13 @@ def spaces_of(
     flows: Sequence[Dataflow],
     *,
     whole: bool,
+    narrow: bool = False,
     shapes: Sequence[Layer] = (),
 ) -> list[Space]:
     """Return the mapspaces of a layer, of its shapes by default as it is and as a row."""
     shapes = shapes or [layer, *flattened(config, layer)]
-    return [Space(config, shape, flow, whole=whole) for flow, shape in itertools.product(flows, shapes)]
+    pairs = itertools.product(flows, shapes)
+    return [Space(config, shape, flow, whole=whole, narrow=narrow) for flow, shape in pairs]
 
 
 def _bases(space: Space, most: int | None = None) -> Ints:
@@ -305,7 +307,7 @@ def search(
     if exhaustive:
         exhaustive = look_at(pool, _chunks(spaces, bases, None), budget, end)
     else:
-        some = spaces_of(config, layer, flows, whole=False)
+        some = spaces_of(config, layer, flows, whole=False, narrow=not goal.slack)
         going = look_at(pool, _chunks(some, [_bases(space) for space in some], None), budget, end)
         if going and (given or not pool.valid):
             exhaustive = look_at(pool, _chunks(spaces, [_bases(space) for space in spaces], seed), budget, end)

@@ -29,6 +29,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from rowmesh.hw.config import ArchConfig
+from rowmesh.sw.memory import ROUND_TRIP
 from rowmesh.sw.rules import RULES
 from rowmesh.sw.tensors import TensorLayout, storage_bits
 from rowmesh.sw.workload import Layer
@@ -531,6 +532,22 @@ class Mapping:
         """Output columns of the last column tile's last block, or of the last column tile."""
         return self.q_block_rest if self.blocked else self.q_rest
 
+    @cached_property
+    def part(self) -> int:
+        """Output columns of a block that are loaded together, for all channel blocks of a group; 0: the whole tile is.
+
+        A 1 x 1 layer whose weights are loaded once, in tiles of one row and one block, begins with the weights of its
+        first channel group while those of the others come. The loads of weights and iacts take turns, so bursts of
+        iacts are as short as keeps the memory busy: the smallest part of a block that does.
+        """
+        alone = self.blocked and self.weights_stay and self.mt * self.g_t * self.weight_rounds == 1
+        if not alone or self.planar or self.q1 != self.q0 or self.tile_rows * self.window * self.layer.stride[1] > 1:
+            return 0
+        part = min(self.q1, ceil_div(ROUND_TRIP, self.config.read_bursts))
+        while self.q1 % part != 0:
+            part += 1
+        return part
+
     # weights and psums
 
     @cached_property
@@ -620,7 +637,7 @@ class Mapping:
         def rest(tile: int, last: int) -> str:
             return "" if tile == last else f"last one {last} instead of {tile}"
 
-        level("DRAM")
+        level("DRAM" + (f", iacts of a tile in parts of {self.part} columns" if self.part else ""))
         rows = self.p0 * self.p_n
 
         def filters() -> None:
@@ -678,6 +695,8 @@ def chunk_beats(m: Mapping) -> int:
     beats = m.q_pe
     if m.ofmap_layout.planar:
         beats = ceil_div(beats, m.out_lanes)
+    elif m.part:
+        return m.part
     limit = m.config.burst_beats
     if m.qt == 1:
         return min(beats, limit)

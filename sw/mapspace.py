@@ -63,6 +63,9 @@ _R_S, _C_S, _P_Y, _M_Y, _G_Y, _P_X, _M_X, _Q_X = _places("r_s c_s p_y m_y g_y p_
 _R0, _C0, _P0, _Q0, _M0, _G0, _N0 = _places("r0 c0 p0 q0 m0 g0 n0")
 _C1, _M1, _Q1, _RESIDENT, _OUTER, _STATIONARY = _places("c1 m1 q1 resident m_outer stationary")
 
+_NARROW = 64
+"""Bytes of a channel block in the narrowest tile: a line of a cache, or what a DRAM gives at once."""
+
 _ROW_TILES = 8
 """Row tiles of even size, at most, that are worth a look."""
 
@@ -169,10 +172,15 @@ class Space:
     whole : bool
         Every set of factors, not only those that are worth a look: those that fill the array or divide a dimension, the
         twelve widest tiles that split it evenly, as many row steps as fit, one, or up to eight tiles of as many.
+    narrow : bool
+        Of these also narrow tiles, down to 64 bytes of a channel block, where a tile costs nothing: the first one is
+        there soon, and the last one is soon stored.
     """
 
-    def __init__(self, config: ArchConfig, layer: Layer, flow: Dataflow, *, whole: bool = False) -> None:
-        self.config, self.layer, self.flow, self.whole = config, layer, flow, whole
+    def __init__(
+        self, config: ArchConfig, layer: Layer, flow: Dataflow, *, whole: bool = False, narrow: bool = False
+    ) -> None:
+        self.config, self.layer, self.flow, self.whole, self.narrow = config, layer, flow, whole, narrow
         self.m, self.c = layer.m // layer.groups, layer.c // layer.groups
         self.planar = TensorLayout(layer.n, layer.c, layer.h, layer.w, config.data_width, config.beat_bytes).planar
         self.window = (layer.s - 1) * layer.dilation[1] + 1
@@ -323,8 +331,12 @@ class Space:
         tiles = _tiles(x.q, a.psum_bank_words)
         if stationary in ("psum", "iact"):
             tiles = sorted({*tiles, *_divisors(x.q, longest), longest})
+        if self.narrow and stationary == "weight":
+            tiles = sorted({*tiles, *(q for q in _divisors(x.q, 8) if q * a.beat_bytes >= _NARROW)}, reverse=True)
         if block > 1 and not self.whole:  # whole blocks, or the plane's width
-            tiles = sorted({min(ceil_div(q, block) * block, longest) for q in tiles if q >= block}, reverse=True)
+            whole_blocks = {min(ceil_div(q, block) * block, longest) for q in tiles if q >= block}
+            in_parts = x.r * x.s * x.stride[0] * x.stride[1] == 1  # a layer begins with those of a tile of one block
+            tiles = sorted({*whole_blocks, *([block] if in_parts else [])}, reverse=True)
         tiles = [q for q in (range(1, longest + 1) if self.whole else tiles) if 0 < q <= longest]
         one = self.flow.factors.get(("pe", "Q"))
         if one is not None and not one.most and one.value:

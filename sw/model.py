@@ -18,6 +18,7 @@ from rowmesh.hw.array import OPERANDS
 from rowmesh.hw.command_processor import SETTLE_CYCLES, fetch_beats, fetch_depth
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.core import Core
+from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.link import Buffer
 from rowmesh.hw.program import STARTABLE, Op, Program
 from rowmesh.sw.assembler import FIRST_STARTED, SWITCH_WORDS, assemble, early, memory_map, programs
@@ -366,13 +367,17 @@ def _fetches(config: ArchConfig, words: int, start: int, end: int) -> npt.NDArra
 def _begin(m: Mapping | MeshMapping, words: int | None = None) -> Begin:
     """Return the program of a first layer, which may be part of a longer one; see :class:`Begin`."""
     program = assemble((m, programs(m, memory_map(m)))).words
-    heads, engines, place = [], [], 2
+    heads, engines, waits, place = [], [], [], 2
+    before: list[Engine] = []
     for command in Program.decode(program):
+        named: list[Engine] = [engine for engine in STARTABLE if command.address >> engine & 1]
         if command.op is Op.START:
             heads.append(place)
-            engines.append([engine for engine in STARTABLE if command.address >> engine & 1])
+            engines.append(named)
+            waits.append(before)
+        before = named if command.op is Op.WAIT else []
         place += 1 + len(command.words)
-    return Begin(words or len(program), heads, engines)
+    return Begin(words or len(program), heads, engines, waits)
 
 
 @functools.lru_cache(maxsize=64)

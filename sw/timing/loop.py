@@ -69,6 +69,7 @@ def loop(
     processor: Processor,
     heads: npt.NDArray[np.int64],
     groups: npt.NDArray[np.bool_],
+    awaited: npt.NDArray[np.bool_],
     begins: npt.NDArray[np.int64],
     to_request: npt.NDArray[np.int64],
     marks: npt.NDArray[np.int64],
@@ -79,6 +80,7 @@ def loop(
     start tokens; for ``lead`` cycles before it, only load engines work that were started while the layer before ran.
     If the program is executed here (``heads``), cycle 0 is that of its first word, and ``begins``, the cycles of the
     engines' start tokens, come from it: those of the read ports' loads, of the banks' readers, and of the last three.
+    ``groups`` are the engines of each START, ``awaited`` the read ports' loads that a WAIT before it waits for.
     The observer (hw/observer.py) sees a multiply-accumulate two cycles later, waits two, and a reader's one; the
     registers of its state add one.
     """
@@ -95,6 +97,7 @@ def loop(
     computing, active, ended, started = False, False, False, False
     still, now = 0, -sizes.lead
     given = 0
+    idle = True
     at_step, at_drain, at_store = len(begins) - 3, len(begins) - 2, len(begins) - 1
     while now < 0:
         for port in range(len(memory.ports)):
@@ -107,15 +110,17 @@ def loop(
         fetch(memory, now, sizes.read_latency, sizes.bursts)
         now += 1
     while True:
-        if given < len(heads) and execute(processor, heads[given], now, sizes.settle):
-            for engine in range(len(begins)):
-                if groups[given, engine]:
-                    begins[engine] = now
-                    if engine < len(loaders):
-                        loaders[engine].start = now + to_request[engine]
-            given += 1
-            if sizes.begin_only and given == len(heads):
-                return seen, now, now
+        if given < len(heads):
+            was_idle, idle = idle, _idle(loaders, awaited[given])
+            if execute(processor, heads[given], awaited[given].any(), was_idle, now, sizes.settle):
+                for engine in range(len(begins)):
+                    if groups[given, engine]:
+                        begins[engine] = now
+                        if engine < len(loaders):
+                            loaders[engine].start = now + to_request[engine]
+                given += 1
+                if sizes.begin_only and given == len(heads):
+                    return seen, now, now
         store_start = begins[at_store] + sizes.store_start
         stored = store(storer, lanes, s.stores, now, store_start, sizes.write_latency, sizes.bursts)
         # the drain may still go past words of columns that have none at an edge
@@ -252,6 +257,16 @@ def loop(
         if still > sizes.patience:
             return seen, -1, -1
         now += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _idle(loaders: Records, wanted: npt.NDArray[np.bool_]) -> bool:
+    """Whether all load engines that are wanted have delivered all of their layer."""
+    for port in range(len(loaders)):
+        x = loaders[port]
+        if wanted[port] and (x.next < x.own or x.valid or x.ordered or x.remaining or x.fill):
+            return False
+    return True
 
 
 @numba.njit(cache=True, nogil=True)

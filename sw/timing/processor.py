@@ -11,8 +11,7 @@ from rowmesh.hw.command_processor import SETTLE_CYCLES, CommandProcessor, fetch_
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.link import Buffer, Fifo
-from rowmesh.hw.read_arbiter import ReadArbiter
-from rowmesh.sw.memory import MEMORY_LATENCY
+from rowmesh.sw.memory import ROUND_TRIP
 from rowmesh.sw.timing.array import LINK, Records, records
 from rowmesh.sw.timing.memory import Memory
 
@@ -21,9 +20,7 @@ __all__ = ["FIRST_WORD", "Begin", "Processor", "execute", "processor_state", "re
 _TO_WORD = Fifo.latency + 1 + Buffer.latency
 """Cycles from a beat of the program to its first word: the FIFO, in block RAM, and the register behind it."""
 
-_ROUND_TRIP = ReadArbiter.latency + MEMORY_LATENCY + ReadArbiter.data_latency
-
-FIRST_WORD = CommandProcessor.latency + _ROUND_TRIP + _TO_WORD - 1
+FIRST_WORD = CommandProcessor.latency + ROUND_TRIP + _TO_WORD - 1
 """Cycles of a run before that in which its first word is executed."""
 
 _LONGER = CommandProcessor.length_latency - 1
@@ -46,11 +43,14 @@ class Begin(NamedTuple):
         Numbers of the headers of the STARTs.
     engines : sequence of collection of Engine
         What each of them starts.
+    waits : sequence of collection of Engine
+        What a WAIT before each of them waits for, load engines only; nothing if there is none.
     """
 
     words: int
     heads: Sequence[int]
     engines: Sequence[Collection[Engine]]
+    waits: Sequence[Collection[Engine]]
 
 
 class Processor(NamedTuple):
@@ -76,7 +76,7 @@ def starts_at(config: ArchConfig, head: int) -> int:
     No engine has been started before it, so the memory has nothing else to do.
     """
     fetched = first_fetch(config) * config.beat_bytes // 4
-    gap = max(0, _LONGER + _ROUND_TRIP + _TO_WORD - fetched)
+    gap = max(0, _LONGER + ROUND_TRIP + _TO_WORD - fetched)
     last_write, header = (word + (gap if word >= fetched else 0) for word in (head - 1, head))
     return max(last_write + SETTLE_CYCLES, header) + 2
 
@@ -90,8 +90,9 @@ def processor_state(config: ArchConfig, begin: Begin | None) -> Processor:
         "taken", "ahead", "next", "arrived",
         # of the fetch: beats asked for, all beats, the largest burst, the FIFO, when it may ask again
         "asked", "beats", "most", "depth", "again", "words_of_beat",
-        # of a START: the cycle of its tokens (-1: none is under way); when the word before it was executed
-        "tokens", "last",
+        # of a START: the cycle of its tokens (-1: none is under way); when the word before it was executed. Whether a
+        # WAIT is being executed
+        "tokens", "last", "waiting",
     )  # fmt: skip
     state = np.zeros(1, kind)
     most = fetch_beats(config)
@@ -103,20 +104,30 @@ def processor_state(config: ArchConfig, begin: Begin | None) -> Processor:
 
 
 @numba.njit(cache=True, nogil=True)
-def execute(processor: Processor, head: int, now: int, settle: int) -> bool:
-    """Execute a word; return whether the tokens of the START at word ``head`` are there."""
+def execute(processor: Processor, head: int, waits: bool, idle: bool, now: int, settle: int) -> bool:
+    """Execute a word; return whether the tokens of the START at word ``head`` are there.
+
+    ``waits`` tells whether a WAIT is the word before it, ``idle`` whether the engines that it waits for are.
+    """
     x = processor.state[0]
+    held, done = 0, False
     if x.tokens >= 0:
-        held, done = 0, now == x.tokens
+        done = now == x.tokens
         if done:
             x.tokens = -1
+            x.last = now
+    elif x.waiting:
+        if idle and now > x.last + settle:
+            x.waiting = 0
     else:
-        held, done = x.ahead, False
+        held = x.ahead
     took = 0
     if held > 0:
         took = 1
         if x.taken == head:
             x.tokens = max(now + 1, x.last + 1 + settle) + 1
+        elif waits and x.taken == head - 1:
+            x.waiting = 1
         else:
             x.last = now
         x.taken += 1

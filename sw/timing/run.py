@@ -215,6 +215,7 @@ class _State(NamedTuple):
     processor: Processor
     heads: npt.NDArray[np.int64]
     groups: npt.NDArray[np.bool_]
+    awaited: npt.NDArray[np.bool_]
     begins: npt.NDArray[np.int64]
 
     @classmethod
@@ -263,6 +264,7 @@ class _State(NamedTuple):
             processor_state(config, begin),
             np.array(begin.heads if begin else [], np.int64),
             np.array([[e in group for e in slots] for group in begin.engines] if begin else [[]], np.bool_),
+            np.array([[e in group for e in engines] for group in begin.waits] if begin else [[]], np.bool_),
             begins,
         )
 
@@ -305,6 +307,7 @@ def _simulate(
         state.processor,
         state.heads,
         state.groups,
+        state.awaited,
         state.begins,
         starts,
         marks,

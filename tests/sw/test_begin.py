@@ -10,6 +10,7 @@ from rowmesh.hw.descriptor import ENGINE_STRIDE, Engine
 from rowmesh.hw.program import STARTABLE, Op, Program
 from rowmesh.sw.assembler import assemble, memory_map, programs
 from rowmesh.sw.mapper import find_mapping
+from rowmesh.sw.mapping import Mapping
 from rowmesh.sw.memory import MEMORY_LATENCY
 from rowmesh.sw.model import config_cycles, predict_parts
 from rowmesh.sw.spec import load_arch
@@ -63,10 +64,10 @@ def test_engines_of_a_mesh_start_together(name):
 )
 def test_the_processor_reaches_a_first_start_as_in_closed_form(width, burst, head):
     config = ArchConfig(axi_data_width=width, burst_beats=burst)
-    x = processor_state(config, Begin(words=head + 3, heads=[head, head + 1], engines=[[], []]))
+    x = processor_state(config, Begin(words=head + 3, heads=[head, head + 1], engines=[[], []], waits=[[], []]))
     memory = memory_state(1, config.read_bursts)
     for now in range(2000):
-        if execute(x, head, now, SETTLE_CYCLES):
+        if execute(x, head, False, True, now, SETTLE_CYCLES):
             break
         memory.ports["waiting"] = memory.ports["asked"]
         request(x, memory, now)
@@ -80,13 +81,38 @@ def test_the_processor_reaches_a_first_start_as_in_closed_form(width, burst, hea
 def test_a_start_waits_until_what_was_written_has_settled():
     config = ArchConfig(axi_data_width=128)
     heads = [10, 20]
-    x = processor_state(config, Begin(words=30, heads=heads, engines=[[], []]))
+    x = processor_state(config, Begin(words=30, heads=heads, engines=[[], []], waits=[[], []]))
     tokens = []
     for now in range(100):
-        if len(tokens) < 2 and execute(x, heads[len(tokens)], now, SETTLE_CYCLES):
+        if len(tokens) < 2 and execute(x, heads[len(tokens)], False, True, now, SETTLE_CYCLES):
             tokens.append(now)
     # a header more, the settling, the token; then nine words to the next one
     assert tokens == [9 + SETTLE_CYCLES + 2, 9 + SETTLE_CYCLES + 2 + 9 + SETTLE_CYCLES + 2]
+
+
+@pytest.mark.parametrize("idle_at", [0, 40])
+def test_a_start_behind_a_wait_waits_for_idle_engines(idle_at):
+    """The WAIT is word 10, one word behind the last one written; it goes on when that has settled and all are idle."""
+    config, head = ArchConfig(axi_data_width=128), 11
+    x = processor_state(config, Begin(words=30, heads=[head], engines=[[]], waits=[[Engine.LOAD_WEIGHT]]))
+    tokens = [now for now in range(100) if execute(x, head, True, now >= idle_at, now, SETTLE_CYCLES)]
+    assert tokens[0] == max(9 + 1 + SETTLE_CYCLES, idle_at) + 1 + 2
+
+
+def test_parameters_are_loaded_behind_the_weights_of_a_layer_in_parts():
+    config = load_arch("squeezelerator")
+    layer = Layer(name="short", M=64, C=64, H=1, W=100, R=1, S=1, output="requant")
+    factors = {"r_s": 1, "c_s": 16, "c0": 2, "c1": 2, "p_x": 1, "m_x": 16, "p0": 1, "q0": 40, "q1": 40, "m0": 4}
+    mapping = Mapping(config, layer, dataflow="ws", stationary="block", resident=False, **factors)
+    assert mapping.part == 2
+    program = Program.decode(assemble((mapping, programs(mapping, memory_map(mapping)))).words)
+    started = [command.address for command in program if command.op is Op.START]
+    order = [[engine for engine in STARTABLE if mask >> engine & 1] for mask in started]
+    assert order[:2] == [[Engine.LOAD_WEIGHT], [Engine.LOAD_IACT]]
+    assert order[-1] == [Engine.LOAD_PARAM]
+    at = next(k for k, command in enumerate(program) if command.op is Op.WAIT)
+    assert program[at].address == 1 << Engine.LOAD_WEIGHT
+    assert (program[at + 1].op, program[at + 1].address) == (Op.START, 1 << Engine.LOAD_PARAM)
 
 
 @pytest.mark.parametrize("name", ARCHS)

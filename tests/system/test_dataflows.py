@@ -1,6 +1,7 @@
 """Every dataflow and every kind of layer on whole accelerators: right or refused, never wrong and never hung."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -196,6 +197,36 @@ def test_psums_of_a_block_stay_while_channels_pass():
         assert all({kind[place] for kind in kinds} == {False, True} for place in places)
     assert any(not m.blocked for m in chosen.values())
     check(list(chosen.values()))
+
+
+def test_layers_begin_with_a_part_of_their_weights():
+    """In parts of a block: whole and broken last parts, several rows and images, alone and before and behind others."""
+    config = SHAPES[0].replace(read_bursts=32, psum_spad=64)
+    layers = [
+        Layer(name="conv", N=n, M=20, C=16, H=h, W=w, R=1, S=1, output=output)
+        for n, h, w, output in ((1, 1, 29, "requant"), (2, 3, 13, "raw"), (1, 2, 16, "requant"))
+    ]
+    factors = {"r_s": 1, "c_s": 4, "p_x": 1, "m_x": 5, "p0": 1, "m0": 4, "resident": False, "stationary": "block"}
+    mappings = [
+        Mapping(config=config, layer=layer, dataflow="ws", c0=4 // c1, c1=c1, q0=q, q1=q, **factors)
+        for layer in layers
+        for c1, q in ((2, 8), (4, 8), (2, 7), (2, 12))
+    ]
+    mappings.append(replace(mappings[4], n0=2))
+    one = layers[0].model_copy(update={"m": 1})
+    mappings.append(replace(mappings[0], layer=one, m_x=1, m0=1))
+    assert mappings[-1].ofmap_layout.planar
+    assert mappings[-1].part == 4
+    assert {(m.part, m.q1) for m in mappings} == {(4, 8), (7, 7), (4, 12)}
+    assert {m.q_rest % m.part == 0 for m in mappings} == {False, True}
+    assert {m.qt for m in mappings} > {2}
+    check(mappings)
+    others = [flow.map_layer(config, layer).mapping for layer in layers[:2]]
+    for sequence in (mappings[:3], [mappings[0], *others, mappings[-1]], [others[0], *mappings[-2:]]):
+        result = flow.run_sequence(sequence)
+        assert result.outputs.checked == sum(m.layer.outputs for m in sequence)
+        assert result.failures() == []
+        assert result.rtl.parts == result.predicted.parts
 
 
 def test_the_mapper_shares_weights_among_images():

@@ -17,6 +17,7 @@ from rowmesh.sw.workload import Layer
 CONV = Layer(name="conv", M=32, C=32, H=10, W=9, R=3, S=3, padding=1, output="requant")
 RAW = Layer(name="raw", M=32, C=16, H=11, W=8, R=3, S=3, stride=2, padding=[0, 1, 2, 0])
 POINTWISE = Layer(name="pointwise", M=64, C=64, H=8, W=6, R=1, S=1, output="requant")
+WIDE = Layer(name="wide", M=32, C=64, H=4, W=30, R=1, S=1, output="requant")
 DEPTHWISE = Layer(name="depthwise", kind="depthwise", C=64, H=10, W=9, R=3, S=3, padding=1, output="requant")
 FC = Layer(name="fc", kind="fc", M=128, C=256, output="requant")
 PHOTO = Layer(name="photo", M=32, C=3, H=13, W=19, R=3, S=4, stride=2, N=2)
@@ -65,6 +66,11 @@ PORTED = {
 """Splits whose clusters' rows are shared by two ports, each with routers of its own: channels, filters, groups."""
 
 
+def ported():
+    """Four clusters with two ports of each operand, and room for psums of blocks that are loaded in parts."""
+    return load_arch("mesh2x2").replace(rows=4, iact_ports=2, weight_ports=2, psum_spad=112, pe_counters=True)
+
+
 def given(config, layer, factors, ports=1, names=("rs", "ws", "os-a")):
     splits, flows = Splits(**factors), tuple(load_dataflow(name) for name in names)
     share = share_of(layer, splits, 0, 0).layer
@@ -80,7 +86,7 @@ def test_every_split_back_to_back():
 
     Clusters have two ports of each operand; a layer's rows are fed by the first or by both.
     """
-    config = load_arch("mesh2x2").replace(rows=4, iact_ports=2, weight_ports=2, pe_counters=True)
+    config = ported()
     mappings = [given(config, layer, factors) for layer, factors in SPLITS.values()]
     mappings += [given(config, layer, factors, 2, (name,)) for name, layer, factors in PORTED.values()]
     modes = {(operand, mapping.mode(operand)) for mapping in mappings for operand in LINKS}
@@ -95,8 +101,8 @@ def test_every_split_back_to_back():
 
 
 def test_blocks_and_filter_tiles_outermost():
-    """Shares whose psums stay for blocks of output columns, and whose filter tiles are outermost."""
-    config = load_arch("mesh2x2").replace(rows=4, iact_ports=2, weight_ports=2, pe_counters=True)
+    """Shares whose psums stay for blocks of output columns, also in parts, and whose filter tiles are outermost."""
+    config = ported()
     chosen = {}
     for layer, factors in ((PHOTO, {"p_y": 2, "m_x": 2}), (CONV, {"c_y": 2, "m_x": 2}), (CONV, {"m_y": 2, "p_x": 2})):
         share = share_of(layer, splits := Splits(**factors), 0, 0).layer
@@ -107,7 +113,10 @@ def test_blocks_and_filter_tiles_outermost():
                 if not too_many_loops(whole):
                     chosen[kind] = whole
     assert {kind[2:] for kind in chosen} >= {(True, False), (True, True)}
-    check(list(chosen.values()))
+    share = share_of(WIDE, splits := Splits(c_y=2, m_x=2), 0, 0).layer
+    found = candidates(config.cluster, share, (load_dataflow("ws"),))
+    in_parts = next(m for _, m in found if 0 < m.part < m.q1 and m.q_rest % m.part)
+    check([*chosen.values(), MeshMapping(config, WIDE, splits, replace(in_parts, layer=share, within=WIDE))])
 
 
 @pytest.mark.slow
