@@ -10,7 +10,7 @@ from rowmesh.hw.observer import PARTS
 from rowmesh.sw.timing.array import LINK, Records, move_psums, move_steps, move_words, work
 from rowmesh.sw.timing.drain import drain
 from rowmesh.sw.timing.memory import Memory, StoreEngine, fetch, load, read, store
-from rowmesh.sw.timing.processor import Processor, execute, request
+from rowmesh.sw.timing.processor import Processor, execute, fetch_first, request
 from rowmesh.sw.timing.streams import Streams
 
 __all__ = ["Sizes", "loop"]
@@ -99,6 +99,8 @@ def loop(
     given = 0
     idle = True
     at_step, at_drain, at_store = len(begins) - 3, len(begins) - 2, len(begins) - 1
+    if len(heads):
+        fetch_first(processor, memory, sizes.read_latency, sizes.bursts)
     while now < 0:
         for port in range(len(memory.ports)):
             memory.ports[port].waiting = memory.ports[port].asked

@@ -13,9 +13,9 @@ from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.link import Buffer, Fifo
 from rowmesh.sw.memory import ROUND_TRIP
 from rowmesh.sw.timing.array import LINK, Records, records
-from rowmesh.sw.timing.memory import Memory
+from rowmesh.sw.timing.memory import Memory, fetch
 
-__all__ = ["FIRST_WORD", "Begin", "Processor", "execute", "processor_state", "request", "starts_at"]
+__all__ = ["FIRST_WORD", "Begin", "Processor", "execute", "fetch_first", "processor_state", "request", "starts_at"]
 
 _TO_WORD = Fifo.latency + 1 + Buffer.latency
 """Cycles from a beat of the program to its first word: the FIFO, in block RAM, and the register behind it."""
@@ -25,6 +25,9 @@ FIRST_WORD = CommandProcessor.latency + ROUND_TRIP + _TO_WORD - 1
 
 _LONGER = CommandProcessor.length_latency - 1
 """Cycle, from that of the first word, in which the second fetch is requested: the length is the word behind it."""
+
+_FIRST_REQUEST = -(ROUND_TRIP + _TO_WORD)
+"""Cycle, from that of the first word, in which the first fetch's first burst is requested."""
 
 _ROOM = 3
 """Cycles from a beat that leaves the FIFO to a request for what takes its place."""
@@ -82,25 +85,38 @@ def starts_at(config: ArchConfig, head: int) -> int:
 
 
 def processor_state(config: ArchConfig, begin: Begin | None) -> Processor:
-    """Return a processor whose first fetch has come and whose first word is about to be executed."""
-    words_of_beat = config.beat_bytes // 4
-    beats = -(-begin.words // words_of_beat) if begin else 0
+    """Return a processor that has not yet fetched anything; see :func:`fetch_first`."""
+    words_of_beat, first = config.beat_bytes // 4, first_fetch(config)
+    beats = max(first, -(-begin.words // words_of_beat)) if begin else 0
     kind = records(
         # words executed and in the register in front, the next one to come there, beats that have come
         "taken", "ahead", "next", "arrived",
-        # of the fetch: beats asked for, all beats, the largest burst, the FIFO, when it may ask again
-        "asked", "beats", "most", "depth", "again", "words_of_beat",
+        # of the fetch: beats asked for, those to be asked for and those of the whole program (no fewer than the first
+        # fetch's), the largest burst, the FIFO, when it may ask again
+        "asked", "beats", "all", "most", "depth", "again", "words_of_beat",
         # of a START: the cycle of its tokens (-1: none is under way); when the word before it was executed. Whether a
         # WAIT is being executed
         "tokens", "last", "waiting",
     )  # fmt: skip
     state = np.zeros(1, kind)
-    most = fetch_beats(config)
     state["ahead"], state["next"] = 1, 1
-    state["asked"] = state["arrived"] = min(first_fetch(config), beats)
-    state["beats"], state["most"], state["depth"] = beats, most, fetch_depth(config)
-    state["words_of_beat"], state["again"], state["tokens"] = words_of_beat, _LONGER, -1
+    state["beats"], state["all"] = first, beats
+    state["most"], state["depth"] = fetch_beats(config), fetch_depth(config)
+    state["words_of_beat"], state["again"], state["tokens"] = words_of_beat, _FIRST_REQUEST, -1
     return Processor(state, np.zeros(beats, np.int32), np.full(beats, 1 << 30, np.int32))
+
+
+@numba.njit(cache=True, nogil=True)
+def fetch_first(processor: Processor, memory: Memory, latency: int, bursts: int) -> None:
+    """Fetch until the first word is about to be executed: the first fetch's other bursts are under way."""
+    x = processor.state[0]
+    requests = memory.ports[len(memory.ports) - 1]
+    for now in range(_FIRST_REQUEST, 0):
+        requests.waiting = requests.asked
+        request(processor, memory, now)
+        fetch(memory, now, latency, bursts)
+    x.beats = x.all  # the length is the second word
+    x.again = _LONGER
 
 
 @numba.njit(cache=True, nogil=True)

@@ -15,7 +15,7 @@ from rowmesh.sw.memory import MEMORY_LATENCY
 from rowmesh.sw.model import config_cycles, predict_parts
 from rowmesh.sw.spec import load_arch
 from rowmesh.sw.timing.memory import fetch, memory_state
-from rowmesh.sw.timing.processor import Begin, execute, processor_state, request, starts_at
+from rowmesh.sw.timing.processor import Begin, execute, fetch_first, processor_state, request, starts_at
 from rowmesh.sw.workload import Layer
 
 LAYER = Layer(name="small", M=16, C=16, H=12, W=12, R=3, S=3, padding=1)
@@ -55,6 +55,23 @@ def test_engines_of_a_mesh_start_together(name):
     assert [engine for engine in STARTABLE if start.address >> engine & 1] == parts.started
 
 
+def tokens_of(config, begin, cycles, idle_at=0):
+    """Cycles of the start tokens of a program whose engines are idle from a cycle on."""
+    x, memory = processor_state(config, begin), memory_state(1, config.read_bursts)
+    fetch_first(x, memory, MEMORY_LATENCY, config.read_bursts)
+    tokens = []
+    for now in range(cycles):
+        place = len(tokens)
+        if place < len(begin.heads):
+            waits = len(begin.waits[place]) > 0
+            if execute(x, begin.heads[place], waits, now >= idle_at, now, SETTLE_CYCLES):
+                tokens.append(now)
+        memory.ports["waiting"] = memory.ports["asked"]
+        request(x, memory, now)
+        fetch(memory, now, MEMORY_LATENCY, config.read_bursts)
+    return tokens
+
+
 @pytest.mark.parametrize(
     ("width", "burst", "head"),
     [
@@ -64,14 +81,7 @@ def test_engines_of_a_mesh_start_together(name):
 )
 def test_the_processor_reaches_a_first_start_as_in_closed_form(width, burst, head):
     config = ArchConfig(axi_data_width=width, burst_beats=burst)
-    x = processor_state(config, Begin(words=head + 3, heads=[head, head + 1], engines=[[], []], waits=[[], []]))
-    memory = memory_state(1, config.read_bursts)
-    for now in range(2000):
-        if execute(x, head, False, True, now, SETTLE_CYCLES):
-            break
-        memory.ports["waiting"] = memory.ports["asked"]
-        request(x, memory, now)
-        fetch(memory, now, MEMORY_LATENCY, config.read_bursts)
+    (now,) = tokens_of(config, Begin(head + 3, heads=[head], engines=[[]], waits=[[]]), 2000)
     assert now == starts_at(config, head)
     # words of the first fetch come one a cycle, the others behind a round trip, unless that is hidden by the first ones
     fetched = first_fetch(config) * width // 32
@@ -79,13 +89,7 @@ def test_the_processor_reaches_a_first_start_as_in_closed_form(width, burst, hea
 
 
 def test_a_start_waits_until_what_was_written_has_settled():
-    config = ArchConfig(axi_data_width=128)
-    heads = [10, 20]
-    x = processor_state(config, Begin(words=30, heads=heads, engines=[[], []], waits=[[], []]))
-    tokens = []
-    for now in range(100):
-        if len(tokens) < 2 and execute(x, heads[len(tokens)], False, True, now, SETTLE_CYCLES):
-            tokens.append(now)
+    tokens = tokens_of(ArchConfig(axi_data_width=128), Begin(30, heads=[10, 20], engines=[[], []], waits=[[], []]), 100)
     # a header more, the settling, the token; then nine words to the next one
     assert tokens == [9 + SETTLE_CYCLES + 2, 9 + SETTLE_CYCLES + 2 + 9 + SETTLE_CYCLES + 2]
 
@@ -93,10 +97,9 @@ def test_a_start_waits_until_what_was_written_has_settled():
 @pytest.mark.parametrize("idle_at", [0, 40])
 def test_a_start_behind_a_wait_waits_for_idle_engines(idle_at):
     """The WAIT is word 10, one word behind the last one written; it goes on when that has settled and all are idle."""
-    config, head = ArchConfig(axi_data_width=128), 11
-    x = processor_state(config, Begin(words=30, heads=[head], engines=[[]], waits=[[Engine.LOAD_WEIGHT]]))
-    tokens = [now for now in range(100) if execute(x, head, True, now >= idle_at, now, SETTLE_CYCLES)]
-    assert tokens[0] == max(9 + 1 + SETTLE_CYCLES, idle_at) + 1 + 2
+    begin = Begin(30, heads=[11], engines=[[]], waits=[[Engine.LOAD_WEIGHT]])
+    tokens = tokens_of(ArchConfig(axi_data_width=128), begin, 100, idle_at)
+    assert tokens == [max(9 + 1 + SETTLE_CYCLES, idle_at) + 1 + 2]
 
 
 def test_parameters_are_loaded_behind_the_weights_of_a_layer_in_parts():

@@ -229,6 +229,15 @@ def test_layers_begin_with_a_part_of_their_weights():
         assert result.rtl.parts == result.predicted.parts
 
 
+def test_a_first_layer_shares_the_memory_with_the_fetch_of_its_program():
+    """Short bursts of weights come while those of the first fetch still take places among the bursts in flight."""
+    config, factors = SHAPES[0], {"r_s": 1, "c_s": 1, "c0": 1, "p_x": 1, "m_x": 1, "p0": 1, "q0": 1, "m0": 1, "g0": 4}
+    layers = [
+        Layer(name="add", kind="add", C=32, H=1, W=w, output=output) for w, output in ((8, "requant"), (40, "raw"))
+    ]
+    check([Mapping(config, layer, "os-c", resident=False, stationary="psum", **factors) for layer in layers])
+
+
 def test_the_mapper_shares_weights_among_images():
     """The weights of a batch are loaded once if its psums fit the banks."""
     layer, flows = Layer(name="fc", kind="fc", N=4, M=24, C=64), (load_dataflow("ws"),)
