@@ -208,19 +208,15 @@ def _load_iact(m: Mapping, memory: MemoryMap, port: int) -> Nest:
         "pt": {"address": rows * layout.stride_row, "y": rows},
         "qt": {"address": columns * beat, "x": columns},
     }
+    length, groups = (m.part, m.c1) if m.part else (m.tile_beats, 1)
+    blocks = m.blocks // groups
     loops = [loop for loop in _tiles(m, strides) if not (m.resident and loop.name == "mt")]
     loops += [
         Loop("ct", m.ct, {"address": tile_blocks * layout.stride_block, "block": tile_blocks}),
         Loop("nj", m.n0, {"address": layout.stride_n}),
-    ]
-    length = m.part or m.tile_beats
-    group = Loop("cj", 1)
-    if m.part:
-        group = Loop("cj", m.c1, {"address": m.blocks_at_once * layout.stride_block, "block": m.blocks_at_once})
-    loops += [
-        group,
+        Loop("cj", groups, {"address": blocks * layout.stride_block, "block": blocks}),
         Loop("part", m.tile_beats // length, {"address": length * beat, "x": length}),
-        Loop("cb", m.blocks // group.bound, {"address": layout.stride_block, "block": 1}),
+        Loop("cb", blocks, {"address": layout.stride_block, "block": 1}),
         Loop("y", m.tile_rows, {"address": layout.stride_row, "y": 1}),
     ]
     start = memory.iact + port * m.blocks * layout.stride_block
