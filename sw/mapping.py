@@ -29,6 +29,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from rowmesh.hw.config import ArchConfig
+from rowmesh.sw.loopnest import loop_nest
 from rowmesh.sw.memory import ROUND_TRIP
 from rowmesh.sw.rules import RULES
 from rowmesh.sw.tensors import TensorLayout, storage_bits
@@ -620,70 +621,7 @@ class Mapping:
 
     def loop_nest(self) -> str:
         """Return the mapping as a loop nest by level, for people."""
-        x = self.layer
-        lines: list[str] = []
-        depth = 0
-
-        def level(title: str) -> None:
-            lines.append(f"{title}")
-
-        def loop(name: str, bound: int, note: str = "") -> None:
-            nonlocal depth
-            if bound > 1:
-                tail = f"    # {note}" if note else ""
-                lines.append(f"{'  ' * depth}  {name} in [0, {bound}){tail}")
-                depth += 1
-
-        def rest(tile: int, last: int) -> str:
-            return "" if tile == last else f"last one {last} instead of {tile}"
-
-        level("DRAM" + (f", iacts of a tile in parts of {self.part} columns" if self.part else ""))
-        rows = self.p0 * self.p_n
-
-        def filters() -> None:
-            loop("for m2", self.mt, rest(self.m_x * self.m_n, self.m_rest))
-
-        if self.m_outer:
-            loop("for g", self.g_t)
-            filters()
-        loop("for n1" if self.n0 > 1 else "for n", self.n_t)
-        if not self.m_outer:
-            loop("for g", self.g_t)
-        loop("for p2", self.pt, rest(rows, x.p - (self.pt - 1) * rows))
-        loop("for q2", self.qt, rest(self.q0, self.q_rest))
-        if not self.m_outer:
-            filters()
-        if not self.held:
-            level("GLB, psums in their banks")
-        loop("for c3" if self.c1 > 1 else "for c2", self.ct, rest(self.pass_channels, self.c_rest))
-        loop("for r1", self.r_t)
-        loop("for n", self.n0)
-        loop("for p1", self.p0)
-        level("spatial, columns")
-        loop("parallel-for m1", self.m_x)
-        loop("parallel-for p", self.p_x)
-        loop("parallel-for q1", self.q_x)
-        level("spatial, rows" + (f", shared by {self.ports} ports" if self.ports > 1 else ""))
-        loop("parallel-for g", self.g_y)
-        loop("parallel-for p", self.p_y)
-        loop("parallel-for m", self.m_y)
-        if self.chain > 1:
-            level("psum chain")
-        loop("parallel-for c1", self.c_s)
-        loop("parallel-for r", self.r_s)
-        level(f"spad, {'weights and psums of a block' if self.blocked else f'{self.stationary}s'} stay")
-        loop("for m1", self.m1)
-        if self.blocked:
-            loop("for q1", self.q_blocks)
-            loop("for c2", self.c1)
-        inside = [("for s", x.s), ("for r", self.r0), ("for c", self.c0)]
-        column = ("for q", self.q_block)
-        for name, bound in [*inside, column] if self.patched else [column, *inside]:
-            loop(name, bound)
-        loop("for g", self.g0)
-        loop("for m", self.m0)
-        lines.append(f"{'  ' * depth}  ofmap[n,g,m,p,q] += iact[n,g,c,U p + D r,U q + D s] * weight[g,m,c,r,s]")
-        return "\n".join(lines)
+        return loop_nest(self)
 
     def to_json(self) -> dict[str, object]:
         """Return the factors."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.descriptor import Engine
 from rowmesh.sw import compiler
-from rowmesh.sw.counts import access_counts, dram_beats
+from rowmesh.sw.counts import access_counts, dram_beats, weight_beats
 from rowmesh.sw.dataflow import ANY, load_dataflows
 from rowmesh.sw.deadlock import check_deadlock_freedom
 from rowmesh.sw.mapper import UnmappableError, candidates, find_mapping
@@ -113,7 +113,7 @@ def test_every_word_of_the_weights_is_packed_once():
     weights = np.arange(LAYER.m * LAYER.c * 9).reshape(LAYER.m, LAYER.c, 3, 3) + 1
     packed = np.frombuffer(pack_weights(mapping, weights), "<i2")
     assert sorted(packed[packed != 0]) == list(range(1, weights.size + 1))
-    assert len(packed) == compiler.weight_beats(mapping) * mapping.lanes
+    assert len(packed) == weight_beats(mapping) * mapping.lanes
 
 
 def test_an_illegal_mapping_names_the_rule():

@@ -1,0 +1,47 @@
+"""The compiler: a mapping becomes a program for each engine.
+
+One module for each part of the path: :mod:`~rowmesh.sw.compiler.loads`, :mod:`~rowmesh.sw.compiler.reads`,
+:mod:`~rowmesh.sw.compiler.steps` and :mod:`~rowmesh.sw.compiler.outputs`. docs/architecture.md derives every stride;
+the engines' descriptors are those of :mod:`rowmesh.hw`.
+"""
+
+from rowmesh.hw.descriptor import Engine
+from rowmesh.sw.compiler.loads import load_iact, load_param, load_weight
+from rowmesh.sw.compiler.memory_map import MemoryMap
+from rowmesh.sw.compiler.outputs import drain, store
+from rowmesh.sw.compiler.reads import read_iact, read_weight
+from rowmesh.sw.compiler.steps import step
+from rowmesh.sw.mapping import Mapping
+from rowmesh.sw.nestprogram import Nest
+
+__all__ = ["MemoryMap", "nests"]
+
+
+def nests(
+    m: Mapping, memory: MemoryMap, zero_point: int = 0, clamp: tuple[int, int] | None = None
+) -> dict[Engine, Nest]:
+    """Return the nest of every engine that the layer uses.
+
+    Parameters
+    ----------
+    m : Mapping
+    memory : MemoryMap
+    zero_point : int
+        Zero point of a requantised ofmap.
+    clamp : (int, int) or None
+        Smallest and largest output; None: the data width's range.
+    """
+    width = m.config.data_width
+    clamp = clamp or (-(1 << (width - 1)), (1 << (width - 1)) - 1)
+    engines = {
+        **{Engine.LOAD_IACT.at(port): load_iact(m, memory, port) for port in range(m.iact_ports)},
+        **{Engine.LOAD_WEIGHT.at(port): load_weight(m, memory, port) for port in range(m.weight_ports)},
+        **{Engine.READ_IACT.at(port): read_iact(m, port) for port in range(m.iact_ports)},
+        **{Engine.READ_WEIGHT.at(port): read_weight(m) for port in range(m.weight_ports)},
+        Engine.STEP: step(m),
+        Engine.DRAIN: drain(m, zero_point, clamp),
+        Engine.STORE: store(m, memory),
+    }
+    if m.layer.output == "requant":
+        engines[Engine.LOAD_PARAM] = load_param(m, memory)
+    return engines
