@@ -129,6 +129,8 @@ class Row(Block):
         For each of PE_EVENTS, how many PEs report it (registered).
     waits : Out(len(PE_WAITS))
         Some PE waits for ... (registered).
+    held : Out(1)
+        Something is held in the row (registered).
     macs : Out(cols)
         Which PEs multiply and accumulate (registered); with ``pe_counters``.
     """
@@ -157,6 +159,7 @@ class Row(Block):
                 "psum_o": Out(psum).array(config.cols),
                 "events": Out(self._sum_width * len(PE_EVENTS)),
                 "waits": Out(len(PE_WAITS)),
+                "held": Out(1),
                 **({"macs": Out(config.cols)} if config.pe_counters else {}),
             }
         )
@@ -191,8 +194,10 @@ class Row(Block):
             wiring.connect(m, pe.psum_o, wiring.flipped(self.psum_o[col]))
 
         buses = {}
+        held = [pe.held for pe in pes]
         for operand, name in enumerate(OPERANDS):
             m.submodules[f"{name}_tap"] = tap = RowTap(config)
+            held.append(tap.held)
             chosen = mine & (kind[1:] == (_OF_TAPS >> 1) + operand)
             m.d.comb += [
                 tap.write.eq(Cat(chosen & ~word, chosen & word)),
@@ -206,6 +211,7 @@ class Row(Block):
         m.d.comb += step_tap.match.eq(1)
         wiring.connect(m, wiring.flipped(self.step_i), step_tap.i)
         wiring.connect(m, step_tap.o, wiring.flipped(self.step_o))
+        held.append(step_tap.held)
         buses["step"] = (step_tap.local, step_layout(config))
 
         for name, (upstream, layout) in buses.items():
@@ -215,6 +221,7 @@ class Row(Block):
                     m.submodules[f"{name}_link{col}"] = link = Buffer(layout)
                     wiring.connect(m, upstream, link.i)
                     upstream = link.o
+                    held.append(link.o.valid)
                 wiring.connect(m, upstream, getattr(pe, f"{name}_i"))
                 upstream = getattr(pe, f"{name}_o")
             m.d.comb += upstream.ready.eq(1)
@@ -224,6 +231,7 @@ class Row(Block):
             m.d.sync += self.events[at : at + self._sum_width].eq(sum(pe.events[number] for pe in pes))
         for number in range(len(PE_WAITS)):
             m.d.sync += self.waits[number].eq(Cat(pe.waits[number] for pe in pes).any())
+        m.d.sync += self.held.eq(Cat(held).any())
         if config.pe_counters:
             mac = PE_EVENTS.index("mac")
             m.d.sync += self.macs.eq(Cat(pe.events[mac] for pe in pes))
@@ -257,6 +265,8 @@ class Array(Block):
     events : Out
         For each of PE_EVENTS, how many PEs report it (two cycles later).
     waits : Out(len(PE_WAITS))
+    held : Out(1)
+        Something is held in the array (two cycles later).
     macs : Out(rows * cols)
         Which PEs multiply and accumulate, row by row (a cycle later); with ``pe_counters``.
     """
@@ -280,6 +290,7 @@ class Array(Block):
                 "psum": Out(stream.Signature(psum_layout(config))).array(config.cols),
                 "events": Out(self._sum_width * len(PE_EVENTS)),
                 "waits": Out(len(PE_WAITS)),
+                "held": Out(1),
                 **({"macs": Out(config.rows * config.cols)} if config.pe_counters else {}),
             }
         )
@@ -293,6 +304,7 @@ class Array(Block):
         m = Module()
         config = self._config
         rows = [Row(config) for _ in range(config.rows)]
+        held = [row.held for row in rows]
         for number, row in enumerate(rows):
             m.submodules[f"row{number}"] = with_own_reset(m, f"row{number}", row)
             m.d.comb += row.number.eq(number)
@@ -318,6 +330,7 @@ class Array(Block):
                     m.submodules[f"psum_link{number}_{col}"] = link = Buffer(psum_layout(config))
                     wiring.connect(m, upstream, link.i)
                     upstream = link.o
+                    held.append(link.o.valid)
                 wiring.connect(m, upstream, row.psum_i[col])
         self._open_ports(m)
         top = rows[-1]
@@ -326,12 +339,14 @@ class Array(Block):
             m.submodules[f"psum_link{config.rows}_{col}"] = link = Buffer(psum_layout(config))
             wiring.connect(m, top.psum_o[col], link.i)
             wiring.connect(m, link.o, wiring.flipped(self.psum[col]))
+            held.append(link.o.valid)
         width = rows[0].events.shape().width // len(PE_EVENTS)
         for number in range(len(PE_EVENTS)):
             total = sum(row.events[number * width : (number + 1) * width] for row in rows)
             m.d.sync += self.events[number * self._sum_width : (number + 1) * self._sum_width].eq(total)
         for number in range(len(PE_WAITS)):
             m.d.sync += self.waits[number].eq(Cat(row.waits[number] for row in rows).any())
+        m.d.sync += self.held.eq(Cat(held).any())
         if config.pe_counters:
             m.d.comb += self.macs.eq(Cat(row.macs for row in rows))
         return m

@@ -130,6 +130,8 @@ class Cluster(Block):
     counters : Out
         Increments, fields of cluster_counters(config) one after another.
     waits : Out(len(CLUSTER_WAITS))
+    held : Out(1)
+        Something is held in banks, array or routers (three cycles later).
     macs : Out(rows * cols)
         As of the array, with ``pe_counters``.
     """
@@ -160,6 +162,7 @@ class Cluster(Block):
                 "banks": In(drain_port(config)).array(config.cols),
                 "counters": Out(sum(cluster_counters(config).values())),
                 "waits": Out(len(CLUSTER_WAITS)),
+                "held": Out(1),
                 **({"macs": Out(config.rows * config.cols)} if config.pe_counters else {}),
             }
         )
@@ -209,6 +212,7 @@ class Cluster(Block):
         m.d.comb += [load.freed.eq(read.freed) for load, read in fed]
 
         hops: dict[str, Any] = {}
+        held: list[Any] = []
         for number, (operand, reads, first, more) in enumerate(
             (
                 ("iact", read_iact, array.iact, array.iact_more),
@@ -223,10 +227,11 @@ class Cluster(Block):
                 written = self._written(m, operand)
                 m.d.comb += self.own[number].eq(is_own(written))
                 ports = enumerate(zip(reads, [first, *more], strict=True))
-                of_ports = [self._route(m, operand, port, read, trunk, written) for port, (read, trunk) in ports]
+                of_ports = [self._route(m, operand, port, read, trunk, written, held) for port, (read, trunk) in ports]
                 hops[f"noc_{operand}_hops"] = _over(add, of_ports)
 
         up, banks = Signal(), []
+        held += [array.held, *(unit.held for unit in (*read_iact, *read_weight))]
         if config.clusters > 1:
             written = self._written(m, "psum")
             with m.If(self.commit):
@@ -235,6 +240,7 @@ class Cluster(Block):
             m.submodules[f"bank{col}"] = bank = with_own_reset(m, f"bank{col}", PsumBank(config))
             m.submodules[f"entry{col}"] = entry = PsumEntry(config)
             banks.append(bank)
+            held += [bank.occupied, entry.held]
             top, north, port = array.psum[col], self.psum_o[col], self.banks[col]
             wiring.connect(m, wiring.flipped(self.psum_i[col]), array.psum_i[col])
             wiring.connect(m, entry.o, bank.i)
@@ -263,6 +269,7 @@ class Cluster(Block):
             "bank_room": Cat(bank.blocked for bank in banks).any(),
         }
         m.d.comb += self.waits.eq(Cat(waits[name] for name in CLUSTER_WAITS))
+        m.d.sync += self.held.eq(Cat(held).any())
         if config.pe_counters:
             m.d.comb += self.macs.eq(array.macs)
         width = array.event_width
@@ -305,8 +312,13 @@ class Cluster(Block):
             m.d.sync += written.eq(self.config.data)
         return written
 
-    def _route(self, m: Module, operand: str, port: int, read: Any, trunk: Any, route: Signal) -> Signal:
-        """Put a router between a bank, the array and the neighbours; return the words that leave it for neighbours."""
+    def _route(
+        self, m: Module, operand: str, port: int, read: Any, trunk: Any, route: Signal, held: list[Any]
+    ) -> Signal:
+        """Put a router between a bank, the array and the neighbours; return the words that leave it for neighbours.
+
+        Whether it holds a flit is added to ``held``.
+        """
         sides, name = LINKS[operand], f"{operand}{port or ''}"
         m.submodules[f"{name}_router"] = router = Router(flit_layout(self._config), sides)
         wiring.connect(m, read.o, router.i[0])
@@ -315,6 +327,7 @@ class Cluster(Block):
             entrance, exit_ = (wiring.flipped(getattr(self, link_name(operand, port, side, way))) for way in "io")
             wiring.connect(m, entrance, router.i[k])
             wiring.connect(m, router.o[k], exit_)
+        held.append(router.held)
         flit: Any = router.o[0].payload
         hops = Signal(bits_for(len(sides) * self._config.flit_words), name=f"{name}_hops")
         m.d.comb += [

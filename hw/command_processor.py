@@ -70,8 +70,12 @@ class CommandProcessor(Block):
     config : Out(ConfigBus())
     starts : Out(array of stream.Signature(1))
     idle : In(len(engines))
+    held : In(1)
+        Something is held in the core, or was a few cycles ago.
     done : Out(1)
-        END was executed and all words have arrived (one cycle).
+        END was executed, all words have arrived, all engines are idle and nothing is held (one cycle).
+    ending : Out(1)
+        END has been reached.
     illegal : Out(1)
         The last word was not legal; from then on.
     command : Out(32)
@@ -90,13 +94,17 @@ class CommandProcessor(Block):
     config: Any
     starts: Any
     idle: Signal
+    held: Signal
     done: Signal
+    ending: Signal
     illegal: Signal
     command: Signal
     first_start: Signal
     moved: Signal
 
     latency = 4
+    end_latency = SETTLE_CYCLES
+    """Cycles from the idle bits of the last engine, if a WAIT and END follow, to ``done``."""
     length_latency = 4 + 2
     """Cycles from the first word of a program to the request of what the first fetch does not hold: four words' time
     (the length is the second one), and a register before and behind the count of beats."""
@@ -113,7 +121,9 @@ class CommandProcessor(Block):
                 "config": Out(ConfigBus()),
                 "starts": Out(stream.Signature(1)).array(len(self._engines)),
                 "idle": In(len(self._engines)),
+                "held": In(1),
                 "done": Out(1),
+                "ending": Out(1),
                 "illegal": Out(1),
                 "command": Out(32),
                 "first_start": Out(1),
@@ -152,7 +162,7 @@ class CommandProcessor(Block):
         m.domains.queue = ClockDomain("queue", local=True)
         m.submodules.queue = DomainRenamer("queue")(queue := Fifo(config.axi_data_width, depth, block=True))
 
-        address = Signal(config.axi_addr_width, reset_less=True)
+        address = Signal(config.axi_addr_width - shift, reset_less=True)  # in beats
         remaining = Signal(_LENGTH_WIDTH)  # beats to be requested
         coming = Signal(range(depth + 1))  # beats requested that have not come
         room = Signal(range(depth + 1), init=depth)
@@ -165,7 +175,7 @@ class CommandProcessor(Block):
         go, pop = Signal(), Signal()
         m.d.comb += [
             # bursts end at multiples of their length, hence at 4 KB
-            limit.eq(most - address[shift : shift + exact_log2(most)] if most > 1 else 1),
+            limit.eq(most - address[: exact_log2(most)] if most > 1 else 1),
             go.eq(pending & self.request.ready),
             self.request.valid.eq(pending),
             self.request.payload.eq(prepared),
@@ -190,14 +200,14 @@ class CommandProcessor(Block):
             m.d.comb += asked.eq(part)
             m.d.sync += [
                 pending.eq(1),
-                prepared.address.eq(address),
+                prepared.address.eq(address << shift),
                 prepared.beats.eq(part),
-                address.eq(address + (part << shift)),
+                address.eq(address + part),
             ]
         with m.Elif(go):
             m.d.sync += pending.eq(0)
         with m.If(run):
-            m.d.sync += [address[shift:].eq(self.address[shift:]), remaining.eq(ahead_of_length)]
+            m.d.sync += [address.eq(self.address[shift:]), remaining.eq(ahead_of_length)]
         with m.Elif(extended & longer):
             m.d.sync += remaining.eq(rest + more)
         m.d.sync += [
@@ -255,6 +265,12 @@ class CommandProcessor(Block):
         m.d.sync += self.config.valid.eq(0)
         with m.If(settle != 0):
             m.d.sync += settle.eq(settle - 1)
+        # cycles without work: what moves from one place to the next may be seen in neither for a few cycles
+        calm = Signal(range(SETTLE_CYCLES + 1))
+        with m.If(~self.idle.all() | self.held):
+            m.d.sync += calm.eq(0)
+        with m.Elif(calm != SETTLE_CYCLES):
+            m.d.sync += calm.eq(calm + 1)
         none_left = Signal()
         with m.If(take):
             m.d.sync += [left.eq(left - 1), none_left.eq(left == 1)]
@@ -332,8 +348,10 @@ class CommandProcessor(Block):
                 m.next = "HEADER"
             with m.State("WAIT"), m.If((settle == 0) & ((self.idle & mask) == mask)):
                 m.next = "HEADER"
-            with m.State("END"), m.If(drained & ~self.halt):
-                m.d.comb += [clear.eq(1), self.done.eq(1)]
-                m.next = "IDLE"
+            with m.State("END"):
+                m.d.comb += self.ending.eq(1)
+                with m.If(drained & (calm == SETTLE_CYCLES) & (settle == 0) & ~self.halt):
+                    m.d.comb += [clear.eq(1), self.done.eq(1)]
+                    m.next = "IDLE"
             with m.State("DEAD"):  # until a soft reset
                 m.d.comb += self.illegal.eq(1)

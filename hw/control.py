@@ -11,8 +11,9 @@ from typing import Any
 from amaranth.hdl import Cat, ClockDomain, ClockSignal, DomainRenamer, Module, Mux, ResetSignal, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
-from rowmesh.hw.axi import RESP_OKAY, RESP_SLVERR, Axi4Lite
+from rowmesh.hw.axi import PAGE_BYTES, RESP_OKAY, RESP_SLVERR, Axi4Lite
 from rowmesh.hw.block import Block
 from rowmesh.hw.command_processor import SETTLE_CYCLES, CommandProcessor
 from rowmesh.hw.config import ArchConfig
@@ -20,8 +21,8 @@ from rowmesh.hw.counters import Counters
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.nest import ConfigBus
 from rowmesh.hw.program import STARTABLE
-from rowmesh.hw.registers import ADDRESS_WIDTH, COUNTER_BASE, ErrorCode, registers
-from rowmesh.hw.segments import Beats, request_layout
+from rowmesh.hw.registers import ADDRESS_WIDTH, COUNTER_BASE, RESET_LIMIT, WRITE_PORT, ErrorCode, registers
+from rowmesh.hw.segments import Beats, request_layout, window_layout
 
 __all__ = ["RESET_CYCLES", "Control"]
 
@@ -60,14 +61,24 @@ class Control(Block):
     counts : In
         Increments, in the order of ``counters``.
     waits : In(len(waits))
+    held : In(1)
+        Something is held in the core, or was a few cycles ago.
     progress : In(1)
         Something moved: for the watchdog.
     read_error, write_error : In(1)
         A response was an error.
     read_port : In(8)
         With ``read_error``: the arbiter's port.
-    outstanding : In(1)
+    outstanding : In(2)
         A read or a write has not been answered.
+    unexpected : In(2)
+        A read or a write was answered that was not asked.
+    read_outside, write_outside : In(1)
+        An access outside of the window was held back.
+    outside_port : In(8)
+        With ``read_outside``: the arbiter's port.
+    window : Out(window_layout(config))
+        Pages that a run may access.
     active : Out(1)
         A program runs.
     first_active : Out(1)
@@ -89,11 +100,17 @@ class Control(Block):
     idle: Signal
     counts: Signal
     waits: Signal
+    held: Signal
     progress: Signal
     read_error: Signal
     write_error: Signal
     read_port: Signal
     outstanding: Signal
+    unexpected: Signal
+    read_outside: Signal
+    write_outside: Signal
+    outside_port: Signal
+    window: Any
     active: Signal
     first_active: Signal
     started: Signal
@@ -121,11 +138,17 @@ class Control(Block):
                 "idle": In(len(self._engines)),
                 "counts": In(sum(self._counters.values())),
                 "waits": In(len(self._waits)),
+                "held": In(1),
                 "progress": In(1),
                 "read_error": In(1),
                 "write_error": In(1),
                 "read_port": In(8),
-                "outstanding": In(1),
+                "outstanding": In(2),
+                "unexpected": In(2),
+                "read_outside": In(1),
+                "write_outside": In(1),
+                "outside_port": In(8),
+                "window": Out(window_layout(config)),
                 "active": Out(1),
                 "first_active": Out(1),
                 "started": Out(1),
@@ -152,9 +175,20 @@ class Control(Block):
 
         # what the registers hold
         reset = {register.name: register.reset for register in self.registers}
-        program = Signal(64)
+        program, first, last, budget = (
+            Signal(64, name=name.lower(), init=reset[name])
+            for name in ("PROGRAM", "WINDOW_FIRST", "WINDOW_LAST", "BUDGET")
+        )
         watchdog = Signal(32, init=reset["WATCHDOG"])
         enable = Signal(2, init=reset["IRQ_ENABLE"])
+        writable = {
+            "PROGRAM": program,
+            "WATCHDOG": watchdog,
+            "IRQ_ENABLE": enable,
+            "BUDGET": budget,
+            "WINDOW_FIRST": first,
+            "WINDOW_LAST": last,
+        }
         done, error, resetting, irq_done, irq_error = (
             Signal(name=name) for name in ("done", "error", "resetting", "irq_done", "irq_error")
         )
@@ -162,14 +196,12 @@ class Control(Block):
         waits = Signal(len(self._waits))
         values: dict[str, Any] = {
             "STATUS": Cat(self.active | resetting, done, error, resetting, irq_done | irq_error),
-            "PROGRAM": program,
             "ERROR": code,
             "ERROR_DETAIL": detail,
-            "WATCHDOG": watchdog,
-            "IRQ_ENABLE": enable,
             "WAITS": waits,
+            **writable,
         }
-        command = self._writes(m, {"PROGRAM": program, "WATCHDOG": watchdog, "IRQ_ENABLE": enable})
+        command = self._writes(m, writable)
         self._reads(m, values, counters)
         with m.If(~error):
             m.d.sync += waits.eq(self.waits)
@@ -181,9 +213,29 @@ class Control(Block):
         with m.Else():
             m.d.sync += [still.eq(still + 1), expired.eq((watchdog != 0) & (still + 1 >= watchdog))]
 
+        # the budget: below zero it is spent
+        left = Signal(len(budget) + 1)
+        with m.If(~self.active):
+            m.d.sync += left.eq(budget)
+        with m.Else():
+            m.d.sync += left.eq(left - 1)
+
+        # addresses: of the window only the pages are looked at
+        page, top = exact_log2(PAGE_BYTES), self._config.axi_addr_width
+        bad: dict[str, Any] = {
+            "PROGRAM": program[: exact_log2(self._config.beat_bytes)].any() | program[top:].any(),
+            "WINDOW_FIRST": first[:page].any() | first[top:].any(),
+            "WINDOW_LAST": ~last[:page].all(),
+        }
+        offsets = {register.name: register.offset for register in self.registers}
+        m.d.sync += [
+            self.window.first.eq(first[page:top]),
+            self.window.last.eq(Mux(last[top:].any(), ~0, last[page:top])),
+        ]
+
         # the run
         start, soft_reset, irq_clear = command
-        timer = Signal(range(max(SETTLE_CYCLES, RESET_CYCLES)))
+        timer = Signal(range(RESET_LIMIT))
         late = Signal()
         m.d.sync += counters.clear.eq(self.started)
         m.d.comb += [
@@ -191,6 +243,7 @@ class Control(Block):
             processor.address.eq(program),
             processor.halt.eq(self.halt),
             processor.idle.eq(self.idle),
+            processor.held.eq(self.held),
             counters.active.eq(self.active),
             counters.counts.eq(self.counts),
             self.first_active.eq(self.active & processor.first_start),
@@ -218,16 +271,24 @@ class Control(Block):
                 timer.eq(SETTLE_CYCLES - 1),
                 *[flag.eq(0) for flag in (done, error, irq_done, irq_error, code, detail)],
             ]
-            m.next = "DRAIN"
+            m.next = "HALT"
 
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(soft_reset):
                     begin_reset()
+                with m.Elif(self.unexpected.any()):
+                    fail(ErrorCode.UNEXPECTED, self.unexpected)
                 with m.Elif(start):
-                    m.d.comb += self.started.eq(1)
-                    m.d.sync += [self.active.eq(1), done.eq(0), irq_done.eq(0), irq_error.eq(0)]
-                    m.next = "RUN"
+                    m.d.sync += [done.eq(0), irq_done.eq(0), irq_error.eq(0)]
+                    with m.If(Cat(bad.values()).any()):
+                        for name in reversed(bad):
+                            with m.If(bad[name]):
+                                fail(ErrorCode.BAD_ADDRESS, offsets[name])
+                    with m.Else():
+                        m.d.comb += self.started.eq(1)
+                        m.d.sync += self.active.eq(1)
+                        m.next = "RUN"
             with m.State("RUN"):
                 with m.If(soft_reset):
                     begin_reset()
@@ -235,12 +296,22 @@ class Control(Block):
                     fail(ErrorCode.AXI_READ, self.read_port)
                 with m.Elif(self.write_error):
                     fail(ErrorCode.AXI_WRITE, processor.command)
+                with m.Elif(self.unexpected.any()):
+                    fail(ErrorCode.UNEXPECTED, self.unexpected)
+                with m.Elif(self.write_outside):
+                    fail(ErrorCode.WINDOW, WRITE_PORT)
+                with m.Elif(self.read_outside):
+                    fail(ErrorCode.WINDOW, self.outside_port)
                 with m.Elif(processor.illegal):
                     fail(ErrorCode.ILLEGAL_DESCRIPTOR, processor.command)
                 with m.Elif(start):
                     fail(ErrorCode.START_WHILE_BUSY, processor.command)
+                with m.Elif(expired & processor.ending & self.idle.all()):
+                    fail(ErrorCode.LEFTOVER, processor.command)
                 with m.Elif(expired):
                     fail(ErrorCode.WATCHDOG, processor.command)
+                with m.Elif(left[-1]):
+                    fail(ErrorCode.BUDGET, processor.command)
                 with m.Elif(processor.done):
                     m.d.sync += [self.active.eq(0), done.eq(1), irq_done.eq(1)]
                     m.next = "IDLE"
@@ -249,14 +320,23 @@ class Control(Block):
                     begin_reset()
                 with m.Elif(start):
                     m.d.sync += irq_error.eq(1)  # nothing runs, but who waits for irq is not left waiting
+            with m.State("HALT"):
+                with m.If(start):
+                    m.d.sync += late.eq(1)
+                m.d.sync += timer.eq(timer - 1)
+                with m.If(timer == 0):
+                    m.d.sync += timer.eq(RESET_LIMIT - 1)
+                    m.next = "DRAIN"
             with m.State("DRAIN"):
                 with m.If(start):
                     m.d.sync += late.eq(1)
-                with m.If(timer != 0):
-                    m.d.sync += timer.eq(timer - 1)
-                with m.Elif(~self.outstanding):
+                m.d.sync += timer.eq(timer - 1)
+                with m.If(~self.outstanding.any()):
                     m.d.sync += [self.core_reset.eq(1), timer.eq(RESET_CYCLES - 1)]
                     m.next = "RESET"
+                with m.Elif(timer == 0):  # an answer may still come, so nothing is reset
+                    m.d.sync += [resetting.eq(0), late.eq(0)]
+                    fail(ErrorCode.UNANSWERED, self.outstanding)
             with m.State("RESET"):
                 with m.If(start):
                     m.d.sync += late.eq(1)

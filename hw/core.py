@@ -36,7 +36,7 @@ from rowmesh.hw.pe import PE_WAITS
 from rowmesh.hw.program import STARTABLE
 from rowmesh.hw.reset import with_own_reset
 from rowmesh.hw.router import Fork
-from rowmesh.hw.segments import Beats, request_layout
+from rowmesh.hw.segments import Beats, request_layout, window_layout
 from rowmesh.hw.storer import Storer
 
 __all__ = ["ENGINES", "WAITS", "Core", "counter_widths", "loaders", "pe_counter"]
@@ -107,14 +107,22 @@ class Core(Block):
     starts : In(array of stream.Signature(1)), in the order of ENGINES
     idle : Out(len(ENGINES))
         Of each engine, ``idle_latency`` cycles ago.
+    held : Out(1)
+        A word, a step, a psum or a beat was held somewhere, at most ``held_latency`` cycles ago.
     requests : Out(array of stream.Signature(request_layout(config))), in the order of loaders(config)
     data : In(array of Beats(axi_data_width))
     axi : Out(Axi4Write)
     halt : In(1)
         Start no further write burst.
+    window : In(window_layout(config))
+        Pages that may be written.
+    outside : Out(1)
+        A write burst outside of them is held.
     writes_outstanding : Out
         Write bursts whose response has not come.
     write_error : Out(1)
+    unexpected : Out(1)
+        A write response came that nothing waits for.
     busy : In(1)
         A program runs (for the observer).
     counters : Out
@@ -125,6 +133,7 @@ class Core(Block):
     """
 
     idle_latency = 1
+    held_latency = 4
 
     def __init__(self, config: ArchConfig) -> None:
         self._config = config
@@ -134,12 +143,16 @@ class Core(Block):
                 "config": In(ConfigBus()),
                 "starts": In(stream.Signature(1)).array(len(ENGINES)),
                 "idle": Out(len(ENGINES)),
+                "held": Out(1),
                 "requests": Out(stream.Signature(request_layout(config))).array(len(loaders(config))),
                 "data": In(Beats(config.axi_data_width)).array(len(loaders(config))),
                 "axi": Out(Axi4Write(config.axi_addr_width, config.axi_data_width)),
                 "halt": In(1),
+                "window": In(window_layout(config)),
+                "outside": Out(1),
                 "writes_outstanding": Out(range(config.read_bursts + 1)),
                 "write_error": Out(1),
+                "unexpected": Out(1),
                 "busy": In(1),
                 "counters": Out(sum(self._counters.values())),
                 "waits": Out(len(WAITS)),
@@ -201,7 +214,7 @@ class Core(Block):
             load_param.fill.ready.eq(drain.fill.ready),
         ]
         self._join(m, clusters)
-        self._issue(m, issuer, clusters)
+        forks = self._issue(m, issuer, clusters)
         for number, cluster in enumerate(clusters):
             for col in range(config.cols):
                 wiring.connect(m, drain.banks[number * config.cols + col], cluster.banks[col])
@@ -211,9 +224,15 @@ class Core(Block):
         wiring.connect(m, store.axi, wiring.flipped(self.axi))
         m.d.comb += [
             store.halt.eq(self.halt),
+            store.window.eq(self.window),
+            self.outside.eq(store.outside),
+            self.unexpected.eq(store.unexpected),
             self.writes_outstanding.eq(store.outstanding),
             self.write_error.eq(store.error),
         ]
+
+        held = [drain.held, store.held, *(cluster.held for cluster in clusters), *(fork.held for fork in forks)]
+        m.d.sync += self.held.eq(Cat(held).any())
 
         of_clusters = functools.reduce(or_, (cluster.waits for cluster in clusters))
         waits = {
@@ -291,13 +310,16 @@ class Core(Block):
                     entrance = getattr(other, link_name(operand, port, side.opposite, "i"))
                     wiring.connect(m, getattr(cluster, link_name(operand, port, side, "o")), entrance)
 
-    def _issue(self, m: Module, issuer: Issuer, clusters: list[Cluster]) -> None:
-        """Send the steps to all clusters: along the first row of the mesh, and from there up its columns."""
+    def _issue(self, m: Module, issuer: Issuer, clusters: list[Cluster]) -> list[Fork]:
+        """Send the steps to all clusters: along the first row of the mesh, and from there up its columns.
+
+        Return the forks on their way.
+        """
         config = self._config
+        forks: list[Fork] = []
         if len(clusters) == 1:
             wiring.connect(m, issuer.o, clusters[0].step)
-            return
-        forks = []
+            return forks
         for number in range(len(clusters)):
             m.submodules[f"step_fork{number}"] = fork = Fork(step_layout(config), 3)  # own PEs, east, north
             forks.append(fork)
@@ -311,3 +333,4 @@ class Core(Block):
                 wiring.connect(m, fork.o[1], forks[number + 1].i)
             if north:
                 wiring.connect(m, fork.o[2], forks[number + config.mesh_cols].i)
+        return forks

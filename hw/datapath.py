@@ -49,6 +49,8 @@ class Datapath(Block):
         A psum is the largest of its products instead of their sum.
     events : Out(len(DATAPATH_EVENTS))
     waits : Out(len(PE_WAITS))
+    held : Out(1)
+        A word, a step or a psum is held.
     """
 
     iact: stream.Interface
@@ -59,6 +61,7 @@ class Datapath(Block):
     maximum: Signal
     events: Signal
     waits: Signal
+    held: Signal
 
     latency = 6
     shared = True
@@ -76,6 +79,7 @@ class Datapath(Block):
                 "maximum": In(1),
                 "events": Out(len(DATAPATH_EVENTS)),
                 "waits": Out(len(PE_WAITS)),
+                "held": Out(1),
             }
         )
 
@@ -147,6 +151,8 @@ class Datapath(Block):
         stages: list[Any] = [Signal(control, name=f"stage{k}", reset_less=True) for k in range(4)]
         valid = Signal(4)
         m.d.sync += valid.eq(valid << 1 | go)
+        stored = Cat(iact.held, weight.held, steps.level, reserved)
+        m.d.comb += self.held.eq(stored.any() | next_step.o.valid | valid.any())
         special = {"void": absent, "clear": step.clear | absent}  # nothing of an absent PE comes from its spad
         for name in control.members:
             m.d.sync += stages[0][name].eq(special[name] if name in special else getattr(step, name))

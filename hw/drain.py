@@ -126,6 +126,8 @@ class Packer(Block):
     word : In(signed(data_width))
     accumulator : In(signed(acc_width))
     o : Out(stream.Signature(beat_layout(config)))
+    partial : Out(1)
+        A beat has been begun and is not complete.
     """
 
     latency = _PACK
@@ -141,6 +143,7 @@ class Packer(Block):
                 "word": In(signed(config.data_width)),
                 "accumulator": In(signed(config.acc_width)),
                 "o": Out(stream.Signature(beat_layout(config))),
+                "partial": Out(1),
             }
         )
 
@@ -152,7 +155,7 @@ class Packer(Block):
         merged: Any = Signal(beat_layout(config))
         fresh = Signal(init=1)
         wide = Signal(signed(32))
-        m.d.comb += wide.eq(self.accumulator)
+        m.d.comb += [wide.eq(self.accumulator), self.partial.eq(~fresh)]
         span = 32 // width
         m.d.comb += merged.eq(Mux(fresh, 0, gathered))
         for k in range(config.flit_words):
@@ -192,6 +195,8 @@ class Drain(Block):
         Places for a beat that became free at the store engine, of ``lane_depth(config)`` a lane.
     idle : Out(1)
         No step is left and the pipeline is empty.
+    held : Out(1)
+        A parameter, a word or a part of a beat is held.
     waits : Out(3)
         The next word waits for: a final psum, a parameter, room for its beat.
     """
@@ -209,6 +214,7 @@ class Drain(Block):
                 "lanes": Out(stream.Signature(beat_layout(config))).array(config.all_lanes),
                 "returned": In(config.all_lanes),
                 "idle": Out(1),
+                "held": Out(1),
                 "waits": Out(3),
             }
         )
@@ -424,7 +430,7 @@ class Drain(Block):
         slot, span = tags[-2].slot, 32 // config.data_width
         for k in range(config.flit_words):
             m.d.sync += place[k].eq(slot == Mux(constant["raw"], k // span * span, k))
-        packers = []
+        packers: list[Any] = []
         for lane in range(lanes):
             m.submodules[f"requantizer{lane}"] = unit = Requantizer(config.acc_width, config.data_width)
             m.submodules[f"packer{lane}"] = packer = Packer(config)
@@ -455,6 +461,11 @@ class Drain(Block):
         m.d.sync += running.eq(running + started - (go & now.end))
         m.d.comb += [
             self.idle.eq((running == 0) & ~Cat(t.valid for t in tags).any() & ~Cat(p.o.valid for p in packers).any()),
+            self.held.eq(
+                Cat(stage.o.valid for stage in (choice, plan, word)).any()
+                | (params[0].held != 0)
+                | Cat(packer.partial for packer in packers).any()
+            ),
             self.waits.eq(Cat(~(psums_final & undisturbed), ~params_there, ~room) & word.o.valid.replicate(3)),
         ]
         return m

@@ -89,6 +89,8 @@ class GlobalBank(Block):
         Flits released in this cycle.
     o : Out(stream.Signature(flit_layout(config)))
     idle : Out(1)
+    held : Out(1)
+        A flit is held, here or on its way to the trunk.
     starved : Out(1)
         The next flit waits for its fill.
     injected : Out
@@ -113,6 +115,7 @@ class GlobalBank(Block):
                 "freed": Out(bits_for(depth)),
                 "o": Out(stream.Signature(flit_layout(config))),
                 "idle": Out(1),
+                "held": Out(1),
                 "starved": Out(1),
                 "injected": Out(count),
                 "read": Out(count),
@@ -268,5 +271,8 @@ class GlobalBank(Block):
         running = Signal(2)
         started = self.start.valid & self.start.ready
         m.d.sync += running.eq(running + started - (go & now.end))
-        m.d.comb += self.idle.eq(running == 0)
+        m.d.comb += [
+            self.idle.eq(running == 0),
+            self.held.eq((buffet.held != 0) | (reserved != 0) | out_stage.o.valid),
+        ]
         return m

@@ -41,12 +41,15 @@ class Tap(Block):
     match : In(1)
         The arriving item (``i.payload``) is for the local consumer; held with it, so that no ready waits for a
         comparison.
+    held : Out(1)
+        An item is held.
     """
 
     i: stream.Interface
     o: stream.Interface
     local: stream.Interface
     match: Signal
+    held: Signal
 
     latency = 1
 
@@ -58,6 +61,7 @@ class Tap(Block):
                 "o": Out(stream.Signature(shape)),
                 "local": Out(stream.Signature(shape)),
                 "match": In(1),
+                "held": Out(1),
             }
         )
 
@@ -77,6 +81,7 @@ class Tap(Block):
             self.o.valid.eq(hold.o.valid & served),
             self.local.valid.eq(hold.o.valid & head.match & self.o.ready),
             hold.o.ready.eq(served & self.o.ready),
+            self.held.eq(hold.o.valid),
         ]
         return m
 
@@ -143,6 +148,8 @@ class RowTap(Block):
     write_data : In(32)
     commit : In(1)
         What was written takes effect (one cycle).
+    held : Out(1)
+        A flit is held.
     """
 
     i: stream.Interface
@@ -151,6 +158,7 @@ class RowTap(Block):
     write: Signal
     write_data: Signal
     commit: Signal
+    held: Signal
 
     latency = 2
     shared = True
@@ -165,6 +173,7 @@ class RowTap(Block):
                 "write": In(2),
                 "write_data": In(32),
                 "commit": In(1),
+                "held": Out(1),
             }
         )
 
@@ -204,6 +213,7 @@ class RowTap(Block):
         end = Signal(lanes, reset_less=True)
         at_end = Signal(reset_less=True)  # lane is end
         m.d.comb += [
+            self.held.eq(tap.held | valid),
             self.row.valid.eq(valid),
             self.row.payload.data.eq(Array(flit.data[k] for k in range(config.flit_words))[lane]),
             self.row.payload.index.eq(flit.index),

@@ -6,7 +6,7 @@ computes is decided by the steps' offsets and by which words it subscribes to.
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -67,6 +67,8 @@ class ProcessingElement(Block):
         What was written takes effect (one cycle).
     events : Out(len(PE_EVENTS))
     waits : Out(len(PE_WAITS))
+    held : Out(1)
+        A word, a step or a psum is held.
     """
 
     iact_i: stream.Interface
@@ -82,6 +84,7 @@ class ProcessingElement(Block):
     commit: Signal
     events: Signal
     waits: Signal
+    held: Signal
 
     latency = Datapath.latency + 2
     shared = True
@@ -106,6 +109,7 @@ class ProcessingElement(Block):
                 "commit": In(1),
                 "events": Out(len(PE_EVENTS)),
                 "waits": Out(len(PE_WAITS)),
+                "held": Out(1),
             }
         )
 
@@ -125,8 +129,10 @@ class ProcessingElement(Block):
         ]
 
         # the buses: a word is taken if it is subscribed to
+        taps = []
         for name, local in (("iact", datapath.iact), ("weight", datapath.weight)):
             m.submodules[f"{name}_tap"] = tap = Tap(word_layout(config), registered=False)
+            taps.append(tap)
             wiring.connect(m, wiring.flipped(getattr(self, f"{name}_i")), tap.i)
             wiring.connect(m, tap.o, wiring.flipped(getattr(self, f"{name}_o")))
             arriving = tap.i.payload
@@ -143,6 +149,7 @@ class ProcessingElement(Block):
                 self.events[PE_EVENTS.index(f"{name}_delivered")].eq(tap.local.valid & tap.local.ready),
             ]
         m.submodules.step_tap = tap = Tap(step_layout(config), registered=False)
+        taps.append(tap)
         wiring.connect(m, wiring.flipped(self.step_i), tap.i)
         wiring.connect(m, tap.o, wiring.flipped(self.step_o))
         wiring.connect(m, tap.local, datapath.step)
@@ -170,6 +177,10 @@ class ProcessingElement(Block):
             reload.eq(fire | ~slot_valid),
             passing.eq(~field["active"] | ~turn),
             own.ready.eq(reload & ~passing),
+            # a slot for a psum that goes past is held always, also where none comes
+            self.held.eq(
+                Cat(tap.held for tap in taps).any() | datapath.held | out_valid | (slot_valid & ~slot_passes)
+            ),
         ]
         m.d.sync += [begins.eq(self.commit), direct.eq(field["passes"] == 0)]
         with m.If(out_ready):

@@ -46,11 +46,14 @@ class PsumEntry(Block):
         To the bank.
     busy_next : Out(1)
         Whether the bank will be busy in the next cycle. (Only psums of a first pass wait here.)
+    held : Out(1)
+        A psum is held.
     """
 
     i: stream.Interface
     o: stream.Interface
     busy_next: Signal
+    held: Signal
 
     latency = Stage.latency
     shared = True
@@ -58,14 +61,17 @@ class PsumEntry(Block):
     def __init__(self, config: ArchConfig) -> None:
         self._layout = psum_layout(config)
         port = stream.Signature(self._layout)
-        super().__init__({"i": In(port), "o": Out(port), "busy_next": Out(1)})
+        super().__init__({"i": In(port), "o": Out(port), "busy_next": Out(1), "held": Out(1)})
 
     def elaborate(self, platform: object) -> Module:  # noqa: D102
         m = Module()
         m.submodules.stage = stage = Stage(self._layout)
         wiring.connect(m, wiring.flipped(self.i), stage.i)
         wiring.connect(m, stage.o, wiring.flipped(self.o))
-        m.d.comb += self.busy_next.eq(self.i.valid & stage.i.ready & _updates(self.i.payload))
+        m.d.comb += [
+            self.busy_next.eq(self.i.valid & stage.i.ready & _updates(self.i.payload)),
+            self.held.eq(stage.o.valid),
+        ]
         return m
 
 
@@ -97,6 +103,8 @@ class PsumBank(Block):
         The word read in the previous cycle.
     blocked : Out(1)
         A psum waits for room.
+    occupied : Out(1)
+        A word is held, or a psum is on its way to one.
     events : Out(len(BANK_EVENTS))
     """
 
@@ -109,6 +117,7 @@ class PsumBank(Block):
     release: Signal
     response: Signal
     blocked: Signal
+    occupied: Signal
     events: Signal
 
     latency = 3
@@ -128,6 +137,7 @@ class PsumBank(Block):
                 "release": In(range(depth + 1)),
                 "response": Out(signed(config.acc_width)),
                 "blocked": Out(1),
+                "occupied": Out(1),
                 "events": Out(len(BANK_EVENTS)),
             }
         )
@@ -178,6 +188,7 @@ class PsumBank(Block):
             update.eq(_updates(psum)),
             busy.eq(self.i.valid & update),
             self.blocked.eq(self.i.valid & psum.first & full),
+            self.occupied.eq((held != 0) | one["valid"] | two["valid"]),
             self.finals.eq(finals),
             self.busy.eq(busy),
             read.addr.eq(Mux(busy, address, wrapped_sum(m, head, self.offset, depth, "drain_address"))),

@@ -3,7 +3,7 @@
 from typing import Any
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, unsigned
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
@@ -11,10 +11,7 @@ from rowmesh.hw.axi import BURST_INCR, RESP_OKAY, Axi4Read, beat_size
 from rowmesh.hw.block import Block
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.link import Buffer, Fifo
-from rowmesh.hw.segments import (
-    Beats,
-    request_layout,
-)
+from rowmesh.hw.segments import Beats, is_outside, request_layout, window_layout
 
 __all__ = ["ReadArbiter"]
 
@@ -40,21 +37,33 @@ class ReadArbiter(Block):
     axi : Out(Axi4Read)
     halt : In(1)
         Start no further burst.
+    window : In(window_layout(config))
+        Pages that may be read.
+    outside : Out(1)
+        A request outside of them was dropped (one cycle).
     outstanding : Out(range(read_bursts + 1))
         Bursts whose last beat has not come.
     error : Out(1)
         A beat came with a response other than OKAY (one cycle each).
     error_port : Out(range(ports))
         With ``error``: whose beat.
+    outside_port : Out(range(ports))
+        With ``outside``: whose request.
+    unexpected : Out(1)
+        A beat came that nothing waits for; it goes nowhere.
     """
 
     requests: Any
     data: Any
     axi: Any
     halt: Signal
+    window: Any
+    outside: Signal
     outstanding: Signal
     error: Signal
     error_port: Signal
+    outside_port: Signal
+    unexpected: Signal
 
     latency = 2
     data_latency = 1
@@ -67,9 +76,13 @@ class ReadArbiter(Block):
                 "data": Out(Beats(config.axi_data_width)).array(ports),
                 "axi": Out(Axi4Read(config.axi_addr_width, config.axi_data_width)),
                 "halt": In(1),
+                "window": In(window_layout(config)),
+                "outside": Out(1),
                 "outstanding": Out(range(config.read_bursts + 1)),
                 "error": Out(1),
                 "error_port": Out(range(ports)),
+                "outside_port": Out(range(ports)),
+                "unexpected": Out(1),
             }
         )
 
@@ -84,10 +97,13 @@ class ReadArbiter(Block):
             wiring.connect(m, wiring.flipped(self.requests[port]), buffer.i)
             waiting.append(buffer.o)
 
-        m.submodules.sent = sent = Buffer(request_layout(config))
+        checked = data.StructLayout({"request": request_layout(config), "port": port_shape, "outside": 1})
+        m.submodules.sent = sent = Buffer(checked)
         chosen = Signal(port_shape)
         picked: Any = Signal(request_layout(config))
-        go, done = Signal(), Signal()
+        go, done, dropped, beat_valid = Signal(), Signal(), Signal(), Signal()
+        blocked = Signal()  # a request was dropped, and its place in the order stays: no burst starts until a reset
+        request = sent.o.payload.request
         full = Signal()  # outstanding is read_bursts
         turn = Signal(port_shape)  # the port that went last, of those behind port 0
         choose = self._choose_of_few if self._ports <= _SMALL else self._choose_of_many
@@ -95,13 +111,17 @@ class ReadArbiter(Block):
         with m.If(go & (chosen != 0)):
             m.d.sync += turn.eq(chosen)
         m.d.comb += [
-            go.eq(sent.i.ready & ~self.halt & ~full & Cat(port.valid for port in waiting).any()),
+            go.eq(sent.i.ready & ~self.halt & ~blocked & ~dropped & ~full & Cat(port.valid for port in waiting).any()),
             sent.i.valid.eq(go),
-            sent.i.payload.eq(picked),
-            sent.o.ready.eq(axi.arready),
-            axi.arvalid.eq(sent.o.valid),
-            axi.araddr.eq(sent.o.payload.address),
-            axi.arlen.eq(sent.o.payload.beats - 1),
+            sent.i.payload.request.eq(picked),
+            sent.i.payload.port.eq(chosen),
+            sent.i.payload.outside.eq(is_outside(picked.address, self.window)),
+            # nobody waits for a request that is dropped: the run ends with an error
+            dropped.eq(sent.o.valid & sent.o.payload.outside),
+            sent.o.ready.eq(axi.arready | sent.o.payload.outside),
+            axi.arvalid.eq(sent.o.valid & ~sent.o.payload.outside),
+            axi.araddr.eq(request.address),
+            axi.arlen.eq(request.beats - 1),
             *[port.ready.eq(go & (chosen == number)) for number, port in enumerate(waiting)],
             order.i.valid.eq(go),
             order.i.payload.eq(chosen),
@@ -109,10 +129,18 @@ class ReadArbiter(Block):
             axi.arburst.eq(BURST_INCR),
             axi.arcache.eq(0b0011),
             axi.rready.eq(1),
-            done.eq(axi.rvalid & axi.rlast),
+            beat_valid.eq(axi.rvalid & order.o.valid),
+            done.eq(beat_valid & axi.rlast),
             order.o.ready.eq(done),
         ]
-        m.d.sync += self.outstanding.eq(self.outstanding + go - done)
+        m.d.sync += [
+            self.outstanding.eq(self.outstanding + go - done - dropped),
+            self.outside.eq(dropped),
+            self.outside_port.eq(sent.o.payload.port),
+            self.unexpected.eq(axi.rvalid & ~order.o.valid),
+        ]
+        with m.If(dropped):
+            m.d.sync += blocked.eq(1)
         with m.If(done & ~go):
             m.d.sync += full.eq(0)
         with m.Elif(go & ~done):
@@ -122,11 +150,11 @@ class ReadArbiter(Block):
         owner = order.o.payload
         m.d.sync += [
             beat.eq(axi.rdata),
-            self.error.eq(axi.rvalid & (axi.rresp != RESP_OKAY)),
+            self.error.eq(beat_valid & (axi.rresp != RESP_OKAY)),
             self.error_port.eq(owner),
         ]
         for number, port in enumerate(self.data):
-            m.d.sync += port.valid.eq(axi.rvalid & (owner == number))
+            m.d.sync += port.valid.eq(beat_valid & (owner == number))
             m.d.comb += port.data.eq(beat)
         return m
 

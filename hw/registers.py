@@ -12,12 +12,15 @@ from rowmesh.hw.config import ConfigError
 
 __all__ = [
     "ADDRESS_WIDTH",
+    "BUDGET_DEFAULT",
     "COUNTER_BASE",
     "ID",
     "MAX_COUNTERS",
     "MAX_WAITS",
+    "RESET_LIMIT",
     "VERSION",
     "WATCHDOG_DEFAULT",
+    "WRITE_PORT",
     "ErrorCode",
     "Register",
     "RegisterField",
@@ -38,11 +41,21 @@ MAX_WAITS = 64
 ID = 0x524F574D
 """Value of the register ID ("ROWM")."""
 
-VERSION = 0x000100
+VERSION = 0x000200
 """Value of VERSION: major, minor and patch, 8 bits each; it counts changes of the programmer's view."""
 
 WATCHDOG_DEFAULT = 1_000_000
 """Cycles without progress that end a run, until the host sets others."""
+
+BUDGET_DEFAULT = (1 << 32) - 1
+"""Cycles that a run may take, until the host sets others."""
+
+RESET_LIMIT = 1 << 16
+"""Cycles after which a soft reset no longer waits for answers of the memory."""
+
+
+WRITE_PORT = 0x100
+"""In place of the number of a read port: the write channel."""
 
 
 class ErrorCode(enum.IntEnum):
@@ -54,7 +67,36 @@ class ErrorCode(enum.IntEnum):
     ILLEGAL_DESCRIPTOR = 3
     START_WHILE_BUSY = 4
     WATCHDOG = 5
+    BUDGET = 6
+    WINDOW = 7
+    BAD_ADDRESS = 8
+    LEFTOVER = 9
+    UNANSWERED = 10
+    UNEXPECTED = 11
 
+    @property
+    def doc(self) -> str:
+        """What happened, and what ERROR_DETAIL then holds if it is not the program's last header."""
+        return _ERRORS[self]
+
+
+_ERRORS = {
+    ErrorCode.NONE: "no error",
+    ErrorCode.AXI_READ: "a read was answered with an error (detail: number of the read port)",
+    ErrorCode.AXI_WRITE: "a write was answered with an error",
+    ErrorCode.ILLEGAL_DESCRIPTOR: "a word of the program is no command",
+    ErrorCode.START_WHILE_BUSY: "a start came during a run or a soft reset",
+    ErrorCode.WATCHDOG: "nothing moved for WATCHDOG cycles",
+    ErrorCode.BUDGET: "the run took more than BUDGET cycles",
+    ErrorCode.WINDOW: "an access outside of WINDOW_FIRST to WINDOW_LAST, which was not made "
+    f"(detail: number of the read port, {WRITE_PORT:#x} for a write)",
+    ErrorCode.BAD_ADDRESS: "PROGRAM is no multiple of the beat size or beyond the addresses, or the window's bounds are "
+    "not those of 4 KB pages (detail: offset of the register)",
+    ErrorCode.LEFTOVER: "at the program's END something was left in the core for WATCHDOG cycles",
+    ErrorCode.UNANSWERED: f"in a soft reset the memory left a burst unanswered for {RESET_LIMIT} cycles "
+    "(detail: bit 0 a read, bit 1 a write); nothing was reset",
+    ErrorCode.UNEXPECTED: "the memory answered what was not asked (detail: bit 0 a read, bit 1 a write)",
+}
 
 @dataclass(frozen=True)
 class RegisterField:
@@ -129,7 +171,7 @@ def registers(counters: Sequence[str] = (), waits: Sequence[str] = ()) -> tuple[
         if len(set(names)) != len(names):
             raise ConfigError(f"{what} must have different names, not {list(names)}")
     field = RegisterField
-    codes = ", ".join(f"{code.value} {code.name.lower()}" for code in ErrorCode)
+    codes = "; ".join(f"{code.value} {code.name.lower()}: {code.doc}" for code in ErrorCode)
     table = [
         Register("ID", 0x00, 32, "ro", "Identifies the accelerator.", reset=ID),
         Register("VERSION", 0x04, 32, "ro", "Major, minor and patch number, 8 bits each.", reset=VERSION),
@@ -165,7 +207,7 @@ def registers(counters: Sequence[str] = (), waits: Sequence[str] = ()) -> tuple[
             0x18,
             32,
             "ro",
-            f"What ended the run: {codes}.",
+            f"What ended the run. {codes}.",
             (field("code", 0, 8, "error code"),),
         ),
         Register(
@@ -173,7 +215,7 @@ def registers(counters: Sequence[str] = (), waits: Sequence[str] = ()) -> tuple[
             0x1C,
             32,
             "ro",
-            "With axi_read: number of the read port; otherwise the last header of the program.",
+            "What ERROR says; otherwise the last header of the program.",
         ),
         Register(
             "WATCHDOG",
@@ -201,6 +243,23 @@ def registers(counters: Sequence[str] = (), waits: Sequence[str] = ()) -> tuple[
             tuple(field(name, bit, 1, name.replace("_", " ")) for bit, name in enumerate(waits)),
         ),
         Register("CYCLES", 0x30, 64, "ro", "Cycles from the start to the interrupt."),
+        Register(
+            "BUDGET",
+            0x38,
+            64,
+            "rw",
+            "Cycles that a run may take; one more ends it with an error.",
+            reset=BUDGET_DEFAULT,
+        ),
+        Register("WINDOW_FIRST", 0x40, 64, "rw", "Address of the first byte that a run may access; a page of 4 KB begins there."),
+        Register(
+            "WINDOW_LAST",
+            0x48,
+            64,
+            "rw",
+            "Address of the last byte that a run may access; a page of 4 KB ends there.",
+            reset=(1 << 64) - 1,
+        ),
     ]
     table += [
         Register(name.upper(), COUNTER_BASE + 8 * k, 64, "ro", f"Counts {name.replace('_', ' ')} in the last run.")
@@ -252,7 +311,7 @@ def c_header(counters: Sequence[str] = (), waits: Sequence[str] = (), prefix: st
             f"#define {name}_OFFSET 0x{register.offset:03X}u",
         ]
         if register.reset:
-            lines.append(f"#define {name}_RESET 0x{register.reset:X}u")
+            lines.append(f"#define {name}_RESET 0x{register.reset:X}{'ull' if register.width == 64 else 'u'}")
         for entry in register.fields:
             suffix = "ull" if register.width == 64 else "u"
             mask = (1 << entry.width) - 1 << entry.low
@@ -261,6 +320,7 @@ def c_header(counters: Sequence[str] = (), waits: Sequence[str] = (), prefix: st
                 f"#define {name}_{entry.name.upper()}_MASK 0x{mask:X}{suffix} /* {entry.doc} */",
             ]
         lines.append("")
-    lines += [f"#define {prefix}_ERROR_CODE_{code.name} {code.value}" for code in ErrorCode]
+    lines += [f"#define {prefix}_ERROR_CODE_{code.name} {code.value} /* {code.doc} */" for code in ErrorCode]
+    lines.append(f"#define {prefix}_RESET_LIMIT {RESET_LIMIT}u /* cycles that a soft reset takes at most, about */")
     lines += ["", f"#endif /* {prefix}_REGISTERS_H */", ""]
     return "\n".join(lines)

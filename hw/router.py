@@ -150,6 +150,8 @@ class Router(Block):
         An item leaves.
     links : Out
         The neighbours that it leaves for.
+    held : Out(1)
+        An item is held.
     """
 
     i: Any
@@ -158,6 +160,7 @@ class Router(Block):
     write_data: Signal
     moved: Signal
     links: Signal
+    held: Signal
 
     latency = Fork.latency
     shared = True
@@ -173,6 +176,7 @@ class Router(Block):
                 "write_data": In(32),
                 "moved": Out(1),
                 "links": Out(range(count)),
+                "held": Out(1),
             }
         )
 
@@ -201,6 +205,7 @@ class Router(Block):
             fork.i.payload.eq(Array(self.i[0].payload if i is None else i.payload for i in by_side)[now.source]),
             fork.mask.eq(now.outputs),
             self.moved.eq(fork.moved),
+            self.held.eq(fork.held),
             self.links.eq(sum(now.outputs[1:])),
         ]
         for side, k in place.items():

@@ -6,7 +6,7 @@ of it.
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, exact_log2
@@ -26,9 +26,11 @@ __all__ = [
     "Splitter",
     "address_width",
     "burst_layout",
+    "is_outside",
     "request_layout",
     "segment_fields",
     "segment_layout",
+    "window_layout",
 ]
 
 LENGTH_WIDTH = 16
@@ -40,6 +42,18 @@ _REGION_WIDTH = 32  # of an address, the part that the nest counts in; the rest 
 def request_layout(config: ArchConfig) -> data.StructLayout:
     """Return the layout of a read request: address of the first beat, and beats of the burst."""
     return data.StructLayout({"address": config.axi_addr_width, "beats": bits_for(config.burst_beats)})
+
+
+def window_layout(config: ArchConfig) -> data.StructLayout:
+    """Return the layout of an address window: the numbers of its first and its last page of 4 KB."""
+    pages = config.axi_addr_width - exact_log2(PAGE_BYTES)
+    return data.StructLayout({"first": pages, "last": pages})
+
+
+def is_outside(address: Value, window: Any) -> Value:
+    """Whether the page of an address is outside a window."""
+    page = address[exact_log2(PAGE_BYTES) :]
+    return (page < window.first) | (page > window.last)
 
 
 def segment_layout(config: ArchConfig, carried: Any = None) -> data.StructLayout:

@@ -22,9 +22,11 @@ from rowmesh.hw.segments import (
     Splitter,
     address_width,
     burst_layout,
+    is_outside,
     request_layout,
     segment_fields,
     segment_layout,
+    window_layout,
 )
 
 __all__ = ["TRANSFERS", "Storer", "storer_descriptor"]
@@ -69,8 +71,14 @@ class Storer(Block):
     axi : Out(Axi4Write)
     halt : In(1)
         Start no further burst.
+    window : In(window_layout(config))
+        Pages that may be written.
+    outside : Out(1)
+        A burst outside of them is held; it does not start.
     idle : Out(1)
         No descriptor is left, and all responses have come.
+    held : Out(1)
+        A beat is held that no burst has taken.
     waiting : Out(1)
         A burst waits for beats.
     outstanding : Out(range(read_bursts + 1))
@@ -79,6 +87,8 @@ class Storer(Block):
         A response has come.
     error : Out(1)
         It was not OKAY.
+    unexpected : Out(1)
+        A response came that nothing waits for.
     written_words : Out(bits_for(flit_words))
         Data words of the beat written in the cycle before (those with their strobes set).
     written_beats : Out(1)
@@ -91,11 +101,15 @@ class Storer(Block):
     returned: Signal
     axi: Any
     halt: Signal
+    window: Any
+    outside: Signal
     idle: Signal
+    held: Signal
     waiting: Signal
     outstanding: Signal
     responded: Signal
     error: Signal
+    unexpected: Signal
     written_words: Signal
     written_beats: Signal
 
@@ -112,11 +126,15 @@ class Storer(Block):
                 "returned": Out(config.all_lanes),
                 "axi": Out(Axi4Write(config.axi_addr_width, config.axi_data_width)),
                 "halt": In(1),
+                "window": In(window_layout(config)),
+                "outside": Out(1),
                 "idle": Out(1),
+                "held": Out(1),
                 "waiting": Out(1),
                 "outstanding": Out(range(config.read_bursts + 1)),
                 "responded": Out(1),
                 "error": Out(1),
+                "unexpected": Out(1),
                 "written_words": Out(bits_for(config.flit_words)),
                 "written_beats": Out(1),
             }
@@ -140,7 +158,8 @@ class Storer(Block):
         segments = Segments(m, self, config, self.descriptor)
         m.submodules.link = link = Buffer(segment_layout(config, _LANE_WIDTH))
         m.submodules.splitter = splitter = Splitter(config, _LANE_WIDTH)
-        m.submodules.burst = stage = Buffer(burst_layout(config, _LANE_WIDTH))
+        passed = burst_layout(config, _LANE_WIDTH)
+        m.submodules.burst = stage = Buffer(data.StructLayout({**passed.members, "outside": 1}))
         segment = segments.segment
         columns = Signal(bits_for(config.cols))
         m.d.comb += [
@@ -152,7 +171,13 @@ class Storer(Block):
             link.i.payload.carried.eq(segment.lane),
         ]
         wiring.connect(m, link.o, splitter.i)
-        wiring.connect(m, splitter.o, stage.i)
+        # a burst never crosses a page, so the page of its first beat tells
+        m.d.comb += [
+            stage.i.valid.eq(splitter.o.valid),
+            splitter.o.ready.eq(stage.i.ready),
+            *[getattr(stage.i.payload, name).eq(getattr(splitter.o.payload, name)) for name in passed.members],
+            stage.i.payload.outside.eq(is_outside(splitter.o.payload.address, self.window)),
+        ]
 
         # a burst is issued when its beats are there: it reserves them
         transfer = data.StructLayout({"lane": lane_shape, "beats": bits_for(config.burst_beats)})
@@ -160,7 +185,7 @@ class Storer(Block):
         m.submodules.address = address = Buffer(request_layout(config))
         burst = stage.o.payload
         heads: list[Any] = []
-        covered = []
+        covered, unreserved = [], []
         issue = Signal()
         for number, lane in enumerate(self.lanes):
             queue = Fifo(beat_layout(config), lane_depth(config), block=True)
@@ -179,6 +204,7 @@ class Storer(Block):
                 reserved.eq(issue & (burst.carried == number)),
             ]
             m.d.sync += free.eq(free + pushed - Mux(reserved, burst.beats, 0))
+            unreserved.append(free)
             covered.append((burst.carried == number) & (free >= burst.beats))
         enough, empty, go = Signal(), Signal(), Signal()
         m.d.comb += [
@@ -187,6 +213,7 @@ class Storer(Block):
             go.eq(
                 enough
                 & ~empty
+                & ~burst.outside
                 & ~self.halt
                 & transfers.i.ready
                 & address.i.ready
@@ -208,6 +235,10 @@ class Storer(Block):
             axi.awburst.eq(BURST_INCR),
             axi.awcache.eq(0b0011),
             axi.bready.eq(1),
+        ]
+        m.d.comb += [
+            self.outside.eq(stage.o.valid & burst.outside & ~empty),
+            self.held.eq(Cat(unreserved).any()),
         ]
         m.d.sync += self.waiting.eq(stage.o.valid & ~enough & ~empty)
 
@@ -242,14 +273,17 @@ class Storer(Block):
             m.d.sync += remaining.eq(remaining - pop)
 
         word_bytes = config.data_width // 8
+        answered = Signal()
+        m.d.comb += answered.eq(axi.bvalid & (self.outstanding != 0))
         strobes = Signal(config.flit_words, reset_less=True)  # of the beat written in the cycle before
         total: Any = Const(0)
         for bit in strobes:
             total = total + bit
         m.d.sync += [
-            self.outstanding.eq(self.outstanding + issue - axi.bvalid),
-            self.responded.eq(axi.bvalid),
-            self.error.eq(axi.bvalid & (axi.bresp != RESP_OKAY)),
+            self.outstanding.eq(self.outstanding + issue - answered),
+            self.responded.eq(answered),
+            self.error.eq(answered & (axi.bresp != RESP_OKAY)),
+            self.unexpected.eq(axi.bvalid & ~answered),
             strobes.eq(Cat(view.strobe[k * word_bytes] for k in range(config.flit_words))),
             self.written_beats.eq(pop),
             self.written_words.eq(Mux(self.written_beats, total, 0)),

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from amaranth.hdl import ClockDomain, ClockSignal, DomainRenamer, Module, ResetSignal, Shape, Signal
+from amaranth.hdl import Cat, ClockDomain, ClockSignal, DomainRenamer, Module, ResetSignal, Shape, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
@@ -83,22 +83,28 @@ class Top(Block):
         config = self._config
         axi, axil = (flat_interface(self, prefix, signature) for prefix, signature in _interfaces(config).items())
 
-        reset = Signal()
-        m.domains.core = ClockDomain("core", local=True)
+        # parts of the core take a reset a cycle late (with_own_reset): all others stay in it until then
+        reset, waking = Signal(), Signal(init=1, reset_less=True)
+        for name in ("control", "core"):
+            m.domains += ClockDomain(name, local=True)
+            m.d.comb += ClockSignal(name).eq(ClockSignal())
+        m.d.sync += waking.eq(ResetSignal())
         m.d.comb += [
-            ClockSignal("core").eq(ClockSignal("sync")),
-            ResetSignal("core").eq(ResetSignal("sync") | reset),
+            ResetSignal("control").eq(ResetSignal() | waking),
+            ResetSignal("core").eq(ResetSignal("control") | reset),
         ]
-        in_core = DomainRenamer("core")
+        in_control, in_core = DomainRenamer("control"), DomainRenamer("core")
         control = Control(config, counter_widths(config), WAITS, ENGINES)
         core, arbiter = Core(config), ReadArbiter(config, 1 + len(loaders(config)))
-        m.submodules.control = control
+        m.submodules.control = in_control(control)
         m.submodules.core = in_core(core)
         m.submodules.arbiter = in_core(arbiter)
 
         wiring.connect(m, wiring.flipped(axil), control.s_axil)
         wiring.connect(m, arbiter.axi, wiring.flipped(axi.read))
         wiring.connect(m, core.axi, wiring.flipped(axi.write))
+        # the store engine is one of them: what it offers in the first cycle after a reset is from before
+        m.d.comb += [axi.write.awvalid.eq(core.axi.awvalid & ~waking), axi.write.wvalid.eq(core.axi.wvalid & ~waking)]
         wiring.connect(m, control.config, core.config)
         wiring.connect(m, control.request, arbiter.requests[0])
         wiring.connect(m, arbiter.data[0], control.data)
@@ -117,7 +123,14 @@ class Top(Block):
             control.read_error.eq(arbiter.error),
             control.read_port.eq(arbiter.error_port),
             control.write_error.eq(core.write_error),
-            control.outstanding.eq((arbiter.outstanding != 0) | (core.writes_outstanding != 0)),
+            control.outstanding.eq(Cat(arbiter.outstanding != 0, core.writes_outstanding != 0)),
+            control.unexpected.eq(Cat(arbiter.unexpected, core.unexpected)),
+            control.read_outside.eq(arbiter.outside),
+            control.outside_port.eq(arbiter.outside_port),
+            control.write_outside.eq(core.outside),
+            control.held.eq(core.held),
+            arbiter.window.eq(control.window),
+            core.window.eq(control.window),
             arbiter.halt.eq(control.halt),
             core.halt.eq(control.halt),
             core.busy.eq(control.active),

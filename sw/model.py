@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rowmesh.hw.array import OPERANDS
-from rowmesh.hw.command_processor import SETTLE_CYCLES, fetch_beats, fetch_depth
+from rowmesh.hw.command_processor import SETTLE_CYCLES, CommandProcessor, fetch_beats, fetch_depth
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.core import Core
 from rowmesh.hw.descriptor import Engine
@@ -89,8 +89,8 @@ which PEs may wait; and by which parts of what is run may differ from those of a
 _WAITS = PARTS.index("noc"), PARTS.index("dma"), PARTS.index("psum")
 """Parts in which PEs wait: banks may fill or empty over many iterations, so they can grow with what is run."""
 
-_AT_END = Core.idle_latency + 3
-"""Cycles from idle store engine and drain to the interrupt: WAIT and END of the program, the register of the latter."""
+_AT_END = Core.idle_latency + CommandProcessor.end_latency + 1
+"""Cycles from idle store engine and drain to the interrupt: WAIT and END of the program, the interrupt's register."""
 
 _BETWEEN = Core.idle_latency + 3
 """Cycles from an idle engine to the start tokens behind a WAIT for it: WAIT and START, the latter's register."""
