@@ -46,6 +46,8 @@ class Control(Block):
         Names of the bits of WAITS.
     engines : sequence of Engine
         Engines in the order of ``starts`` and ``idle``.
+    reset_limit : int
+        Cycles that a soft reset waits for answers of the memory.
 
     Members
     -------
@@ -123,8 +125,9 @@ class Control(Block):
         counters: Mapping[str, int],
         waits: Sequence[str],
         engines: Sequence[Engine] = STARTABLE,
+        reset_limit: int = RESET_LIMIT,
     ) -> None:
-        self._config, self._engines = config, tuple(engines)
+        self._config, self._engines, self._reset_limit = config, tuple(engines), reset_limit
         self._counters, self._waits = dict(counters), tuple(waits)
         self.registers = registers(tuple(self._counters), self._waits)
         super().__init__(
@@ -215,7 +218,7 @@ class Control(Block):
 
         # the budget: below zero it is spent
         left = Signal(len(budget) + 1)
-        with m.If(~self.active):
+        with m.If(~self.active & ~self.started):
             m.d.sync += left.eq(budget)
         with m.Else():
             m.d.sync += left.eq(left - 1)
@@ -235,7 +238,7 @@ class Control(Block):
 
         # the run
         start, soft_reset, irq_clear = command
-        timer = Signal(range(RESET_LIMIT))
+        timer = Signal(range(max(self._reset_limit, RESET_CYCLES, SETTLE_CYCLES)))
         late = Signal()
         m.d.sync += counters.clear.eq(self.started)
         m.d.comb += [
@@ -325,7 +328,7 @@ class Control(Block):
                     m.d.sync += late.eq(1)
                 m.d.sync += timer.eq(timer - 1)
                 with m.If(timer == 0):
-                    m.d.sync += timer.eq(RESET_LIMIT - 1)
+                    m.d.sync += timer.eq(self._reset_limit - 1)
                     m.next = "DRAIN"
             with m.State("DRAIN"):
                 with m.If(start):

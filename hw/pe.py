@@ -178,9 +178,7 @@ class ProcessingElement(Block):
             passing.eq(~field["active"] | ~turn),
             own.ready.eq(reload & ~passing),
             # a slot for a psum that goes past is held always, also where none comes
-            self.held.eq(
-                Cat(tap.held for tap in taps).any() | datapath.held | out_valid | (slot_valid & ~slot_passes)
-            ),
+            self.held.eq(Cat(tap.held for tap in taps).any() | datapath.held | out_valid | (slot_valid & ~slot_passes)),
         ]
         m.d.sync += [begins.eq(self.commit), direct.eq(field["passes"] == 0)]
         with m.If(out_ready):

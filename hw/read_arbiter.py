@@ -11,7 +11,7 @@ from rowmesh.hw.axi import BURST_INCR, RESP_OKAY, Axi4Read, beat_size
 from rowmesh.hw.block import Block
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.link import Buffer, Fifo
-from rowmesh.hw.segments import Beats, is_outside, request_layout, window_layout
+from rowmesh.hw.segments import Beats, is_outside, request_layout, whole_window, window_layout
 
 __all__ = ["ReadArbiter"]
 
@@ -76,7 +76,7 @@ class ReadArbiter(Block):
                 "data": Out(Beats(config.axi_data_width)).array(ports),
                 "axi": Out(Axi4Read(config.axi_addr_width, config.axi_data_width)),
                 "halt": In(1),
-                "window": In(window_layout(config)),
+                "window": In(window_layout(config), init=whole_window(config)),
                 "outside": Out(1),
                 "outstanding": Out(range(config.read_bursts + 1)),
                 "error": Out(1),

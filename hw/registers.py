@@ -98,6 +98,7 @@ _ERRORS = {
     ErrorCode.UNEXPECTED: "the memory answered what was not asked (detail: bit 0 a read, bit 1 a write)",
 }
 
+
 @dataclass(frozen=True)
 class RegisterField:
     """A field of a register.
@@ -251,7 +252,13 @@ def registers(counters: Sequence[str] = (), waits: Sequence[str] = ()) -> tuple[
             "Cycles that a run may take; one more ends it with an error.",
             reset=BUDGET_DEFAULT,
         ),
-        Register("WINDOW_FIRST", 0x40, 64, "rw", "Address of the first byte that a run may access; a page of 4 KB begins there."),
+        Register(
+            "WINDOW_FIRST",
+            0x40,
+            64,
+            "rw",
+            "Address of the first byte that a run may access; a page of 4 KB begins there.",
+        ),
         Register(
             "WINDOW_LAST",
             0x48,

@@ -30,6 +30,7 @@ __all__ = [
     "request_layout",
     "segment_fields",
     "segment_layout",
+    "whole_window",
     "window_layout",
 ]
 
@@ -48,6 +49,11 @@ def window_layout(config: ArchConfig) -> data.StructLayout:
     """Return the layout of an address window: the numbers of its first and its last page of 4 KB."""
     pages = config.axi_addr_width - exact_log2(PAGE_BYTES)
     return data.StructLayout({"first": pages, "last": pages})
+
+
+def whole_window(config: ArchConfig) -> dict[str, int]:
+    """Return the window that holds all addresses."""
+    return {"first": 0, "last": (1 << config.axi_addr_width) // PAGE_BYTES - 1}
 
 
 def is_outside(address: Value, window: Any) -> Value:

@@ -26,6 +26,7 @@ from rowmesh.hw.segments import (
     request_layout,
     segment_fields,
     segment_layout,
+    whole_window,
     window_layout,
 )
 
@@ -126,7 +127,7 @@ class Storer(Block):
                 "returned": Out(config.all_lanes),
                 "axi": Out(Axi4Write(config.axi_addr_width, config.axi_data_width)),
                 "halt": In(1),
-                "window": In(window_layout(config)),
+                "window": In(window_layout(config), init=whole_window(config)),
                 "outside": Out(1),
                 "idle": Out(1),
                 "held": Out(1),

@@ -37,6 +37,11 @@ class Reads:
         self.bursts: list[tuple[int, int]] = []
         self.beats = 0
         self.most_in_flight = 0
+        self._extra = 0
+
+    def answer_once_more(self) -> None:
+        """Give a beat that nobody has asked for."""
+        self._extra = 1
 
     async def run(self, ctx: Any) -> None:
         axi, size = self.axi, self.width // 8
@@ -45,7 +50,10 @@ class Reads:
         while True:
             ctx.set(axi.arready, self.rng.random() >= self.stall)
             busy = bool(queue) and cycle >= queue[0][0] and self.rng.random() >= self.stall
-            ctx.set(axi.rvalid, busy)
+            ctx.set(axi.rvalid, busy or self._extra)
+            if not busy and self._extra:
+                self._extra = 0
+                ctx.set(axi.rlast, 1)
             if busy:
                 _, address, beats, number = queue[0]
                 ctx.set(axi.rdata, self.content(address))

@@ -13,12 +13,13 @@ from rowmesh.hw.counters import Counters
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.program import MAGIC, STARTABLE, Op, Program
 from rowmesh.hw.read_arbiter import ReadArbiter
-from rowmesh.hw.registers import ID, VERSION, ErrorCode, register_map
+from rowmesh.hw.registers import ID, VERSION, WRITE_PORT, ErrorCode, register_map
 
 CONFIG = ArchConfig()
 COUNTERS = {"alpha": 1, "beta": 4}
 WAITS = ("one", "two", "three")
 MAP = register_map(tuple(COUNTERS), WAITS)
+LIMIT = 400  # of a soft reset
 AT = 0x4008  # of the program: neither aligned to a burst, nor near the end of a page
 
 
@@ -39,7 +40,7 @@ class Bench:
     ) -> None:
         self.config, self.at, self.work, self.stall = config, at, work, stall
         self.rng = random.Random(seed)
-        self.control = Control(config, COUNTERS, WAITS)
+        self.control = Control(config, COUNTERS, WAITS, reset_limit=LIMIT)
         self.arbiter = ReadArbiter(config, 2)
         size = config.beat_bytes
         image = b"".join(word.to_bytes(4, "little") for word in program or [])
@@ -68,6 +69,10 @@ class Bench:
             arbiter.halt.eq(control.halt),
             control.read_error.eq(arbiter.error),
             control.read_port.eq(arbiter.error_port),
+            control.unexpected.eq(arbiter.unexpected),
+            control.read_outside.eq(arbiter.outside),
+            control.outside_port.eq(arbiter.outside_port),
+            arbiter.window.eq(control.window),
         ]
         self.hold_outstanding = False
 
@@ -238,7 +243,7 @@ def test_registers():
         ctx.set(self.control.waits, 0b101)
         await ctx.tick()
         assert await self.read(ctx, "WAITS") == 0b101
-        for unknown in (0x38, 0xFC, 0x100 + 8 * len(COUNTERS), 0xFFC):
+        for unknown in (0x50, 0xFC, 0x100 + 8 * len(COUNTERS), 0xFFC):
             assert (await self.read_word(ctx, unknown))[1] == 2
             assert await self.write_word(ctx, unknown, 1) == 2
         assert await self.write_word(ctx, MAP["ID"]["offset"], 1) == 2
@@ -461,6 +466,144 @@ def test_watchdog():
     Bench(small_program().words).run(bench)
 
 
+@pytest.mark.parametrize("spare", [0, -1])
+def test_budget(spare):
+    """A run may take as many cycles as the budget says, and no more."""
+
+    async def bench(self, ctx):
+        await self.start(ctx)
+        await self.finish(ctx)
+        cycles = await self.read(ctx, "CYCLES")
+        await self.write(ctx, "CONTROL", 4)
+        await self.write(ctx, "BUDGET", cycles + spare)
+        await self.start(ctx)
+        if spare:
+            await expect_error(self, ctx, ErrorCode.BUDGET)
+        else:
+            await self.finish(ctx)
+            assert await self.read(ctx, "STATUS") == 0b10010
+
+    Bench(small_program().words).run(bench)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "legal"),
+    [
+        (0x4000, 0x4FFF, True),
+        (0x4000, 0xFFFF_FFFF_FFFF_FFFF, True),
+        (0x4000, 0x1_0000_0FFF, True),
+        (0x5000, 0x5FFF, False),
+        (0, 0x3FFF, False),
+        (0x5000, 0x3FFF, False),
+    ],
+)
+def test_window(first, last, legal):
+    """Not a burst is requested outside of the window."""
+
+    async def bench(self, ctx):
+        await self.write(ctx, "WINDOW_FIRST", first)
+        await self.write(ctx, "WINDOW_LAST", last)
+        await self.start(ctx)
+        if legal:
+            await self.finish(ctx)
+            assert await self.read(ctx, "STATUS") == 0b10010
+            return
+        await self.finish(ctx)
+        assert await self.read(ctx, "ERROR_DETAIL") == 0, "the port of the program"
+        await expect_error(self, ctx, ErrorCode.WINDOW)
+        assert not self.memory.bursts
+
+    Bench(small_program().words).run(bench)
+
+
+def test_a_write_outside_of_the_window():
+    async def bench(self, ctx):
+        self.never_idle = True
+        await self.start(ctx)
+        await ctx.tick().repeat(100)
+        ctx.set(self.control.write_outside, 1)
+        await self.finish(ctx)
+        assert await self.read(ctx, "ERROR_DETAIL") == WRITE_PORT
+        ctx.set(self.control.write_outside, 0)
+        await expect_error(self, ctx, ErrorCode.WINDOW)
+
+    Bench(small_program().words).run(bench)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PROGRAM", AT + 4),
+        ("PROGRAM", AT + (1 << 32)),
+        ("WINDOW_FIRST", 0x800),
+        ("WINDOW_FIRST", 1 << 40),
+        ("WINDOW_LAST", 0x1_0000_0000),
+    ],
+)
+def test_addresses_are_checked_at_the_start(name, value):
+    async def bench(self, ctx):
+        await self.write(ctx, "PROGRAM", self.at)
+        before = await self.read(ctx, name)
+        await self.write(ctx, name, value)
+        assert await self.read(ctx, name) == value
+        await self.write(ctx, "CONTROL", 1)
+        await self.finish(ctx)
+        assert await self.read(ctx, "ERROR_DETAIL") == MAP[name]["offset"]
+        await expect_error(self, ctx, ErrorCode.BAD_ADDRESS)
+        assert not self.memory.bursts
+        await self.write(ctx, name, before)
+        await self.write(ctx, "CONTROL", 1)
+        await self.finish(ctx)
+        assert await self.read(ctx, "STATUS") == 0b10010
+
+    Bench(small_program().words).run(bench)
+
+
+@pytest.mark.parametrize("what", ["busy", "held"])
+def test_the_end_waits_for_the_core(what):
+    """END without a WAIT is done when all engines are idle and nothing is held; if that never comes, it is an error."""
+    words = Program().start(0, Engine.STEP).end().words
+
+    async def bench(self, ctx):
+        self.never_idle = what == "busy"
+        ctx.set(self.control.held, what == "held")
+        await self.write(ctx, "WATCHDOG", 200)
+        await self.start(ctx)
+        await ctx.tick().repeat(150)
+        assert await self.read(ctx, "STATUS") == 1
+        self.never_idle = False
+        ctx.set(self.control.held, 0)
+        await self.finish(ctx)
+        assert await self.read(ctx, "STATUS") == 0b10010
+        self.never_idle = what == "busy"
+        ctx.set(self.control.held, what == "held")
+        await self.start(ctx)
+        await expect_error(self, ctx, ErrorCode.LEFTOVER if what == "held" else ErrorCode.WATCHDOG)
+
+    Bench(words).run(bench)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_an_answer_that_was_not_asked(busy):
+    """It goes nowhere and ends what runs; while nothing runs it is an error too."""
+
+    async def bench(self, ctx):
+        if busy:
+            self.never_idle = True
+            await self.start(ctx)
+            await ctx.tick().repeat(150)
+        self.memory.answer_once_more()
+        await self.finish(ctx)
+        assert await self.read(ctx, "ERROR_DETAIL") == 1
+        await expect_error(self, ctx, ErrorCode.UNEXPECTED)
+        self.never_idle = False
+        await self.start(ctx)
+        await self.finish(ctx)
+        assert await self.read(ctx, "STATUS") == 0b10010
+
+    Bench(small_program().words).run(bench)
+
+
 def test_irq_enable():
     async def bench(self, ctx):
         await self.write(ctx, "IRQ_ENABLE", 2)
@@ -526,6 +669,30 @@ def test_soft_reset_when_idle_and_start_during_it():
         await self.finish(ctx)
         assert await self.read(ctx, "ERROR") == ErrorCode.START_WHILE_BUSY
         assert self.started is None
+        await self.soft_reset(ctx)
+        await self.start(ctx)
+        await self.finish(ctx)
+        assert await self.read(ctx, "STATUS") == 0b10010
+
+    Bench(small_program().words).run(bench)
+
+
+def test_a_soft_reset_gives_up():
+    """If the memory does not answer, nothing is reset; a later soft reset finds the answer."""
+
+    async def bench(self, ctx):
+        self.hold_outstanding = True
+        await self.write(ctx, "CONTROL", 2)
+        since = self.cycle
+        await self.finish(ctx)
+        assert LIMIT <= self.cycle - since <= LIMIT + 10
+        assert await self.read(ctx, "ERROR") == ErrorCode.UNANSWERED
+        assert await self.read(ctx, "ERROR_DETAIL") == 1
+        assert await self.read(ctx, "STATUS") == 0b10100
+        assert self.reset_cycles == 0
+        await self.write(ctx, "CONTROL", 1)
+        assert self.started is None
+        self.hold_outstanding = False
         await self.soft_reset(ctx)
         await self.start(ctx)
         await self.finish(ctx)

@@ -401,6 +401,30 @@ def test_arbiter_priority_halt_and_error():
     assert errors == [1, 1]
 
 
+def test_arbiter_drops_what_is_outside_of_the_window():
+    """Not a beat is asked for outside; behind such a request nothing goes, and outstanding ends at 0."""
+    dut = ReadArbiter(CONFIG, 2)
+    memory = Reads(dut.axi, latency=20)
+    dropped: list[int] = []
+
+    async def watch(ctx):
+        while True:
+            _, _, outside, port = await ctx.tick().sample(dut.outside, dut.outside_port)
+            if outside:
+                dropped.append(port)
+
+    async def bench(ctx):
+        ctx.set(dut.window, {"first": 1, "last": 2})
+        for address in (0x1000, 0x2FF8, 0x3000, 0x1000):
+            await put(ctx, dut.requests[1], {"address": address, "beats": 1})
+        await ctx.tick().repeat(60)
+        assert ctx.get(dut.outstanding) == 0
+
+    simulate(dut, bench, memory.run, watch)
+    assert memory.bursts == [(0x1000, 1), (0x2FF8, 1)]
+    assert dropped == [1]
+
+
 @pytest.mark.parametrize("ports", [4, 12])
 def test_arbiter_takes_turns_behind_port_0(ports):
     dut = ReadArbiter(CONFIG, ports)
@@ -617,6 +641,31 @@ def test_storer_waits_for_all_beats_and_halts():
     simulate(dut, bench, memory.run)
     assert seen == [(0, 1, 0), (1, 16, 0, 0)]
     assert memory.bursts == [(64, 16), (192, 4)]
+
+
+@pytest.mark.parametrize("window", [(1, 1), (2, 5), (0, 0)])
+def test_storer_writes_nothing_outside_of_the_window(window):
+    """A burst outside is held, and so is what is behind it."""
+    dut = Storer(CONFIG)
+    memory = Writes(dut.axi)
+
+    async def feed(ctx):
+        while True:
+            await put(ctx, dut.lanes[0], {"data": 1, "strobe": 255})
+
+    async def bench(ctx):
+        ctx.set(dut.window, dict(zip(("first", "last"), window, strict=True)))
+        bases = {"address": 4096 - 64, "lane": 0, "column": 0}
+        fields = {"length": 20, "columns": 1}
+        await write_config(ctx, dut.config, 0, dut.descriptor.encode([], bases, fields))
+        await put(ctx, dut.start, 0)
+        await ctx.tick().repeat(100)
+        assert ctx.get(dut.outside)
+        assert ctx.get(dut.outstanding) == 0
+        assert not ctx.get(dut.idle)
+
+    simulate(dut, bench, memory.run, feed, limit=2_000)
+    assert memory.bursts == ([(4096 - 64, 8)] if window == (0, 0) else [])
 
 
 def test_storer_error():
