@@ -19,7 +19,17 @@ CONFIG = ArchConfig()
 COUNTERS = {"alpha": 1, "beta": 4}
 WAITS = ("one", "two", "three")
 MAP = register_map(tuple(COUNTERS), WAITS)
+
+
+def word_of(register: str, *fields: str) -> int:
+    """The register's word with these fields all ones."""
+    places = [MAP[register]["fields"][name] for name in fields]
+    return sum((1 << place["width"]) - 1 << place["low"] for place in places)
+
+
 LIMIT = 400  # of a soft reset
+START, SOFT_RESET, IRQ_CLEAR = (word_of("CONTROL", name) for name in ("start", "soft_reset", "irq_clear"))
+BUSY, DONE, ERROR, RESETTING, IRQ = (word_of("STATUS", name) for name in ("busy", "done", "error", "resetting", "irq"))
 AT = 0x4008  # of the program: neither aligned to a burst, nor near the end of a page
 
 
@@ -162,16 +172,16 @@ class Bench:
 
     async def start(self, ctx: Any) -> None:
         await self.write(ctx, "PROGRAM", self.at)
-        await self.write(ctx, "CONTROL", 1)
+        await self.write(ctx, "CONTROL", START)
 
     async def finish(self, ctx: Any) -> None:
         while not ctx.get(self.control.irq):
             await ctx.tick()
 
     async def soft_reset(self, ctx: Any) -> None:
-        await self.write(ctx, "CONTROL", 2)
-        assert await self.read(ctx, "STATUS") & 0b1001 == 0b1001
-        while await self.read(ctx, "STATUS") & 1:
+        await self.write(ctx, "CONTROL", SOFT_RESET)
+        assert await self.read(ctx, "STATUS") & (BUSY | RESETTING) == BUSY | RESETTING
+        while await self.read(ctx, "STATUS") & BUSY:
             pass
 
     def run(self, bench: Any, *background: Any, limit: int = 20_000) -> None:
@@ -185,11 +195,11 @@ async def expect_error(bench: Bench, ctx: Any, code: ErrorCode) -> None:
     """The run has ended with this error; a soft reset recovers, and the interrupt is gone."""
     await bench.finish(ctx)
     assert await bench.read(ctx, "ERROR") == code
-    assert await bench.read(ctx, "STATUS") & 0b111 == 0b100
+    assert await bench.read(ctx, "STATUS") & (BUSY | DONE | ERROR) == ERROR
     assert ctx.get(bench.control.halt)
     await bench.soft_reset(ctx)
     assert bench.reset_cycles == RESET_CYCLES
-    assert await bench.read(ctx, "ERROR") == 0
+    assert await bench.read(ctx, "ERROR") == ErrorCode.NONE
     assert await bench.read(ctx, "STATUS") == 0
     assert not ctx.get(bench.control.irq)
     assert not ctx.get(bench.control.halt)
@@ -301,13 +311,13 @@ def test_random_program(seed, width, stall):
             await self.finish(ctx)
             assert not any(self.busy)
             assert merge_starts(self.events) == expected_events(words)
-            assert await self.read(ctx, "STATUS") == 0b10010
+            assert await self.read(ctx, "STATUS") == DONE | IRQ
             assert await self.read(ctx, "CYCLES") == self.active_cycles
             assert await self.read(ctx, "ALPHA") == self.counted[0]
             assert await self.read(ctx, "BETA") == self.counted[1]
-            await self.write(ctx, "CONTROL", 4)
+            await self.write(ctx, "CONTROL", IRQ_CLEAR)
             assert not ctx.get(self.control.irq)
-            assert await self.read(ctx, "STATUS") == 0b10
+            assert await self.read(ctx, "STATUS") == DONE
 
     config = CONFIG.replace(axi_data_width=width)
     at = (AT, 4096 - 32, 0)[seed]
@@ -324,7 +334,7 @@ def test_timing(latency):
         await self.write(ctx, "PROGRAM", self.at)
         axi = self.control.s_axil
         ctx.set(axi.awaddr, MAP["CONTROL"]["offset"])
-        ctx.set(axi.wdata, 1)
+        ctx.set(axi.wdata, START)
         ctx.set(axi.wstrb, 15)
         ctx.set(axi.awvalid, 1)
         ctx.set(axi.wvalid, 1)
@@ -395,7 +405,7 @@ def test_illegal_program(words, detail):
         self.events.clear()
         await self.start(ctx)
         await self.finish(ctx)
-        assert await self.read(ctx, "STATUS") == 0b10010
+        assert await self.read(ctx, "STATUS") == DONE | IRQ
         assert merge_starts(self.events) == expected_events(small_program().words)
 
     Bench(words).run(bench)
@@ -427,12 +437,12 @@ def test_start_while_busy():
         self.never_idle = True
         await self.start(ctx)
         await ctx.tick().repeat(100)
-        assert await self.read(ctx, "STATUS") == 1
-        await self.write(ctx, "CONTROL", 1)
+        assert await self.read(ctx, "STATUS") == BUSY
+        await self.write(ctx, "CONTROL", START)
         await self.finish(ctx)
-        await self.write(ctx, "CONTROL", 4)
+        await self.write(ctx, "CONTROL", IRQ_CLEAR)
         assert not ctx.get(self.control.irq)
-        await self.write(ctx, "CONTROL", 1)  # without effect, but for the interrupt
+        await self.write(ctx, "CONTROL", START)  # without effect, but for the interrupt
         assert ctx.get(self.control.irq)
         await expect_error(self, ctx, ErrorCode.START_WHILE_BUSY)
 
@@ -461,7 +471,7 @@ def test_watchdog():
         await self.write(ctx, "WATCHDOG", 0)
         await self.start(ctx)
         await ctx.tick().repeat(300)
-        assert await self.read(ctx, "STATUS") == 1
+        assert await self.read(ctx, "STATUS") == BUSY
 
     Bench(small_program().words).run(bench)
 
@@ -474,14 +484,14 @@ def test_budget(spare):
         await self.start(ctx)
         await self.finish(ctx)
         cycles = await self.read(ctx, "CYCLES")
-        await self.write(ctx, "CONTROL", 4)
+        await self.write(ctx, "CONTROL", IRQ_CLEAR)
         await self.write(ctx, "BUDGET", cycles + spare)
         await self.start(ctx)
         if spare:
             await expect_error(self, ctx, ErrorCode.BUDGET)
         else:
             await self.finish(ctx)
-            assert await self.read(ctx, "STATUS") == 0b10010
+            assert await self.read(ctx, "STATUS") == DONE | IRQ
 
     Bench(small_program().words).run(bench)
 
@@ -506,7 +516,7 @@ def test_window(first, last, legal):
         await self.start(ctx)
         if legal:
             await self.finish(ctx)
-            assert await self.read(ctx, "STATUS") == 0b10010
+            assert await self.read(ctx, "STATUS") == DONE | IRQ
             return
         await self.finish(ctx)
         assert await self.read(ctx, "ERROR_DETAIL") == 0, "the port of the program"
@@ -546,15 +556,15 @@ def test_addresses_are_checked_at_the_start(name, value):
         before = await self.read(ctx, name)
         await self.write(ctx, name, value)
         assert await self.read(ctx, name) == value
-        await self.write(ctx, "CONTROL", 1)
+        await self.write(ctx, "CONTROL", START)
         await self.finish(ctx)
         assert await self.read(ctx, "ERROR_DETAIL") == MAP[name]["offset"]
         await expect_error(self, ctx, ErrorCode.BAD_ADDRESS)
         assert not self.memory.bursts
         await self.write(ctx, name, before)
-        await self.write(ctx, "CONTROL", 1)
+        await self.write(ctx, "CONTROL", START)
         await self.finish(ctx)
-        assert await self.read(ctx, "STATUS") == 0b10010
+        assert await self.read(ctx, "STATUS") == DONE | IRQ
 
     Bench(small_program().words).run(bench)
 
@@ -570,11 +580,11 @@ def test_the_end_waits_for_the_core(what):
         await self.write(ctx, "WATCHDOG", 200)
         await self.start(ctx)
         await ctx.tick().repeat(150)
-        assert await self.read(ctx, "STATUS") == 1
+        assert await self.read(ctx, "STATUS") == BUSY
         self.never_idle = False
         ctx.set(self.control.held, 0)
         await self.finish(ctx)
-        assert await self.read(ctx, "STATUS") == 0b10010
+        assert await self.read(ctx, "STATUS") == DONE | IRQ
         self.never_idle = what == "busy"
         ctx.set(self.control.held, what == "held")
         await self.start(ctx)
@@ -599,20 +609,20 @@ def test_an_answer_that_was_not_asked(busy):
         self.never_idle = False
         await self.start(ctx)
         await self.finish(ctx)
-        assert await self.read(ctx, "STATUS") == 0b10010
+        assert await self.read(ctx, "STATUS") == DONE | IRQ
 
     Bench(small_program().words).run(bench)
 
 
 def test_irq_enable():
     async def bench(self, ctx):
-        await self.write(ctx, "IRQ_ENABLE", 2)
+        await self.write(ctx, "IRQ_ENABLE", word_of("IRQ_ENABLE", "error"))
         await self.start(ctx)
-        while await self.read(ctx, "STATUS") & 1:
+        while await self.read(ctx, "STATUS") & BUSY:
             pass
-        assert await self.read(ctx, "STATUS") == 0b10010
+        assert await self.read(ctx, "STATUS") == DONE | IRQ
         assert not ctx.get(self.control.irq)
-        await self.write(ctx, "IRQ_ENABLE", 1)
+        await self.write(ctx, "IRQ_ENABLE", word_of("IRQ_ENABLE", "done"))
         assert ctx.get(self.control.irq)
 
     Bench(small_program().words).run(bench)
@@ -638,22 +648,22 @@ def test_soft_reset_in_the_middle(after, stall):
         await self.start(ctx)
         await ctx.tick().repeat(after)
         self.hold_outstanding = True
-        await self.write(ctx, "CONTROL", 2)
+        await self.write(ctx, "CONTROL", SOFT_RESET)
         await ctx.tick().repeat(50)
         bursts = len(self.memory.bursts)
-        assert await self.read(ctx, "STATUS") == 0b1001, "something has not been answered"
+        assert await self.read(ctx, "STATUS") == BUSY | RESETTING, "something has not been answered"
         await ctx.tick().repeat(100)
         assert len(self.memory.bursts) == bursts
         assert self.reset_cycles == 0
         self.hold_outstanding = False
-        while await self.read(ctx, "STATUS") & 1:
+        while await self.read(ctx, "STATUS") & BUSY:
             pass
         assert self.reset_cycles == RESET_CYCLES
         self.events.clear()
         await self.start(ctx)
         await self.finish(ctx)
         assert merge_starts(self.events) == expected_events(words)
-        assert await self.read(ctx, "STATUS") == 0b10010
+        assert await self.read(ctx, "STATUS") == DONE | IRQ
 
     self = Bench(words, stall=stall, latency=30)
     self.run(bench, watch)
@@ -663,8 +673,8 @@ def test_soft_reset_when_idle_and_start_during_it():
     async def bench(self, ctx):
         await self.soft_reset(ctx)
         self.hold_outstanding = True
-        await self.write(ctx, "CONTROL", 2)
-        await self.write(ctx, "CONTROL", 1)
+        await self.write(ctx, "CONTROL", SOFT_RESET)
+        await self.write(ctx, "CONTROL", START)
         self.hold_outstanding = False
         await self.finish(ctx)
         assert await self.read(ctx, "ERROR") == ErrorCode.START_WHILE_BUSY
@@ -672,7 +682,7 @@ def test_soft_reset_when_idle_and_start_during_it():
         await self.soft_reset(ctx)
         await self.start(ctx)
         await self.finish(ctx)
-        assert await self.read(ctx, "STATUS") == 0b10010
+        assert await self.read(ctx, "STATUS") == DONE | IRQ
 
     Bench(small_program().words).run(bench)
 
@@ -682,21 +692,21 @@ def test_a_soft_reset_gives_up():
 
     async def bench(self, ctx):
         self.hold_outstanding = True
-        await self.write(ctx, "CONTROL", 2)
+        await self.write(ctx, "CONTROL", SOFT_RESET)
         since = self.cycle
         await self.finish(ctx)
         assert LIMIT <= self.cycle - since <= LIMIT + 10
         assert await self.read(ctx, "ERROR") == ErrorCode.UNANSWERED
         assert await self.read(ctx, "ERROR_DETAIL") == 1
-        assert await self.read(ctx, "STATUS") == 0b10100
+        assert await self.read(ctx, "STATUS") == ERROR | IRQ
         assert self.reset_cycles == 0
-        await self.write(ctx, "CONTROL", 1)
+        await self.write(ctx, "CONTROL", START)
         assert self.started is None
         self.hold_outstanding = False
         await self.soft_reset(ctx)
         await self.start(ctx)
         await self.finish(ctx)
-        assert await self.read(ctx, "STATUS") == 0b10010
+        assert await self.read(ctx, "STATUS") == DONE | IRQ
 
     Bench(small_program().words).run(bench)
 
