@@ -35,6 +35,8 @@ class ReadArbiter(Block):
         Port 0 before all others.
     data : Out(array of Beats(axi_data_width))
     axi : Out(Axi4Read)
+    clear : In(1)
+        A run starts: turns begin with port 1, whoever had the last one of the run before.
     halt : In(1)
         Start no further burst.
     window : In(window_layout(config))
@@ -56,6 +58,7 @@ class ReadArbiter(Block):
     requests: Any
     data: Any
     axi: Any
+    clear: Signal
     halt: Signal
     window: Any
     outside: Signal
@@ -75,6 +78,7 @@ class ReadArbiter(Block):
                 "requests": In(stream.Signature(request_layout(config))).array(ports),
                 "data": Out(Beats(config.axi_data_width)).array(ports),
                 "axi": Out(Axi4Read(config.axi_addr_width, config.axi_data_width)),
+                "clear": In(1),
                 "halt": In(1),
                 "window": In(window_layout(config), init=whole_window(config)),
                 "outside": Out(1),
@@ -110,6 +114,8 @@ class ReadArbiter(Block):
         choose(m, waiting, turn, chosen, picked)
         with m.If(go & (chosen != 0)):
             m.d.sync += turn.eq(chosen)
+        with m.If(self.clear):
+            m.d.sync += turn.eq(0)
         m.d.comb += [
             go.eq(sent.i.ready & ~self.halt & ~blocked & ~dropped & ~full & Cat(port.valid for port in waiting).any()),
             sent.i.valid.eq(go),

@@ -131,6 +131,7 @@ class Top(Block):
             control.held.eq(core.held),
             arbiter.window.eq(control.window),
             core.window.eq(control.window),
+            arbiter.clear.eq(control.started),
             arbiter.halt.eq(control.halt),
             core.halt.eq(control.halt),
             core.busy.eq(control.active),
