@@ -90,8 +90,8 @@ _ERRORS = {
     ErrorCode.BUDGET: "the run took more than BUDGET cycles",
     ErrorCode.WINDOW: "an access outside of WINDOW_FIRST to WINDOW_LAST, which was not made "
     f"(detail: number of the read port, {WRITE_PORT:#x} for a write)",
-    ErrorCode.BAD_ADDRESS: "PROGRAM is no multiple of the beat size or beyond the addresses, or the window's bounds are "
-    "not those of 4 KB pages (detail: offset of the register)",
+    ErrorCode.BAD_ADDRESS: "PROGRAM is no multiple of the beat size or beyond the addresses, or the window's bounds "
+    "are not those of 4 KB pages (detail: offset of the register)",
     ErrorCode.LEFTOVER: "at the program's END something was left in the core for WATCHDOG cycles",
     ErrorCode.UNANSWERED: f"in a soft reset the memory left a burst unanswered for {RESET_LIMIT} cycles "
     "(detail: bit 0 a read, bit 1 a write); nothing was reset",

@@ -90,6 +90,7 @@ def _run_loop(job: SimJob, model: BuiltModel) -> SimResult:
         raw = json.loads(process.stdout.strip().splitlines()[-1])
         return SimResult(
             dumps=folder.dumps(),
+            changed=folder.changed(),
             registers={},
             fields={},
             cycles=raw["cycles"],

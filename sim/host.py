@@ -18,10 +18,13 @@ from cocotbext.axi.axi_ram import AxiRamRead, AxiRamWrite  # type: ignore[import
 
 from rowmesh.sim.build import Register, RegisterError
 
-__all__ = ["CYCLE_NS", "Host", "RandomMemory", "RegisterError", "Session", "stalls"]
+__all__ = ["CYCLE_NS", "FAULTS", "Host", "RandomMemory", "RegisterError", "Session", "stalls"]
 
 CYCLE_NS = 10
 """Period of the wrapper's clock in simulated nanoseconds."""
+
+FAULTS = ("fail_read", "fail_write", "hold_read", "hold_write", "extra_read", "extra_write")
+"""Faults of the deterministic memory model; see :meth:`Host.set_faults`."""
 
 _ACCESS_LIMIT = 10_000
 """Cycles after which a register access is given up."""
@@ -43,7 +46,9 @@ class Host:
         self._registers = registers
         self._request = 0
         dut.host_request.value = 0
+        self._resets = 0
         dut.host_reset.value = 0
+        self.set_faults()
         dut.host_start.value = 0
 
     async def ready(self) -> None:
@@ -52,13 +57,40 @@ class Host:
         if self._dut.host_in_reset.value:
             await FallingEdge(self._dut.host_in_reset)
 
-    async def reset(self) -> None:
-        """Reset the design and the memory model; the memory keeps its contents."""
-        self._dut.host_reset.value = 1
+    async def reset(self, cycles: int = 16) -> None:
+        """Reset the design and the memory model; the memory keeps its contents.
+
+        Parameters
+        ----------
+        cycles : int
+            Clock edges at which the reset is high, from 1 to 255.
+        """
+        self._resets ^= 1
+        self._dut.host_reset_cycles.value = cycles
+        self._dut.host_reset.value = self._resets
         if not self._dut.host_in_reset.value:
             await RisingEdge(self._dut.host_in_reset)
-        self._dut.host_reset.value = 0
         await FallingEdge(self._dut.host_in_reset)
+
+    def set_faults(self, **faults: int) -> None:
+        """Let the deterministic memory model misbehave from now on.
+
+        Parameters
+        ----------
+        **faults : int
+            Numbers of bursts of a run, from 1 (0 or missing: none): ``fail_read`` and ``fail_write`` are answered with
+            an error, ``hold_read`` and ``hold_write`` not at all, nor is any behind them, until the fault is taken
+            back; of ``extra_read`` the last beat comes twice, of ``extra_write`` the response.
+
+        Raises
+        ------
+        ValueError
+            If there is no such fault.
+        """
+        if unknown := set(faults) - set(FAULTS):
+            raise ValueError(f"a fault must be one of {', '.join(FAULTS)}, not {', '.join(sorted(unknown))}")
+        for name in FAULTS:
+            getattr(self._dut, f"host_{name}").value = faults.get(name, 0)
 
     async def access(self, offset: int, value: int | None = None, *, start: bool = False) -> tuple[int, int]:
         """Read or write one 32-bit register word.
@@ -298,6 +330,7 @@ class Session:
         self.host = Host(dut, registers)
         with (self.folder / "memory.bin").open("r+b") as file:
             self.memory = mmap.mmap(file.fileno(), 0)
+        self.host.set_faults(**{name: self.job[name] for name in ("fail_read", "fail_write")})
         self._random = None
         if self.job["memory"] == "axi-random":
             self._random = RandomMemory(

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 from cocotb_tools.check_results import get_results
 
 from rowmesh.sim.build import BuiltModel, build_model
@@ -125,6 +127,8 @@ class SimResult:
     ----------
     dumps : list of bytes
         The regions asked for.
+    changed : int, optional
+        Address of the first byte outside of them that is not what the image says (0 where it says nothing).
     registers : dict of str to int
         Every readable register after the run.
     fields : dict of str to dict of str to int
@@ -140,6 +144,7 @@ class SimResult:
     """
 
     dumps: list[bytes]
+    changed: int | None
     registers: dict[str, int]
     fields: dict[str, dict[str, int]]
     cycles: int
@@ -199,8 +204,6 @@ class JobFolder:
             f"+memory={self.path / 'memory.bin'}",
             f"+read_latency={job.latency}",
             f"+write_latency={job.write_latency}",
-            f"+fail_read={job.fail_read}",
-            f"+fail_write={job.fail_write}",
         ]
         if job.bytes_per_cycle is not None:
             arguments.append(f"+bytes_per_cycle={job.bytes_per_cycle}")
@@ -210,14 +213,40 @@ class JobFolder:
             arguments += [f"+verilator+seed+{job.seed % (2**31 - 1) + 1}", "+verilator+rand+reset+2"]
         return arguments
 
+    def _memory(self, number: int, last: bool) -> npt.NDArray[np.uint8]:
+        return np.memmap(self.path / ("memory.bin" if last else f"memory{number}.bin"), np.uint8, "r")
+
     def dumps(self, number: int = 0, *, last: bool = True) -> list[bytes]:
         """Return the regions of memory that a job asks for; ``last``: it was the last one that was run."""
-        contents = []
-        with (self.path / ("memory.bin" if last else f"memory{number}.bin")).open("rb") as file:
-            for address, size in self._jobs[number].dumps:
-                file.seek(address)
-                contents.append(file.read(size))
-        return contents
+        memory = self._memory(number, last)
+        return [memory[address : address + size].tobytes() for address, size in self._jobs[number].dumps]
+
+    def changed(self, number: int = 0, *, last: bool = True) -> int | None:
+        """Return the address of the first byte outside of a job's dumps that differs from its image; see `dumps`."""
+        job = self._jobs[number]
+        return first_change(self._memory(number, last)[: job.memory_size], job.image, job.dumps)
+
+
+def first_change(
+    memory: npt.NDArray[np.uint8], image: Sequence[tuple[int, bytes]], written: Sequence[tuple[int, int]]
+) -> int | None:
+    """Return the address of the first byte that differs from an image, but for regions that may be written.
+
+    Parameters
+    ----------
+    memory : array of uint8
+    image : sequence of (int, bytes)
+        Contents by address, which do not overlap; all other bytes are 0.
+    written : sequence of (int, int)
+        Address and size of the regions that are not looked at.
+    """
+    expected = np.zeros(len(memory), np.uint8)
+    for address, content in image:
+        expected[address : address + len(content)] = np.frombuffer(content, np.uint8)
+    for address, size in written:
+        expected[address : address + size] = memory[address : address + size]
+    different = expected != memory
+    return int(different.argmax()) if different.any() else None
 
 
 def simulate(
@@ -296,6 +325,7 @@ def simulate_all(
         return [
             SimResult(
                 dumps=folder.dumps(number, last=number == len(found) - 1),
+                changed=folder.changed(number, last=number == len(found) - 1),
                 registers=raw["register_values"],
                 fields=_fields(model, raw["register_values"]),
                 cycles=raw["cycles"],

@@ -13,6 +13,7 @@ import numpy as np
 from platformdirs import user_cache_path
 
 from rowmesh import hw
+from rowmesh.hw.axi import PAGE_BYTES
 from rowmesh.hw.command_processor import first_fetch
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.core import pe_counter
@@ -24,7 +25,7 @@ from rowmesh.sw.compiler import MemoryMap
 from rowmesh.sw.dataflow import Dataflow
 from rowmesh.sw.layerdata import LayerData, make_data, nonzero_macs
 from rowmesh.sw.mapper import Search, UnmappableError, search
-from rowmesh.sw.mapping import Mapping
+from rowmesh.sw.mapping import Mapping, ceil_div
 from rowmesh.sw.memory import MEMORY_LATENCY, WRITE_LATENCY
 from rowmesh.sw.mesh import MeshMapping
 from rowmesh.sw.model import predict, predict_sequence
@@ -57,6 +58,8 @@ _GENERATOR = hashlib.sha256(
 ).digest()
 
 _WATCHDOG = 200_000  # cycles without progress that end a run
+
+_FILLER = b"\xa5"  # of ofmaps before a run, so that a word that is not written is seen, and between tensors
 
 
 class RunError(RuntimeError):
@@ -220,17 +223,20 @@ def make_job(
         return program.to_bytes(config.beat_bytes, first_fetch(config))
 
     places = _places(mappings, len(image_of(_places(mappings, 1 << 16))))
-    image = [(places[0].program, image_of(places))]
+    contents = [(places[0].program, image_of(places))]
     for (mapping, data), place in zip(layers, places, strict=True):
-        image += [
+        contents += [
             (place.iact, mapping.iact_layout.pack(data.iacts)),
             (place.weight, packed_weights(mapping, data.weights)),
             (place.param, pack_params(config, data.bias, data.scale)),
+            (place.ofmap, b""),
         ]
+    size = ceil_div(places[-1].size, PAGE_BYTES) * PAGE_BYTES
+    ends = [*(address for address, _ in contents[1:]), size]
     return SimJob(
         verilog_dir=_verilog_folder(config),
-        image=image,
-        memory_size=places[-1].size,
+        image=[(at, content.ljust(end - at, _FILLER)) for (at, content), end in zip(contents, ends, strict=True)],
+        memory_size=size,
         program_address=places[0].program,
         dumps=[(place.ofmap, m.ofmap_layout.nbytes) for m, place in zip(mappings, places, strict=True)],
         memory=memory,  # type: ignore[arg-type]
@@ -238,7 +244,12 @@ def make_job(
         write_latency=WRITE_LATENCY,
         seed=seed,
         max_cycles=max_cycles,
-        register_writes={"WATCHDOG": _WATCHDOG},
+        register_writes={
+            "WATCHDOG": _WATCHDOG,
+            "BUDGET": max_cycles,
+            "WINDOW_FIRST": 0,
+            "WINDOW_LAST": size - 1,
+        },
     )
 
 
@@ -366,6 +377,8 @@ def _compared(case: _Case, result: SimResult, origins: Sequence[Layer] = ()) -> 
     if result.timed_out or status["ERROR"]:
         shown = ", ".join(f"{name} {status[name]:#x}" for name in ("STATUS", "ERROR", "ERROR_DETAIL", "WAITS"))
         raise RunError(f"layer {name}: the accelerator did not finish ({result.cycles} cycles): {shown}")
+    if result.changed is not None:
+        raise RunError(f"layer {name}: memory was changed outside of the ofmap, first at {result.changed:#x}")
     ofmaps = [mapping.ofmap_layout.unpack(dump) for mapping, dump in zip(mappings, result.dumps, strict=True)]
     wrong = [int((ofmap != data.expected).sum()) for ofmap, data in zip(ofmaps, case.data, strict=True)]
     counters = {name.lower(): value for name, value in result.registers.items()}

@@ -16,12 +16,19 @@ module axi_memory #(
     input  wire                    clk,
     input  wire                    rst,
 
-    // Timing and faults, constant during a run
+    // Timing, constant during a run
     input  wire [31:0]             read_latency,     // at least 2
     input  wire [31:0]             write_latency,    // at least 2
     input  wire [31:0]             bytes_per_cycle,  // in each direction; at most DATA_WIDTH / 8
-    input  wire [63:0]             fail_read,        // the burst of this number, from 1, fails; 0: none
-    input  wire [63:0]             fail_write,
+
+    // Faults: numbers of bursts, from 1, since the last restart; 0: none
+    input  wire                    restart,
+    input  wire [31:0]             fail_read,    // answered with an error
+    input  wire [31:0]             fail_write,
+    input  wire [31:0]             hold_read,    // not answered, nor any behind it, as long as the number stands here
+    input  wire [31:0]             hold_write,
+    input  wire [31:0]             extra_read,   // the last beat comes twice
+    input  wire [31:0]             extra_write,  // the response comes twice
 
     input  wire                    awid,
     input  wire [ADDR_WIDTH-1:0]   awaddr,
@@ -79,13 +86,14 @@ module axi_memory #(
     bit [2:0]            size;
     bit [1:0]            burst;
     bit [63:0]           due;  // reads: the edge that may present the first beat
-    bit                  fails;
+    bit [31:0]           number;
   } burst_t;
 
   typedef struct packed {
     bit        id;
     bit [1:0]  response;
     bit [63:0] due;
+    bit [31:0] number;
   } reply_t;
 
   function automatic [63:0] beat_address(input burst_t burst, input [7:0] beat);
@@ -125,13 +133,17 @@ module axi_memory #(
   bit [POINTER-1:0]   read_head;
   bit [POINTER-1:0]   read_tail;
   bit [7:0]           read_beat;
-  bit [63:0]          read_number;
+  bit [31:0]          read_number;
+  bit                 read_again;  // the last beat has come once
   bit [31:0]          read_credit;
 
   burst_t read_burst;
   assign read_burst = reads[read_head[POINTER-2:0]];
   wire read_take = arvalid && arready;
-  wire read_load = read_head != read_tail && now >= read_burst.due && (!rvalid || rready) && read_credit >= BYTES;
+  wire read_held = hold_read != 0 && read_burst.number >= hold_read;
+  wire read_load = read_head != read_tail && now >= read_burst.due && !read_held && (!rvalid || rready) &&
+      read_credit >= BYTES;
+  wire read_twice = read_burst.number == extra_read && !read_again;
 
   assign arready = !rst && (read_tail - read_head) != POINTER'(OUTSTANDING);
 
@@ -146,7 +158,7 @@ module axi_memory #(
           size: arsize,
           burst: arburst,
           due: now + {32'd0, read_latency} - 1,
-          fails: read_number + 1 == fail_read
+          number: read_number + 1
       };
       read_tail   <= read_tail + 1;
       read_number <= read_number + 1;
@@ -157,11 +169,14 @@ module axi_memory #(
       outside = rowmesh_memory_read(beat_address(read_burst, read_beat), BYTES, word);
       rid <= read_burst.id;
       rdata <= word;
-      rresp <= outside != 0 ? DECERR : read_burst.fails ? SLVERR : OKAY;
+      rresp <= outside != 0 ? DECERR : read_burst.number == fail_read ? SLVERR : OKAY;
       rlast <= read_beat == read_burst.length;
       if (read_beat == read_burst.length) begin
-        read_head <= read_head + 1;
-        read_beat <= 0;
+        read_again <= read_twice;
+        if (!read_twice) begin
+          read_head <= read_head + 1;
+          read_beat <= 0;
+        end
       end else begin
         read_beat <= read_beat + 1;
       end
@@ -172,9 +187,11 @@ module axi_memory #(
       read_tail   <= 0;
       read_beat   <= 0;
       read_number <= 0;
+      read_again  <= 0;
       read_credit <= BYTES;
       rvalid      <= 0;
     end
+    if (restart) read_number <= 0;
   end
 
   // Writes -----------------------------------------------------------------------------------------------------
@@ -185,7 +202,8 @@ module axi_memory #(
   bit [POINTER-1:0]   reply_head;
   bit [7:0]           write_beat;
   bit [1:0]           write_response;
-  bit [63:0]          write_number;
+  bit [31:0]          write_number;
+  bit                 write_again;  // the response has come once
   bit [31:0]          write_credit;
 
   burst_t write_burst;
@@ -195,7 +213,9 @@ module axi_memory #(
   wire write_take = awvalid && awready;
   wire write_data = wvalid && wready;
   wire write_last = write_beat == write_burst.length;
-  wire reply_load = reply_head != write_head && now >= reply.due && (!bvalid || bready);
+  wire reply_held = hold_write != 0 && reply.number >= hold_write;
+  wire reply_load = reply_head != write_head && now >= reply.due && !reply_held && (!bvalid || bready);
+  wire reply_twice = reply.number == extra_write && !write_again;
 
   assign awready = !rst && (write_tail - reply_head) != POINTER'(OUTSTANDING);
   assign wready  = write_head != write_tail && write_credit >= BYTES;
@@ -211,7 +231,7 @@ module axi_memory #(
           size: awsize,
           burst: awburst,
           due: 0,
-          fails: write_number + 1 == fail_write
+          number: write_number + 1
       };
       write_tail   <= write_tail + 1;
       write_number <= write_number + 1;
@@ -219,7 +239,7 @@ module axi_memory #(
     if (write_data) begin
       bit [1:0] response;
       response = write_beat == 0 ? OKAY : write_response;
-      if (write_burst.fails) response = SLVERR;
+      if (write_burst.number == fail_write) response = SLVERR;
       else if (rowmesh_memory_write(beat_address(write_burst, write_beat), BYTES, wdata, wstrb) != 0)
         response = DECERR;
       write_response <= response;
@@ -229,7 +249,8 @@ module axi_memory #(
         replies[write_head[POINTER-2:0]] <= '{
             id: write_burst.id,
             response: response,
-            due: now + {32'd0, write_latency} - 1
+            due: now + {32'd0, write_latency} - 1,
+            number: write_burst.number
         };
         write_head <= write_head + 1;
         write_beat <= 0;
@@ -238,9 +259,10 @@ module axi_memory #(
       end
     end
     if (reply_load) begin
-      bid        <= reply.id;
-      bresp      <= reply.response;
-      reply_head <= reply_head + 1;
+      bid         <= reply.id;
+      bresp       <= reply.response;
+      write_again <= reply_twice;
+      if (!reply_twice) reply_head <= reply_head + 1;
     end
     if (reply_load || bready) bvalid <= reply_load;
     if (rst) begin
@@ -249,16 +271,22 @@ module axi_memory #(
       reply_head   <= 0;
       write_beat   <= 0;
       write_number <= 0;
+      write_again  <= 0;
       write_credit <= BYTES;
       bvalid       <= 0;
     end
+    if (restart) write_number <= 0;
   end
 
-  // A valid channel keeps its payload until it is ready (AXI4 A3.2.1).
   bit quiet;
   initial quiet = 1;
   always @(posedge clk) quiet <= rst;
 
+  // Nothing is valid in the first cycle after a reset (AXI4 A3.1.2).
+  reset_valid :
+  assert property (@(posedge clk) !rst && quiet |-> !awvalid && !wvalid && !arvalid);
+
+  // A valid channel keeps its payload until it is ready (AXI4 A3.2.1).
   aw_stable :
   assert property (@(posedge clk) disable iff (rst || quiet)
       awvalid && !awready |=> awvalid && $stable({awid, awaddr, awlen, awsize, awburst}));

@@ -5,8 +5,11 @@
 // cycle counter with its last handshake, and irq (or the limit) stops it and raises host_done. So between the start and
 // the end of a run the host has nothing to do.
 //
-// Plusargs: +memory=FILE (see memory.cpp), +read_latency=N, +write_latency=N, +bytes_per_cycle=N, +fail_read=N,
-// +fail_write=N, and +external_memory, which gives the AXI4 ports to the host.
+// A toggle of host_reset resets the design and the memory model for host_reset_cycles. The memory's faults count the
+// bursts of a run (see axi_memory.sv).
+//
+// Plusargs: +memory=FILE (see memory.cpp), +read_latency=N, +write_latency=N, +bytes_per_cycle=N, and +external_memory,
+// which gives the AXI4 ports to the host.
 //
 // The host samples its AXI ports at the rise of axi_clock, one time unit before the clock's edge, when all outputs of
 // the design for that edge are settled; what it then drives reaches the design after the edge.
@@ -22,6 +25,13 @@ module simtop #(
     input  wire                    clk,
 `endif
     input  wire                    host_reset,
+    input  wire [7:0]              host_reset_cycles,
+    input  wire [31:0]             host_fail_read,
+    input  wire [31:0]             host_fail_write,
+    input  wire [31:0]             host_hold_read,
+    input  wire [31:0]             host_hold_write,
+    input  wire [31:0]             host_extra_read,
+    input  wire [31:0]             host_extra_write,
     output reg                     host_in_reset,
     input  wire                    host_request,
     input  wire                    host_write,
@@ -90,15 +100,12 @@ module simtop #(
   string memory_path;
   bit external_memory;
   bit [31:0] read_latency, write_latency, bytes_per_cycle;
-  bit [63:0] fail_read, fail_write;
 
   initial begin
     external_memory = $test$plusargs("external_memory") != 0;
     if (!$value$plusargs("read_latency=%d", read_latency)) read_latency = 100;
     if (!$value$plusargs("write_latency=%d", write_latency)) write_latency = 20;
     if (!$value$plusargs("bytes_per_cycle=%d", bytes_per_cycle)) bytes_per_cycle = DATA_WIDTH / 8;
-    if (!$value$plusargs("fail_read=%d", fail_read)) fail_read = 0;
-    if (!$value$plusargs("fail_write=%d", fail_write)) fail_write = 0;
     if (read_latency < 2 || write_latency < 2) rowmesh_fatal("memory latencies must be at least 2");
     if (bytes_per_cycle < 1 || bytes_per_cycle > DATA_WIDTH / 8)
       rowmesh_fatal($sformatf("bytes_per_cycle must be from 1 to %0d, not %0d", DATA_WIDTH / 8, bytes_per_cycle));
@@ -126,11 +133,14 @@ module simtop #(
 `endif
 
   bit [7:0] reset_count = RESET_CYCLES;
+  bit reset_seen;
   reg rst = 1;
   always @(posedge clk) begin
-    if (host_reset) reset_count <= RESET_CYCLES;
-    else if (reset_count != 0) reset_count <= reset_count - 1;
-    rst <= host_reset || reset_count != 0;
+    if (host_reset != reset_seen) begin
+      reset_seen  <= host_reset;
+      reset_count <= host_reset_cycles;
+    end else if (reset_count != 0) reset_count <= reset_count - 1;
+    rst <= reset_count != 0;
     host_in_reset <= rst;
   end
   initial host_in_reset = 1;
@@ -256,8 +266,13 @@ module simtop #(
       .read_latency(read_latency),
       .write_latency(write_latency),
       .bytes_per_cycle(bytes_per_cycle),
-      .fail_read(fail_read),
-      .fail_write(fail_write),
+      .restart(write_handshake && host_start),
+      .fail_read(host_fail_read),
+      .fail_write(host_fail_write),
+      .hold_read(host_hold_read),
+      .hold_write(host_hold_write),
+      .extra_read(host_extra_read),
+      .extra_write(host_extra_write),
       .awid(m_axi_awid),
       .awaddr(m_axi_awaddr),
       .awlen(m_axi_awlen),
