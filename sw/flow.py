@@ -180,12 +180,12 @@ def _accesses(mappings: Sequence[Mapping | MeshMapping], r: dict[str, int]) -> d
     }
 
 
-def _places(mappings: Sequence[Mapping | MeshMapping], program_bytes: int) -> list[MemoryMap]:
-    """Lay out the memory of layers in one program, which comes first."""
+def _places(mappings: Sequence[Mapping | MeshMapping], program_bytes: int, base: int) -> list[MemoryMap]:
+    """Lay out the memory of layers in one program, which comes first, from an address on."""
     places: list[MemoryMap] = []
     for mapping in mappings:
         own = memory_map(mapping, 0 if places else program_bytes)
-        places.append(own.moved(places[-1].size) if places else own)
+        places.append(own.moved(places[-1].size if places else base))
     if places[-1].size > 1 << mappings[0].config.axi_addr_width:
         raise RunError(
             f"{len(places)} layers need {places[-1].size:,} bytes of memory, more than the "
@@ -195,7 +195,7 @@ def _places(mappings: Sequence[Mapping | MeshMapping], program_bytes: int) -> li
 
 
 def make_job(
-    layers: Sequence[tuple[Mapping | MeshMapping, LayerData]], *, seed: int, memory: str, max_cycles: int
+    layers: Sequence[tuple[Mapping | MeshMapping, LayerData]], *, seed: int, memory: str, max_cycles: int, base: int = 0
 ) -> SimJob:
     """Compile mappings to a program and lay out its memory: everything that a simulation needs.
 
@@ -205,6 +205,8 @@ def make_job(
         Those of one program, in their order.
     seed, memory, max_cycles
         See :class:`rowmesh.sim.run.SimJob`.
+    base : int
+        Address of the program, a multiple of 4096; the tensors follow.
 
     Raises
     ------
@@ -222,7 +224,7 @@ def make_job(
         program = compile_layers(list(zip(mappings, places, strict=True)))
         return program.to_bytes(config.beat_bytes, first_fetch(config))
 
-    places = _places(mappings, len(image_of(_places(mappings, 1 << 16))))
+    places = _places(mappings, len(image_of(_places(mappings, 1 << 16, base))), base)
     contents = [(places[0].program, image_of(places))]
     for (mapping, data), place in zip(layers, places, strict=True):
         contents += [
@@ -247,7 +249,7 @@ def make_job(
         register_writes={
             "WATCHDOG": _WATCHDOG,
             "BUDGET": max_cycles,
-            "WINDOW_FIRST": 0,
+            "WINDOW_FIRST": base,
             "WINDOW_LAST": size - 1,
         },
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from rowmesh.hw.program import MAGIC, MAX_COUNT, Op, header_layout
 
-__all__ = ["KINDS", "Injection", "draw"]
+__all__ = ["KINDS", "Injection", "Target", "draw"]
 
 
 @dataclass(frozen=True, kw_only=True)

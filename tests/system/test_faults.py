@@ -1,14 +1,17 @@
 """What goes wrong ends in an error code and an interrupt, and a soft reset recovers."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
+from fault_injections import KINDS, Target, draw
 
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.registers import ErrorCode
 from rowmesh.sim.run import run_test, simulate
 from rowmesh.sw import assembler, compiler, flow
+from rowmesh.sw.dataflow import load_dataflow
 from rowmesh.sw.deadlock import DeadlockError, check_deadlock_freedom
 from rowmesh.sw.mapper import find_mapping
 from rowmesh.sw.nestprogram import Nest
@@ -90,6 +93,82 @@ def test_an_order_that_blocks_is_refused_and_does_block(monkeypatch):
     assert not result.timed_out
     assert result.registers["ERROR"] == ErrorCode.WATCHDOG
     assert result.registers["WAITS"] != 0
+
+
+BASE = 0x40000  # of the layers' memory, with memory below and above
+WATCHDOG, BUDGET = 2_000, 20_000
+OTHER = Layer(name="other", M=8, C=8, H=5, W=6, R=3, S=3, padding=1, output="requant")
+
+
+def run_campaign(path, monkeypatch, seed, count):
+    """Run faults one after another; return how often each kind has ended in which way."""
+    config, jobs, results = load_arch("tiny"), [], []
+    for layer, flow_name in ((LAYER, "rs"), (OTHER, "ws")):
+        mapping = flow.map_layer(config, layer, (load_dataflow(flow_name),)).mapping
+        data = flow.make_data(config, layer, 0)
+        job = flow.make_job([(mapping, data)], seed=0, memory="fast", max_cycles=BUDGET, base=BASE)
+        result = simulate(job)
+        assert np.array_equal(mapping.ofmap_layout.unpack(result.dumps[0]), data.expected)
+        assert not result.timed_out
+        assert result.changed is None
+        jobs.append(job)
+        results.append(result)
+    window = max(job.memory_size for job in jobs) - BASE
+    layers, targets = [], []
+    for job, result in zip(jobs, results, strict=True):
+        image = b"".join(content for _, content in sorted(job.image))
+        layers.append(
+            {
+                "image": image.hex(),
+                "ofmap": result.dumps[0].hex(),
+                "ofmap_at": job.dumps[0][0] - BASE,
+                "cycles": result.cycles,
+            }
+        )
+        length = 4 * int.from_bytes(image[4:8], "little")
+        targets.append(
+            Target(
+                program=image[:length],
+                image_bytes=len(image),
+                read_bursts=result.traffic["read_bursts"],
+                write_bursts=result.traffic["write_bursts"],
+                cycles=result.cycles,
+            )
+        )
+    plan = {
+        "base": BASE,
+        "window": window,
+        "budget": BUDGET,
+        "registers": {
+            "WATCHDOG": WATCHDOG,
+            "BUDGET": BUDGET,
+            "WINDOW_FIRST": BASE,
+            "WINDOW_LAST": BASE + window - 1,
+            "IRQ_ENABLE": 3,
+            "PROGRAM": BASE,
+        },
+        "layers": layers,
+        "injections": [dataclasses.asdict(injection) for injection in draw(targets, seed, count)],
+    }
+    file = path / "plan.json"
+    file.write_text(json.dumps(plan))
+    monkeypatch.setenv("ROWMESH_FAULTS", str(file))
+    run_test(dataclasses.replace(jobs[0], memory_size=BASE + window + 0x10000), "fault_campaign")
+    ends = json.loads(file.with_suffix(".ends").read_text())
+    assert sum(ends.values()) == count
+    return ends
+
+
+def test_faults_end_and_leave_nothing_behind(tmp_path, monkeypatch):
+    ends = run_campaign(tmp_path, monkeypatch, seed=0, count=60)
+    assert {end.split()[0] for end in ends} == set(KINDS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_more_faults_end_and_leave_nothing_behind(tmp_path, monkeypatch, seed):
+    ends = run_campaign(tmp_path, monkeypatch, seed, count=300)
+    print(", ".join(f"{end} {times}" for end, times in sorted(ends.items())))
 
 
 @pytest.mark.parametrize("testcase", ["a_start_while_busy_is_an_error", "a_soft_reset_recovers"])
