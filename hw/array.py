@@ -194,7 +194,7 @@ class Row(Block):
             wiring.connect(m, pe.psum_o, wiring.flipped(self.psum_o[col]))
 
         buses = {}
-        held = [pe.held for pe in pes]
+        held: list[Any] = [pe.held for pe in pes]
         for operand, name in enumerate(OPERANDS):
             m.submodules[f"{name}_tap"] = tap = RowTap(config)
             held.append(tap.held)

@@ -36,7 +36,7 @@ from rowmesh.hw.pe import PE_WAITS
 from rowmesh.hw.program import STARTABLE
 from rowmesh.hw.reset import with_own_reset
 from rowmesh.hw.router import Fork
-from rowmesh.hw.segments import Beats, request_layout, whole_window, window_layout
+from rowmesh.hw.segments import Beats, request_layout, window_port
 from rowmesh.hw.storer import Storer
 
 __all__ = ["ENGINES", "WAITS", "Core", "counter_widths", "loaders", "pe_counter"]
@@ -114,7 +114,7 @@ class Core(Block):
     axi : Out(Axi4Write)
     halt : In(1)
         Start no further write burst.
-    window : In(window_layout(config))
+    window : window_port(config)
         Pages that may be written.
     outside : Out(1)
         A write burst outside of them is held.
@@ -148,7 +148,7 @@ class Core(Block):
                 "data": In(Beats(config.axi_data_width)).array(len(loaders(config))),
                 "axi": Out(Axi4Write(config.axi_addr_width, config.axi_data_width)),
                 "halt": In(1),
-                "window": In(window_layout(config), init=whole_window(config)),
+                "window": window_port(config),
                 "outside": Out(1),
                 "writes_outstanding": Out(range(config.read_bursts + 1)),
                 "write_error": Out(1),

@@ -11,7 +11,7 @@ from rowmesh.hw.axi import BURST_INCR, RESP_OKAY, Axi4Read, beat_size
 from rowmesh.hw.block import Block
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.link import Buffer, Fifo
-from rowmesh.hw.segments import Beats, is_outside, request_layout, whole_window, window_layout
+from rowmesh.hw.segments import Beats, is_outside, request_layout, window_port
 
 __all__ = ["ReadArbiter"]
 
@@ -39,7 +39,7 @@ class ReadArbiter(Block):
         A run starts: turns begin with port 1, whoever had the last one of the run before.
     halt : In(1)
         Start no further burst.
-    window : In(window_layout(config))
+    window : window_port(config)
         Pages that may be read.
     outside : Out(1)
         A request outside of them was dropped (one cycle).
@@ -80,7 +80,7 @@ class ReadArbiter(Block):
                 "axi": Out(Axi4Read(config.axi_addr_width, config.axi_data_width)),
                 "clear": In(1),
                 "halt": In(1),
-                "window": In(window_layout(config), init=whole_window(config)),
+                "window": window_port(config),
                 "outside": Out(1),
                 "outstanding": Out(range(config.read_bursts + 1)),
                 "error": Out(1),

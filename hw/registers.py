@@ -25,6 +25,7 @@ __all__ = [
     "Register",
     "RegisterField",
     "c_header",
+    "markdown",
     "register_map",
     "registers",
 ]
@@ -172,7 +173,7 @@ def registers(counters: Sequence[str] = (), waits: Sequence[str] = ()) -> tuple[
         if len(set(names)) != len(names):
             raise ConfigError(f"{what} must have different names, not {list(names)}")
     field = RegisterField
-    codes = "; ".join(f"{code.value} {code.name.lower()}: {code.doc}" for code in ErrorCode)
+    codes = ", ".join(f"{code.value} {code.name.lower()}" for code in ErrorCode)
     table = [
         Register("ID", 0x00, 32, "ro", "Identifies the accelerator.", reset=ID),
         Register("VERSION", 0x04, 32, "ro", "Major, minor and patch number, 8 bits each.", reset=VERSION),
@@ -208,7 +209,7 @@ def registers(counters: Sequence[str] = (), waits: Sequence[str] = ()) -> tuple[
             0x18,
             32,
             "ro",
-            f"What ended the run. {codes}.",
+            f"What ended the run: {codes}.",
             (field("code", 0, 8, "error code"),),
         ),
         Register(
@@ -216,7 +217,7 @@ def registers(counters: Sequence[str] = (), waits: Sequence[str] = ()) -> tuple[
             0x1C,
             32,
             "ro",
-            "What ERROR says; otherwise the last header of the program.",
+            "What the error code says; otherwise the last header of the program.",
         ),
         Register(
             "WATCHDOG",
@@ -293,6 +294,20 @@ def register_map(counters: Sequence[str] = (), waits: Sequence[str] = ()) -> dic
         }
         for register in registers(counters, waits)
     }
+
+
+def markdown() -> str:
+    """Return the registers but for the counters, and the error codes, as two tables for docs/control.md."""
+    lines = ["| offset | name | bits | access | reset | meaning |", "| --- | --- | --- | --- | --- | --- |"]
+    for entry in registers():
+        places = "; ".join(f"[{place.low}] {place.name}: {place.doc}" for place in entry.fields)
+        doc = "What ended the run; see below." if entry.name == "ERROR" else f"{entry.doc} {places}".strip()
+        lines.append(
+            f"| {entry.offset:#05x} | {entry.name} | {entry.width} | {entry.access} | {entry.reset:#x} | {doc} |"
+        )
+    lines += ["", "| ERROR | name | what happened |", "| --- | --- | --- |"]
+    lines += [f"| {code.value} | {code.name} | {code.doc} |" for code in ErrorCode]
+    return "\n".join(lines)
 
 
 def c_header(counters: Sequence[str] = (), waits: Sequence[str] = (), prefix: str = "ROWMESH") -> str:

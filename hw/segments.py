@@ -30,8 +30,8 @@ __all__ = [
     "request_layout",
     "segment_fields",
     "segment_layout",
-    "whole_window",
     "window_layout",
+    "window_port",
 ]
 
 LENGTH_WIDTH = 16
@@ -51,9 +51,10 @@ def window_layout(config: ArchConfig) -> data.StructLayout:
     return data.StructLayout({"first": pages, "last": pages})
 
 
-def whole_window(config: ArchConfig) -> dict[str, int]:
-    """Return the window that holds all addresses."""
-    return {"first": 0, "last": (1 << config.axi_addr_width) // PAGE_BYTES - 1}
+def window_port(config: ArchConfig) -> wiring.Member:
+    """Return the member by which a block is told its window; all pages if it is not connected."""
+    pages = (1 << config.axi_addr_width) // PAGE_BYTES
+    return In(window_layout(config), init={"first": 0, "last": pages - 1})  # type: ignore[call-arg]
 
 
 def is_outside(address: Value, window: Any) -> Value:

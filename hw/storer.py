@@ -26,8 +26,7 @@ from rowmesh.hw.segments import (
     request_layout,
     segment_fields,
     segment_layout,
-    whole_window,
-    window_layout,
+    window_port,
 )
 
 __all__ = ["TRANSFERS", "Storer", "storer_descriptor"]
@@ -72,7 +71,7 @@ class Storer(Block):
     axi : Out(Axi4Write)
     halt : In(1)
         Start no further burst.
-    window : In(window_layout(config))
+    window : window_port(config)
         Pages that may be written.
     outside : Out(1)
         A burst outside of them is held; it does not start.
@@ -127,7 +126,7 @@ class Storer(Block):
                 "returned": Out(config.all_lanes),
                 "axi": Out(Axi4Write(config.axi_addr_width, config.axi_data_width)),
                 "halt": In(1),
-                "window": In(window_layout(config), init=whole_window(config)),
+                "window": window_port(config),
                 "outside": Out(1),
                 "idle": Out(1),
                 "held": Out(1),

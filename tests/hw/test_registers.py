@@ -1,13 +1,14 @@
 import json
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from rowmesh.hw.config import MOST_COUNTED, ArchConfig, ConfigError
 from rowmesh.hw.core import WAITS as CORE_WAITS
 from rowmesh.hw.core import counter_widths
-from rowmesh.hw.registers import COUNTER_BASE, MAX_COUNTERS, ErrorCode, c_header, register_map, registers
+from rowmesh.hw.registers import COUNTER_BASE, MAX_COUNTERS, ErrorCode, c_header, markdown, register_map, registers
 
 COUNTERS = ("part_config", "pe_mac")
 WAITS = ("load_iact_room", "pe_iact")
@@ -81,3 +82,9 @@ def test_c_header(tmp_path):
     check.write_text('#include "registers.h"\nint x[ROWMESH_STATUS_DONE_MASK == 2 ? 1 : -1];\n')
     command = ["cc", "-std=c99", "-Wall", "-Werror", "-pedantic", "-c", str(check), "-o", str(tmp_path / "o")]
     subprocess.run(command, check=True)
+
+
+def test_the_document_has_the_tables():
+    """Print them with ``python -c "from rowmesh.hw.registers import markdown; print(markdown())"``."""
+    page = Path(__file__).resolve().parents[2] / "docs" / "control.md"
+    assert markdown() in page.read_text(encoding="utf-8")

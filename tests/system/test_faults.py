@@ -153,7 +153,8 @@ def run_campaign(path, monkeypatch, seed, count):
     file = path / "plan.json"
     file.write_text(json.dumps(plan))
     monkeypatch.setenv("ROWMESH_FAULTS", str(file))
-    run_test(dataclasses.replace(jobs[0], memory_size=BASE + window + 0x10000), "fault_campaign")
+    job = dataclasses.replace(jobs[0], memory_size=BASE + window + 0x10000, kind="regress")  # with assertions
+    run_test(job, "fault_campaign")
     ends = json.loads(file.with_suffix(".ends").read_text())
     assert sum(ends.values()) == count
     return ends
