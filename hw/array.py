@@ -1,6 +1,6 @@
 """The PE array of a cluster: rows of PEs on row buses, columns of psum chains."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
@@ -194,7 +194,7 @@ class Row(Block):
             wiring.connect(m, pe.psum_o, wiring.flipped(self.psum_o[col]))
 
         buses = {}
-        held: list[Any] = [pe.held for pe in pes]
+        held: list[Value] = [pe.held for pe in pes]
         for operand, name in enumerate(OPERANDS):
             m.submodules[f"{name}_tap"] = tap = RowTap(config)
             held.append(tap.held)
@@ -304,7 +304,7 @@ class Array(Block):
         m = Module()
         config = self._config
         rows = [Row(config) for _ in range(config.rows)]
-        held = [row.held for row in rows]
+        held: list[Value] = [row.held for row in rows]
         for number, row in enumerate(rows):
             m.submodules[f"row{number}"] = with_own_reset(m, f"row{number}", row)
             m.d.comb += row.number.eq(number)
