@@ -373,7 +373,6 @@ def compile_layers(layers: Sequence[tuple[Mapping | MeshMapping, MemoryMap]]) ->
     all_parts = []
     for m, memory in layers:
         parts = programs(m, memory)
-        # clusters differ in addresses and padding only: what the first one's programs hold, all hold
-        check_deadlock_freedom(m.config.cluster, {**parts.shared, **parts.clusters[0]}, parts.arrays[0])
+        check_deadlock_freedom(m.config, parts)
         all_parts.append((m, parts))
     return assemble(*all_parts)

@@ -96,7 +96,8 @@ def load_param(m: Mapping, memory: MemoryMap, shares: int = 1) -> Nest:
     Of clusters that have ``shares`` of the filters, those of a filter tile come one cluster after another.
     """
     of_group, of_tile, beat = m.g_n * m.m, m.m_x * m.column_filters, m.config.beat_bytes
-    stretches, params = (), of_group
+    params = of_group
+    stretches: Sequence[Loop] = ()
     if shares > 1:
         tiles, clusters = {"address": of_tile * beat}, {"address": m.layer.m * beat}
         stretches, params = (Loop("mt", m.mt, tiles), Loop("cluster", shares, clusters)), of_tile
