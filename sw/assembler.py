@@ -16,7 +16,7 @@ from rowmesh.hw.top import descriptors
 from rowmesh.sw import compiler
 from rowmesh.sw.compiler import MemoryMap
 from rowmesh.sw.counts import weight_beats
-from rowmesh.sw.deadlock import check_deadlock_freedom
+from rowmesh.sw.deadlock import DeadlockError, check_deadlock_freedom
 from rowmesh.sw.mapping import Mapping
 from rowmesh.sw.mesh import MeshMapping
 from rowmesh.sw.nestprogram import Loop, Nest
@@ -34,6 +34,7 @@ __all__ = [
     "packed_weights",
     "programs",
     "too_many_loops",
+    "would_block",
 ]
 
 _OF_CLUSTER = (Engine.LOAD_IACT, Engine.LOAD_WEIGHT, Engine.READ_IACT, Engine.READ_WEIGHT)
@@ -303,6 +304,15 @@ def too_many_loops(m: Mapping | MeshMapping) -> str:
             loops = len(nest.simplified().loops)
             if loops > levels:
                 return f"the {loops} loops of {engine.name} exceed its nest's {levels} levels (nest_levels)"
+    return ""
+
+
+def would_block(m: Mapping | MeshMapping) -> str:
+    """Return why a mapping's program could block, or nothing if it cannot."""
+    try:
+        check_deadlock_freedom(m.config, programs(m, memory_map(m)))
+    except DeadlockError as error:
+        return str(error)
     return ""
 
 

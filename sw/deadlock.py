@@ -72,10 +72,11 @@ def check_deadlock_freedom(config: ArchConfig, programs: Programs) -> None:
     nests += [(engine, nest) for *_, engine, nest in clusters.banks]
     for engine, nest in nests:
         _check_loops(engine, nest, step)
-    heights = clusters.check_chains(drain)
-    psums = _only(step, "emit_mask", "first_mask", "last_mask", "start_mask")
+    chains = clusters.check_chains(drain)
+    edges = [f"edge{flag}_mask" for flag in range(config.edge_flags)]
+    psums = _only(step, "emit_mask", "first_mask", "last_mask", "start_mask", *edges)
     for tile in _classes(step, _TILES, (psums, drain, store)):
-        words = _check_psums(config, tile, step, heights)
+        words = _check_psums(config, tile, step, chains)
         beats = _check_drain(config, tile, drain, words, clusters.drained)
         _check_store(config, tile, store, beats)
     _check_params(config, params, drain)
@@ -274,12 +275,14 @@ class _Clusters:
         return number
 
     def check_chains(self, drain: Nest) -> Ints:
-        """Check that every PE gets as many psums from below as it expects; return those of each column for one emitted.
+        """Check that every PE gets as many psums from below as it expects, and that columns with psums are drained.
 
         A chain's PEs let pass what comes from the chains below, and add their own psum to one that comes behind it,
-        unless the chain begins with them.
+        unless the chain begins with them. What is returned are the chains of each column: the edge flags at which all
+        PEs of a chain are absent.
         """
         config, tops, heights = self._config, dict[int, Ints](), None
+        absent = np.full((config.cols, config.rows + 1), -1, np.int64)
         for number in self.used:
             array, south = self._arrays[number], number - config.mesh_cols
             below = tops[south] if south in tops and self._north[south] else np.zeros(config.cols, np.int64)
@@ -294,6 +297,7 @@ class _Clusters:
                         f"from below for each of its own, and {below[col]} come"
                     )
                 below = np.where(active, passes + 1, below)
+                absent[active, passes[active]] &= array.pes["skip"][row][active]
             tops[number] = below
             if not self._north[number]:
                 if heights is not None and not np.array_equal(heights, below):
@@ -306,14 +310,17 @@ class _Clusters:
             raise DeadlockError(
                 f"DRAIN: it takes psums of {columns} columns, and {np.count_nonzero(heights)} have some"
             )
-        return heights[:columns]
+        return absent[:columns, : heights[0]]
 
 
 # psums: from the steps to memory
 
 
-def _check_psums(config: ArchConfig, tile: Dict[str, int], step: Nest, heights: Ints) -> int:
-    """Check that all passes over a tile make the same psums, and that a bank holds them; return those of a column."""
+def _check_psums(config: ArchConfig, tile: Dict[str, int], step: Nest, chains: Ints) -> tuple[int, Ints]:
+    """Check that all passes over a tile make the same psums, and that a bank holds them.
+
+    What is returned are the words of each bank, and of each column those that are psums: not of absent chains.
+    """
     emit, first, start = (step.conditions[f"{name}_mask"] for name in ("emit", "first", "start"))
     if emit is None or first is None or start is None:
         raise DeadlockError("STEP: no psum is emitted, is the first of its kind, or starts a pass")
@@ -325,12 +332,23 @@ def _check_psums(config: ArchConfig, tile: Dict[str, int], step: Nest, heights: 
             f"STEP: a PE sends {emitted} psums in {starts} passes over tile {dict(tile)}; {firsts} begin a sum and "
             f"{lasts} end one: they must be as many in each pass"
         )
-    words = firsts * int(heights[0])
+    words = firsts * chains.shape[1]
     if words > config.psum_bank_words:
-        raise DeadlockError(
-            f"psum bank: {words} psums of a column in tile {dict(tile)} exceed {config.psum_bank_words}"
-        )
-    return words
+        raise DeadlockError(f"psum bank: {words} psums of a column at tile {tile} exceed {config.psum_bank_words}")
+    void = {flags: _absent(step, tile, flags) for flags in set(chains.ravel().tolist())}
+    return words, words - np.array([sum(void[flags] for flags in column) for column in chains.tolist()], np.int64)
+
+
+def _absent(step: Nest, tile: Dict[str, int], flags: int) -> int:
+    """Count the psums of a tile that a chain does not make, being absent if one of some edge flags holds."""
+    emit, first = step.conditions["emit_mask"] or (), step.conditions["first_mask"] or ()
+    conditions = [step.conditions.get(f"edge{flag}_mask") for flag in range(flags.bit_length()) if flags >> flag & 1]
+    masks = [set(condition) for condition in conditions if condition is not None]
+    total = 0
+    for number in range(1, len(masks) + 1):  # where several hold, each is counted, and what is counted twice taken off
+        for some in itertools.combinations(masks, number):
+            total -= (-1) ** number * count(step, set(emit).union(*some), first, tile)
+    return total
 
 
 def _columns(config: ArchConfig, steps: Steps) -> Ints:
@@ -345,9 +363,13 @@ def _used(config: ArchConfig, steps: Steps) -> Ints:
 
 
 def _check_drain(
-    config: ArchConfig, tile: Dict[str, int], drain: Nest, words: int, clusters: Sequence[int]
+    config: ArchConfig, tile: Dict[str, int], drain: Nest, made: tuple[int, Ints], clusters: Sequence[int]
 ) -> npt.NDArray[np.bool_]:
-    """Check that the drain takes all psums of a tile; return which lanes of the store engine each step gives a beat."""
+    """Check that the drain takes all psums of a tile, ``made`` as words of a bank and as psums of each column.
+
+    What is returned is which lanes of the store engine each step gives a beat.
+    """
+    words, psums = made
     steps, values, members = expand(drain, ("offset", "group"), tile), drain.values, config.drain_clusters
     group, mask = steps.output("group"), values.get("members", 1)
     short, thin = steps.holds("short_mask"), steps.holds("thin_mask")
@@ -369,6 +391,15 @@ def _check_drain(
             raise DeadlockError(
                 f"DRAIN: of {words} psums in each bank of group {one}, it needs {most} and frees {total[-1]} in tile "
                 f"{dict(tile)}"
+            )
+    for one in wanted:
+        number = one % config.bank_groups
+        of_lanes = np.count_nonzero(used[group == one][:, None] > np.arange(config.lanes), axis=0)
+        mine = psums[number * config.lanes : (number + 1) * config.lanes]
+        if not np.array_equal(of_lanes[: len(mine)], mine):
+            raise DeadlockError(
+                f"DRAIN: columns of group {one} have {mine.tolist()} psums in tile {dict(tile)}, and "
+                f"{of_lanes.tolist()} are taken"
             )
     gives = used > np.arange(config.lanes)[:, None]
     gives &= steps.holds("flush_mask")
@@ -488,6 +519,10 @@ def _check_bank(
 ) -> None:
     """Check that what is loaded for the tiles that share it is what their reader frees, and that it fits."""
     rounds = [name for name in _TILES if _bound(load, name) > 1]
+    if again := [name for name in rounds if _bound(read, name) == 1]:
+        raise DeadlockError(
+            f"{load_engine.name}: it loads again over the loops {again}, and {read_engine.name} does not"
+        )
     for corner in _classes(read, rounds, (load, read)):
         filled = _beats(load, _within(corner, load))
         freed = read.values["release"] * times(read, "release_mask", corner)
@@ -496,21 +531,32 @@ def _check_bank(
                 f"{load_engine.name}: {filled} beats are loaded for tile {dict(corner)}, and {read_engine.name} frees "
                 f"{freed}: they must be equal"
             )
-        most = _most_held(config, load, read, corner, [name for name in _TILES if name not in corner])
+        stays = [name for name in _TILES if name not in corner]
+        most, read_up_to = _most_held(config, load, read, corner, stays)
+        if read_up_to > filled:
+            raise DeadlockError(
+                f"{read_engine.name}: it reads up to beat {read_up_to} of tile {dict(corner)}, and {filled} are loaded"
+            )
         if most > depth:
             raise DeadlockError(
                 f"{read_engine.name}: its bank must hold {most} beats in tile {dict(corner)}, more than {depth}"
             )
 
 
-def _most_held(config: ArchConfig, load: Nest, read: Nest, corner: Dict[str, int], stays: Collection[str]) -> int:
-    """Return how many beats a bank has to hold, with the rest of the burst that the last of them comes in."""
+def _most_held(
+    config: ArchConfig, load: Nest, read: Nest, corner: Dict[str, int], stays: Collection[str]
+) -> tuple[int, int]:
+    """Return how many beats a bank has to hold, with the rest of the burst that the last of them comes in.
+
+    Likewise how many of a tile's are needed up to the last one that is read.
+    """
     release, sync = read.conditions["release_mask"], read.conditions["sync_mask"]
     if release is None or sync is None:
         raise DeadlockError("a reader of a bank frees nothing, or never moves on")
     burst = min(config.burst_beats, load.values["length"])
     if not release and not sync:  # each flit frees itself
-        return max(peak(read, "address", corner) + 1, read.values["release"]) - 1 + burst
+        need = max(peak(read, "address", corner) + 1, read.values["release"])
+        return need - 1 + burst, count(read, (), (), corner) * read.values["release"] + need - read.values["release"]
     # a suffix of loops in which nothing is freed but at its end
     inner = len(read.loops)
     while inner and {read.loops[inner - 1].name} <= set(release) & set(sync):
@@ -542,7 +588,7 @@ def _most_held(config: ArchConfig, load: Nest, read: Nest, corner: Dict[str, int
     ends = wanted - 1 + burst
     if load.conditions["length_mask"] is None:  # segments are alike: a burst goes on to the end of one at most
         ends = np.minimum(ends, -(-wanted // load.values["length"]) * load.values["length"])
-    return int((ends - before).max())
+    return int((ends - before).max()), int(wanted.max())
 
 
 def _decided(loop: Loop, ended: Collection[str], outside: Collection[str]) -> Loop:

@@ -80,23 +80,33 @@ def times(nest: Nest, condition: str, fixed: Dict[str, int] | None = None, *more
 
 
 def peak(nest: Nest, output: str, fixed: Dict[str, int] | None = None) -> int:
-    """Return the largest value of an affine output, with some loops held at one iteration."""
+    """Return the largest value of an affine output, with some loops held at one iteration.
+
+    Raises
+    ------
+    ValueError
+        If there is no such iteration.
+    """
     fixed = fixed or {}
     asked = frozenset().union(*(loop.when for loop in nest.loops))
 
     @functools.cache
-    def below(depth: int, ended: frozenset[str]) -> int:
+    def below(depth: int, ended: frozenset[str]) -> int | None:
         if depth == len(nest.loops):
             return 0
         loop = nest.loops[depth]
         bound, name, stride = nest.bound_of(loop, ended), loop.name, loop.strides.get(output, 0)
-        places = {0, max(0, bound - 2), bound - 1} if name not in fixed else {fixed[name]}
-        return max(
-            at * stride + below(depth + 1, ended | {name} if name in asked and at == bound - 1 else ended)
-            for at in places
-        )
+        most = None
+        for at in {fixed[name]} if name in fixed else {0, max(0, bound - 2), bound - 1}:
+            inside = below(depth + 1, ended | {name} if name in asked and at == bound - 1 else ended)
+            if 0 <= at < bound and inside is not None:
+                most = at * stride + inside if most is None else max(most, at * stride + inside)
+        return most
 
-    return nest.bases.get(output, 0) + below(0, frozenset())
+    most = below(0, frozenset())
+    if most is None:
+        raise ValueError(f"no iteration {dict(fixed)}")
+    return nest.bases.get(output, 0) + most
 
 
 class Steps(NamedTuple):

@@ -33,7 +33,11 @@ SINGLE = (
         weight_ports=2,
     ),
 )
-MESHES = (load_arch("mesh1x4"), load_arch("mesh2x2"), load_arch("mesh2x2").replace(rows=4, iact_ports=2, weight_ports=2))
+MESHES = (
+    load_arch("mesh1x4"),
+    load_arch("mesh2x2"),
+    load_arch("mesh2x2").replace(rows=4, iact_ports=2, weight_ports=2),
+)
 FLOWS = load_dataflows("any")
 
 
@@ -47,18 +51,24 @@ def draw_layer(random):
     padding = {"padding": [random.randint(0, r // 2), random.randint(0, s // 2)]}
     c = random.choice([1, 2, 3, 4, 6, 8, 10, 12, 16, 24, 40])
     if kind == "conv":
-        return Layer(name=kind, M=random.choice([1, 2, 3, 4, 6, 8, 10, 16, 24, 40]), C=c, **size, **window, **padding, **output)
+        return Layer(
+            name=kind, M=random.choice([1, 2, 3, 4, 6, 8, 10, 16, 24, 40]), C=c, **size, **window, **padding, **output
+        )
     if kind == "grouped":
         groups = random.choice([2, 3, 4])
         m, c = random.choice([1, 2, 4, 8, 12, 16, 24]), random.choice([2, 4, 8, 16])
-        return Layer(name=kind, kind="conv", M=groups * m, C=groups * c, groups=groups, **size, **window, **padding, **output)
+        return Layer(
+            name=kind, kind="conv", M=groups * m, C=groups * c, groups=groups, **size, **window, **padding, **output
+        )
     if kind == "depthwise":
         return Layer(name=kind, kind=kind, C=c, **size, **window, **padding, **output)
     if kind in ("maxpool", "avgpool"):
         return Layer(name=kind, kind=kind, C=c, **size, **window)
     if kind == "add":
         return Layer(name=kind, kind=kind, C=c, H=size["H"], W=size["W"])
-    return Layer(name=kind, kind=kind, M=random.choice([1, 4, 10, 24, 64]), C=random.choice([3, 8, 24, 60, 128]), **output)
+    return Layer(
+        name=kind, kind=kind, M=random.choice([1, 4, 10, 24, 64]), C=random.choice([3, 8, 24, 60, 128]), **output
+    )
 
 
 def draw_mapping(config, layer, random, tries=12):
