@@ -16,7 +16,7 @@ from rowmesh.hw.top import descriptors
 from rowmesh.sw import compiler
 from rowmesh.sw.compiler import MemoryMap
 from rowmesh.sw.counts import weight_beats
-from rowmesh.sw.deadlock import check_deadlock_freedom
+from rowmesh.sw.deadlock import DeadlockError, check_deadlock_freedom
 from rowmesh.sw.mapping import Mapping
 from rowmesh.sw.mesh import MeshMapping
 from rowmesh.sw.nestprogram import Loop, Nest
@@ -34,6 +34,7 @@ __all__ = [
     "packed_weights",
     "programs",
     "too_many_loops",
+    "would_block",
 ]
 
 _OF_CLUSTER = (Engine.LOAD_IACT, Engine.LOAD_WEIGHT, Engine.READ_IACT, Engine.READ_WEIGHT)
@@ -102,15 +103,13 @@ def programs(
             + share.input_row * layout.stride_row,
             weight=memory.weight + m.weight_share(y, x) * _share_bytes(m),
         )
-        nests = compiler.nests(mapping, place, zero_point, clamp)
+        nests = compiler.nests(mapping, place, zero_point, clamp, m.param_shares)
         if number == 0:
             shared = {engine: nest for engine, nest in nests.items() if engine.first not in _OF_CLUSTER}
         loads = {engine: nest for engine, nest in nests.items() if engine.first in _OF_CLUSTER}
         clusters.append({k: nest for k, nest in loads.items() if m.own(k.name.split("_")[1].lower(), y, x)})
         of_clusters.append(arrays[y % m.splits.c_y > 0])
     shared |= {Engine.DRAIN: _drain(m, shared[Engine.DRAIN]), Engine.STORE: _store(m, shared[Engine.STORE])}
-    if Engine.LOAD_PARAM in shared:
-        shared[Engine.LOAD_PARAM] = _params(m, memory)
     places = [divmod(number, config.mesh_cols) for number in range(config.clusters)]
     return Programs(
         shared,
@@ -188,20 +187,6 @@ def _store(m: MeshMapping, nest: Nest) -> Nest:
     ]
     bases = {**nest.bases, "lane": rows[0] * across * lanes}
     return Nest([*loops[:at], *of_set, *loops[at:]], bases, nest.conditions, nest.values)
-
-
-def _params(m: MeshMapping, memory: MemoryMap) -> Nest:
-    """Load the parameters of a filter tile of all clusters, one after another."""
-    x, beat, own = m.share.layer, m.config.beat_bytes, m.share.m_x * m.share.column_filters
-    tiles = 1 if m.share.params_stay else m.share.pt * m.share.qt
-    loops = [
-        Loop("rounds", m.share.param_rounds // tiles),
-        Loop("g", m.share.g_t, {"address": own * beat}),
-        Loop("tiles", tiles),
-        Loop("mt", m.share.mt, {"address": own * beat}),
-        Loop("cluster", m.param_shares, {"address": x.m * beat}),
-    ]
-    return Nest(loops, {"address": memory.param}, {"length_mask": None}, {"length": own})
 
 
 def early(parts: Programs) -> list[Engine]:
@@ -322,6 +307,15 @@ def too_many_loops(m: Mapping | MeshMapping) -> str:
     return ""
 
 
+def would_block(m: Mapping | MeshMapping) -> str:
+    """Return why a mapping's program could block, or nothing if it cannot."""
+    try:
+        check_deadlock_freedom(m.config, programs(m, memory_map(m)))
+    except DeadlockError as error:
+        return str(error)
+    return ""
+
+
 def _select(m: Mapping | MeshMapping, program: Program, bank: int, clusters: list[int]) -> None:
     mask, places = sum(1 << number for number in clusters), range(-(-m.config.clusters // MOST_CLUSTERS))
     program.write(bank, {SELECT_ADDRESS + k: mask >> MOST_CLUSTERS * k & (1 << MOST_CLUSTERS) - 1 for k in places})
@@ -389,7 +383,6 @@ def compile_layers(layers: Sequence[tuple[Mapping | MeshMapping, MemoryMap]]) ->
     all_parts = []
     for m, memory in layers:
         parts = programs(m, memory)
-        # clusters differ in addresses and padding only: what the first one's programs hold, all hold
-        check_deadlock_freedom(m.config.cluster, {**parts.shared, **parts.clusters[0]}, parts.arrays[0])
+        check_deadlock_freedom(m.config, parts)
         all_parts.append((m, parts))
     return assemble(*all_parts)

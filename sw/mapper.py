@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw.assembler import too_many_loops
+from rowmesh.sw.assembler import too_many_loops, would_block
 from rowmesh.sw.batch import FACTORS, Costs, Ints, evaluate, factors_of
 from rowmesh.sw.counts import words
 from rowmesh.sw.dataflow import Dataflow, load_dataflow
@@ -22,6 +22,7 @@ from rowmesh.sw.mesh import MeshMapping
 from rowmesh.sw.model import COARSE, FINE, Effort, config_cycles, predict_parts, work
 from rowmesh.sw.objective import Budget, Floats, Objective
 from rowmesh.sw.rules import RULES
+from rowmesh.sw.timing.run import StuckError
 from rowmesh.sw.workload import Layer
 
 __all__ = [
@@ -31,9 +32,11 @@ __all__ = [
     "UnmappableError",
     "candidates",
     "chunks",
+    "dropped_text",
     "find_mapping",
     "flattened",
     "look_at",
+    "predicted_cycles",
     "search",
     "spaces_of",
 ]
@@ -57,6 +60,8 @@ class Search:
         Every mapping that the dataflows allow was visited.
     estimate : float
         The least cost in closed form.
+    dropped : tuple of str
+        Why mappings were dropped whose programs would block, one reason each.
     """
 
     mapping: Mapping | MeshMapping
@@ -66,6 +71,7 @@ class Search:
     predicted: int
     exhaustive: bool
     estimate: float
+    dropped: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """Return it in one line."""
@@ -73,7 +79,20 @@ class Search:
         return (
             f"{kind}, {self.visited:,} mappings visited, {self.valid:,} valid, {self.evaluated:,} evaluated, "
             f"{self.predicted:,} predicted"
-        )
+        ) + (f"; {dropped_text(self.dropped)}" if self.dropped else "")
+
+
+def dropped_text(reasons: Sequence[str]) -> str:
+    """Return in words that mappings were dropped whose programs would block, and why the first one."""
+    return f"{len(reasons):,} dropped that would block ({reasons[0]})"
+
+
+def predicted_cycles(mapping: Mapping | MeshMapping, effort: Effort) -> int | str:
+    """Return the cycles that are predicted for a mapping, or why its program would block."""
+    try:
+        return would_block(mapping) or sum(predict_parts(mapping, effort).values())
+    except StuckError as error:
+        return str(error)
 
 
 def spaces_of(
@@ -311,10 +330,12 @@ def search(
         going = look_at(pool, _chunks(some, [_bases(space) for space in some], None), budget, end)
         if going and (given or not pool.valid):
             exhaustive = look_at(pool, _chunks(spaces, [_bases(space) for space in spaces], seed), budget, end)
-    best = _best(pool) if pool.valid else None
+    dropped: list[str] = []
+    best = _best(pool, dropped) if pool.valid else None
     if best is None:
         names = ", ".join(flow.name for flow in flows)
-        reason = too_many_loops(pool.mapping(0)) if pool.valid else pool.reason()
+        why = too_many_loops(pool.mapping(0)) if pool.valid else pool.reason()
+        reason = dropped_text(dropped) if dropped else why
         raise UnmappableError(f"layer {layer.name}: no mapping ({names}) fits {config.name}: {reason}")
     chosen, predicted = best
     return Search(
@@ -325,6 +346,7 @@ def search(
         predicted=predicted,
         exhaustive=exhaustive,
         estimate=float(pool.keys[0, 0]),
+        dropped=tuple(dropped),
     )
 
 
@@ -343,20 +365,31 @@ def _runnable(pool: Pool, order: Iterable[int], most: int) -> list[int]:
     return list(itertools.islice((index for index in order if not too_many_loops(pool.mapping(index))), most))
 
 
-def _best(pool: Pool) -> tuple[Mapping, int] | None:
-    """Predict the cycles of the best mappings and return the best, if any can run, and how many were predicted."""
+def _best(pool: Pool, dropped: list[str]) -> tuple[Mapping, int] | None:
+    """Predict the cycles of the best mappings and return the best, if any can run, and how many were predicted.
+
+    Mappings whose programs would block are ``dropped``: the list takes why.
+    """
     costs, energy, objective = pool.keys[:, 0], pool.energy, pool.objective
     if not objective.depends_on_cycles:
-        cheapest = _runnable(pool, range(len(costs)), 1)
-        return (pool.mapping(cheapest[0]), 0) if cheapest else None
+        for index in range(len(costs)):
+            if _runnable(pool, [index], 1):
+                if not (reason := would_block(pool.mapping(index))):
+                    return pool.mapping(index), 0
+                dropped.append(reason)
+        return None
     found: dict[int, float] = {}
 
     def predict(indices: Sequence[int], effort: Effort = COARSE) -> None:
         some = [pool.mapping(index) for index in indices]
         with ThreadPoolExecutor(TOGETHER) as threads:  # the timing model runs without the interpreter's lock
-            cycles = list(threads.map(lambda mapping: sum(predict_parts(mapping, effort).values()), some))
-        counted = np.array([words(mapping) for mapping in some])
-        found.update(zip(indices, map(float, objective.costs(cycles, counted)), strict=True))
+            results = list(threads.map(lambda mapping: predicted_cycles(mapping, effort), some))
+        for index, mapping, cycles in zip(indices, some, results, strict=True):
+            if isinstance(cycles, str):
+                dropped.append(cycles)
+                found.pop(index, None)
+            else:
+                found[index] = float(objective.costs([cycles], np.array([words(mapping)]))[0])
 
     # of those that are about as good, those of the least energy first; if only cycles count, by turns with the best
     sure = min(_SURE, objective.slack)
@@ -367,11 +400,14 @@ def _best(pool: Pool) -> tuple[Mapping, int] | None:
         orders.append(_by_turns(np.lexsort((np.where(apart, costs, energy), apart)), kinds))
     number = len(set(kinds)) * len(orders)
     turns = dict.fromkeys(index for some in zip(*orders, strict=True) for index in some)
-    order = _runnable(pool, turns, max(_MOST, _OF_KIND * number))
-    if not order:
-        return None
+    left = iter(turns)
+    order: list[int] = []
     effort, in_vain = 0, 0
     while in_vain < max(_IN_VAIN, number):
+        if not found and not order:  # at first, or if all so far have been dropped
+            order, in_vain = _runnable(pool, left, max(_MOST, _OF_KIND * number)), 0
+            if not order:
+                return None
         least = min(found.values(), default=math.inf)
         order = [index for index in order if costs[index] < least]
         if not order or least <= _beyond(costs[order].min(), sure * (1 + effort / _WORK)):
@@ -379,22 +415,25 @@ def _best(pool: Pool) -> tuple[Mapping, int] | None:
         some, order = order[:TOGETHER], order[TOGETHER:]
         effort += sum(work(pool.mapping(index), COARSE) for index in some)
         predict(some)
-        in_vain = 0 if min(found.values()) < least else in_vain + len(some)
+        in_vain = 0 if min(found.values(), default=math.inf) < least or not found else in_vain + len(some)
     limit = _beyond(min(found.values()), objective.slack)
     chosen = min((index for index in found if found[index] <= limit), key=lambda index: (energy[index], index))
     # mappings of less energy that may be as good, or even better: estimates are not exact
     cheaper = np.flatnonzero((costs <= max(limit, _beyond(min(found.values()), _SURE))) & (energy < energy[chosen]))
     cheaper = cheaper[np.argsort(energy[cheaper], kind="stable")]
-    left = _runnable(pool, (int(index) for index in cheaper if int(index) not in found), _LEAST_ENERGY)
-    for first in range(0, len(left), TOGETHER):
-        some = left[first : first + TOGETHER]
+    others = _runnable(pool, (int(index) for index in cheaper if int(index) not in found), _LEAST_ENERGY)
+    for first in range(0, len(others), TOGETHER):
+        some = others[first : first + TOGETHER]
         predict(some)
-        good = [index for index in some if found[index] <= limit]
+        good = [index for index in some if found.get(index, math.inf) <= limit]
         if good and objective.slack:
             return pool.mapping(good[0]), len(found)
     if not objective.slack:
         best = sorted(found, key=lambda index: (found[index], energy[index], index))[:_FINALISTS]
         predict(best, FINE)
+        best = [index for index in best if index in found]
+        if not best:
+            return None
         chosen = min(best, key=lambda index: (found[index], energy[index], index))
     return pool.mapping(chosen), len(found)
 

@@ -11,15 +11,25 @@ import numpy as np
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.router import LINKS
-from rowmesh.sw.assembler import too_many_loops
+from rowmesh.sw.assembler import too_many_loops, would_block
 from rowmesh.sw.batch import Ints
 from rowmesh.sw.dataflow import Dataflow, load_dataflow
-from rowmesh.sw.mapper import TOGETHER, Pool, Search, UnmappableError, chunks, look_at, spaces_of
+from rowmesh.sw.mapper import (
+    TOGETHER,
+    Pool,
+    Search,
+    UnmappableError,
+    chunks,
+    dropped_text,
+    look_at,
+    predicted_cycles,
+    spaces_of,
+)
 from rowmesh.sw.mapping import IllegalMappingError
 from rowmesh.sw.mapspace import flattened
 from rowmesh.sw.mesh import MeshMapping, Splits, share_of, shared
 from rowmesh.sw.meshcounts import access_counts
-from rowmesh.sw.model import COARSE, config_cycles, predict_parts
+from rowmesh.sw.model import COARSE, config_cycles
 from rowmesh.sw.objective import Budget, Floats, Objective
 from rowmesh.sw.results import ACCESSES
 from rowmesh.sw.workload import Layer
@@ -117,8 +127,14 @@ def search_mesh(
     best = min(cost for cost, _, _ in candidates)
     limit = best + goal.slack * abs(best)
     candidates.sort(key=lambda one: (one[0] > limit, one[0] if one[0] > limit else one[1]))
-    chosen, predicted = _chosen([mapping for _, _, mapping in candidates], [cost for cost, _, _ in candidates], goal)
-    return Search(chosen, visited, valid, valid, predicted, False, best)
+    dropped: list[str] = []
+    chosen, predicted = _chosen(
+        [mapping for _, _, mapping in candidates], [cost for cost, _, _ in candidates], goal, dropped
+    )
+    if chosen is None:
+        names = ", ".join(flow.name for flow in flows)
+        raise UnmappableError(f"layer {layer.name}: no mapping ({names}) fits {config.name}: {dropped_text(dropped)}")
+    return Search(chosen, visited, valid, valid, predicted, False, best, tuple(dropped))
 
 
 def _words(mapping: MeshMapping) -> list[int]:
@@ -173,23 +189,39 @@ def _best_of(
     return found, why
 
 
-def _chosen(candidates: list[MeshMapping], costs: list[float], goal: Objective) -> tuple[MeshMapping, int]:
-    """Predict the best candidates, and return the best of them; of those that are alike, the one of least energy."""
+def _chosen(
+    candidates: list[MeshMapping], costs: list[float], goal: Objective, dropped: list[str]
+) -> tuple[MeshMapping | None, int]:
+    """Predict the best candidates, and return the best of them; of those that are alike, the one of least energy.
+
+    Mappings whose programs would block are ``dropped``: the list takes why.
+    """
     if not goal.depends_on_cycles:
-        return candidates[0], 0
+        for candidate in candidates:
+            if not (reason := would_block(candidate)):
+                return candidate, 0
+            dropped.append(reason)
+        return None, 0
     found: dict[int, float] = {}
     in_vain = 0
     most = max(1, min(_PREDICTED, _CLUSTERS // candidates[0].config.clusters))
-    for first in range(0, min(len(candidates), most), TOGETHER):
+    first = 0
+    while first < len(candidates) and (not found or first < most):  # beyond the most if all so far have been dropped
         if found and (in_vain >= _IN_VAIN or _reached(costs[first:], min(found.values()))):
             break
-        some = range(first, min(first + TOGETHER, most, len(candidates)))
+        some = range(first, min(first + TOGETHER, max(most, first + 1), len(candidates)))
+        first += len(some)
         least = min(found.values(), default=math.inf)
         with ThreadPoolExecutor(TOGETHER) as threads:
-            cycles = list(threads.map(lambda k: sum(predict_parts(candidates[k], COARSE).values()), some))
-        values = goal.costs(np.array(cycles), np.array([_words(candidates[k]) for k in some]))
-        found.update(zip(some, map(float, values), strict=True))
-        in_vain = 0 if min(found.values()) < least else in_vain + len(some)
+            results = list(threads.map(lambda k: predicted_cycles(candidates[k], COARSE), some))
+        for k, cycles in zip(some, results, strict=True):
+            if isinstance(cycles, str):
+                dropped.append(cycles)
+            else:
+                found[k] = float(goal.costs(np.array([cycles]), np.array([_words(candidates[k])]))[0])
+        in_vain = 0 if min(found.values(), default=math.inf) < least else in_vain + len(some)
+    if not found:
+        return None, 0
     best = min(found.values())
     alike = [k for k in found if found[k] <= best + goal.slack * abs(best)]
     energy = dict(zip(alike, goal.energy(np.array([_words(candidates[k]) for k in alike])), strict=True))

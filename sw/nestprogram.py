@@ -70,14 +70,15 @@ class Nest:
                 total += count
                 continue
             loop = self.loops[depth]
-            bound = self._bound(loop, last)
+            bound = self.bound_of(loop, last)
             stack.append((depth + 1, last | {loop.name}, count))
             if bound > 1:
                 stack.append((depth + 1, last, count * (bound - 1)))
         return total
 
     @staticmethod
-    def _bound(loop: Loop, last: Collection[str]) -> int:
+    def bound_of(loop: Loop, last: Collection[str]) -> int:
+        """Return the iterations of a loop where some loops further out are in their last one."""
         if loop.last is not None and loop.when and set(loop.when) <= set(last):
             return loop.last
         return loop.bound

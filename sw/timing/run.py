@@ -17,6 +17,7 @@ from rowmesh.hw.link import Fifo
 from rowmesh.hw.loader import Loader
 from rowmesh.hw.nest import LoopNest
 from rowmesh.hw.storer import Storer
+from rowmesh.sw.deadlock import DeadlockError
 from rowmesh.sw.timing.array import BANK, ROW, LinkState, Records
 from rowmesh.sw.timing.drain import drain_state
 from rowmesh.sw.timing.loop import Sizes, loop
@@ -32,7 +33,7 @@ _NEVER = 1 << 30
 _READER = {Engine.LOAD_IACT: Engine.READ_IACT, Engine.LOAD_WEIGHT: Engine.READ_WEIGHT}
 
 
-class StuckError(RuntimeError):
+class StuckError(DeadlockError):
     """Nothing moves any more: the program blocks."""
 
 

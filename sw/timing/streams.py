@@ -22,7 +22,7 @@ from rowmesh.sw.timing.array import CHAIN, FIRST, HOP, LAST, PE, ROUTE, START, S
 from rowmesh.sw.timing.drain import WORD
 from rowmesh.sw.timing.memory import BURST, FLIT
 
-__all__ = ["Streams", "decode", "edge_flags", "flit_lanes", "streams"]
+__all__ = ["Streams", "decode", "edge_flags", "flit_lanes", "split", "streams"]
 
 Tokens = Dict[str, npt.NDArray[np.int64]]
 
@@ -262,7 +262,7 @@ def _words(config: ArchConfig, nest: Nest) -> Records:
 
 
 @numba.njit(cache=True)
-def _split(
+def split(
     address: npt.NDArray[np.int64],
     beats: npt.NDArray[np.int64],
     left: npt.NDArray[np.int64],
@@ -310,7 +310,7 @@ def _bursts(config: ArchConfig, nest: Nest) -> Records:
         beats = np.where(t.get("column", zero) < _columns(nest, t), length, 0)
         lane = t.get("lane", zero)
     page = PAGE_BYTES // config.beat_bytes
-    parts = _split(address, beats, left, right, lane, min(config.burst_beats, page), page)
+    parts = split(address, beats, left, right, lane, min(config.burst_beats, page), page)
     return _filled(BURST, parts.shape[1], **dict(zip(("beats", "before", "behind", "lane"), parts, strict=True)))
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.descriptor import Engine
 from rowmesh.sw import compiler
+from rowmesh.sw.assembler import memory_map, programs
 from rowmesh.sw.counts import access_counts, dram_beats, weight_beats
 from rowmesh.sw.dataflow import ANY, load_dataflows
 from rowmesh.sw.deadlock import check_deadlock_freedom
@@ -19,7 +20,6 @@ from rowmesh.sw.model import STEPS_AHEAD, predict
 from rowmesh.sw.packing import pack_weights
 from rowmesh.sw.results import PARTS
 from rowmesh.sw.spec import load_arch
-from rowmesh.sw.subscriptions import subscriptions
 from rowmesh.sw.workload import Layer, load_workload
 
 FLOWS = load_dataflows(ANY)
@@ -88,7 +88,7 @@ def test_closed_forms_equal_the_nests(layer, pick):
     ahead = STEPS_AHEAD + SMALL.uop_fifo + SMALL.link_segment  # issued before the first one is done
     assert max(0, counted["steps"] - ahead) <= parts["compute"] <= counted["steps"]
     assert min(parts.values()) >= 0
-    check_deadlock_freedom(SMALL, compiler.nests(mapping, compiler.MemoryMap.of(mapping)), subscriptions(mapping))
+    check_deadlock_freedom(SMALL, programs(mapping, memory_map(mapping)))
 
 
 @pytest.mark.parametrize("layer", load_workload("alexnet").layers[:5], ids=lambda layer: layer.name)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.issuer import step_descriptor
+from rowmesh.sw.nestcounts import count, expand, peak
 from rowmesh.sw.nestprogram import Loop, Nest
 
 OUTPUTS = ("iact", "weight")
@@ -37,14 +38,14 @@ def nests(draw):
 def test_simplified_nests_take_the_same_steps(nest):
     before, simple = nest.tokens({}), nest.simplified()
     after = simple.tokens({})
-    count = len(next(iter(before.values())))
-    assert nest.steps == count
+    number = len(next(iter(before.values())))
+    assert nest.steps == number
     if not simple.loops:
-        assert count == 1
+        assert number == 1
         return
-    assert simple.steps == count
+    assert simple.steps == number
     for name in OUTPUTS:
-        assert np.array_equal(before[name], after.get(name, np.zeros(count, np.int64))), name
+        assert np.array_equal(before[name], after.get(name, np.zeros(number, np.int64))), name
     assert np.array_equal(nest.holds("emit_mask", before, "last"), simple.holds("emit_mask", after, "last"))
     assert np.array_equal(nest.holds("emit_mask", before, "first"), simple.holds("emit_mask", after, "first"))
 
@@ -64,3 +65,30 @@ def test_too_many_loops_are_refused():
 def test_an_iteration_that_does_not_exist_is_an_error():
     with pytest.raises(IndexError, match="loop p has no iteration 4"):
         Nest([Loop("p", 4)]).tokens({"p": 4})
+
+
+@settings(deadline=None, derandomize=True)
+@given(nest=nests(), data=st.data())
+def test_counts_in_closed_form_are_those_of_the_steps(nest, data):
+    names = [loop.name for loop in nest.loops]
+    held = data.draw(st.sets(st.sampled_from(names)))
+    fixed = {loop.name: data.draw(st.integers(0, loop.bound)) for loop in nest.loops if loop.name in held}
+    last, first = (data.draw(st.sets(st.sampled_from(names))) for _ in range(2))
+    asked = Nest(nest.loops, nest.bases, {"last": last, "first": first})
+    steps = expand(asked, OUTPUTS, fixed)
+    try:
+        tokens = nest.tokens(fixed)
+    except IndexError:
+        tokens = None  # a loop has no such iteration where others are held, or nowhere
+    if tokens is not None:
+        for name in OUTPUTS:
+            assert np.array_equal(steps.output(name), tokens.get(name, np.zeros(steps.number, np.int64))), name
+        for flag in ("last", "first"):
+            assert np.array_equal(steps.holds(flag, flag), asked.holds(flag, tokens, flag))
+    assert count(nest, last, first, fixed) == np.count_nonzero(steps.holds("last") & steps.holds("first", "first"))
+    for name in OUTPUTS:
+        if steps.number:
+            assert peak(nest, name, fixed) == steps.output(name).max()
+        else:
+            with pytest.raises(ValueError, match="no iteration"):
+                peak(nest, name, fixed)
