@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from amaranth.hdl import Cat, ClockDomain, ClockSignal, DomainRenamer, Module, Mux, ResetSignal, Signal, unsigned
+from amaranth.hdl import Cat, ClockDomain, ClockSignal, Const, DomainRenamer, Module, Mux, ResetSignal, Signal, unsigned
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -197,7 +197,7 @@ class CommandProcessor(Block):
         with m.Elif(go):
             m.d.sync += pending.eq(0)
         with m.If(run):
-            m.d.sync += [address[shift:].eq(self.address[shift:]), remaining.eq(ahead_of_length)]
+            m.d.sync += [address.eq(Cat(Const(0, shift), self.address[shift:])), remaining.eq(ahead_of_length)]
         with m.Elif(extended & longer):
             m.d.sync += remaining.eq(rest + more)
         m.d.sync += [
