@@ -5,6 +5,8 @@
 // cycle counter with its last handshake, and irq (or the limit) stops it and raises host_done. So between the start and
 // the end of a run the host has nothing to do.
 //
+// The macro ROWMESH_TOP is the name of the design's top module.
+//
 // Plusargs: +memory=FILE (see memory.cpp), +read_latency=N, +write_latency=N, +bytes_per_cycle=N, +fail_read=N,
 // +fail_write=N, and +external_memory, which gives the AXI4 ports to the host.
 //
@@ -290,7 +292,7 @@ module simtop #(
   );
 
   // Design -----------------------------------------------------------------------------------------------------
-  rowmesh dut (
+  `ROWMESH_TOP dut (
       .clk(clk),
       .rst(rst),
       .irq(host_irq),
