@@ -25,6 +25,8 @@ class Emission:
         The top component.
     name : str
         Module name of the top.
+    prefix : str
+        What the names of all other modules begin with.
 
     Attributes
     ----------
@@ -32,7 +34,8 @@ class Emission:
         Modules whose blocks are ``shared``, so far.
     """
 
-    def __init__(self, root: "Block", name: str) -> None:
+    def __init__(self, root: "Block", name: str, prefix: str = "") -> None:
+        self._prefix = prefix
         self._names: dict[str, str] = {root.key: name}
         self._pending: list[Block] = [root]
         self._count: dict[str, int] = {}
@@ -52,7 +55,7 @@ class Emission:
             stem = block.label
             number = self._count.get(stem, 0) + 1
             self._count[stem] = number
-            self._names[block.key] = stem if number == 1 else f"{stem}_{number}"
+            self._names[block.key] = f"{self._prefix}{stem}" + (f"_{number}" if number > 1 else "")
             self._pending.append(block)
             if block.shared:
                 self.shared.append(self._names[block.key])

@@ -9,23 +9,41 @@ from pathlib import Path
 from amaranth.back import rtlil  # type: ignore[attr-defined]
 
 from rowmesh.hw.block import Block, Emission
+from rowmesh.hw.names import names_from_source
 from rowmesh.hw.verilog import tidy
 
-__all__ = ["emit"]
+__all__ = ["convert", "emit"]
 
-_SCRIPT = (
-    "read_rtlil {source}",
-    "delete w:* s:0 %i",  # ports and wires without bits, for which Verilog has no notation
-    "proc -nomux -norom",
-    "memory_collect",
-    "attrmap {attributes}",
-    "attrmap -modattr {attributes}",
-    "write_verilog -norename {target}",
-)
 _ATTRIBUTES = "generator", "top", "src", "amaranth.hierarchy", "amaranth.decoding"
 
 
-def emit(top: Block, name: str) -> tuple[str, list[str], list[str]]:
+def _script(source: Path, target: Path, initial_values: bool) -> list[str]:
+    """Return what yosys has to do."""
+    attributes = " ".join(f"-remove {name}" for name in _ATTRIBUTES)
+    without = ["setattr -unset init w:*", "delete t:$meminit*"]  # of registers, of memories
+    return [
+        f"read_rtlil {source}",
+        "delete w:* s:0 %i",  # ports and wires without bits, for which Verilog has no notation
+        "proc -nomux -norom",
+        *([] if initial_values else without),
+        "memory_collect",
+        f"attrmap {attributes}",
+        f"attrmap -modattr {attributes}",
+        f"write_verilog -norename {target}",
+    ]
+
+
+def convert(emission: Emission) -> str:
+    """Return the RTLIL of all modules; it depends on the sources alone, not on the interpreter that runs them."""
+    texts = []
+    with names_from_source():
+        while (entry := emission.take()) is not None:
+            module, block = entry
+            texts.append(rtlil.convert(block, name=module, platform=emission, emit_src=False))
+    return "\n".join(texts)
+
+
+def emit(top: Block, name: str, *, prefix: str = "", initial_values: bool = True) -> tuple[str, list[str], list[str]]:
     """Return the Verilog-2005 text of a design, the names of its modules, and of those the shared ones.
 
     Parameters
@@ -33,17 +51,16 @@ def emit(top: Block, name: str) -> tuple[str, list[str], list[str]]:
     top : Block
     name : str
         Module name of the top; its ports are the signature's paths joined by two underscores.
+    prefix : str
+        What the names of all other modules begin with.
+    initial_values : bool
+        Registers and memories begin with their reset value, as in an FPGA; otherwise with nothing, as in an ASIC.
     """
-    emission = Emission(top, name)
-    texts = []
-    while (entry := emission.take()) is not None:
-        module, block = entry
-        texts.append(rtlil.convert(block, name=module, platform=emission, emit_src=False))
+    emission = Emission(top, name, prefix)
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "design.il"), Path(folder, "design.v")
-        source.write_text("\n".join(texts))
-        attributes = " ".join(f"-remove {name}" for name in _ATTRIBUTES)
-        script = [line.format(source=source, target=target, attributes=attributes) for line in _SCRIPT]
+        source.write_text(convert(emission))
+        script = _script(source, target, initial_values)
         code = f"from pyosys import libyosys as ys; d = ys.Design(); [d.run_pass(p) for p in {script!r}]"
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
         verilog = tidy(target.read_text())

@@ -1,6 +1,7 @@
 """The accelerator: AXI4 manager, AXI4-Lite subordinate and interrupt around control, read arbiter and core."""
 
 import dataclasses
+import re
 from typing import Any
 
 from amaranth.hdl import Cat, ClockDomain, ClockSignal, DomainRenamer, Module, ResetSignal, Shape, Signal
@@ -22,10 +23,22 @@ from rowmesh.hw.read_arbiter import ReadArbiter
 from rowmesh.hw.registers import ADDRESS_WIDTH, VERSION, c_header, register_map
 from rowmesh.hw.storer import storer_descriptor
 
-__all__ = ["TOP_NAME", "Top", "descriptors", "metadata"]
+__all__ = ["TOP_NAME", "Top", "descriptors", "global_prefix", "metadata"]
 
 TOP_NAME = "rowmesh"
-"""Name of the top module."""
+"""Name of the top module, behind the prefix that all names have which are global in Verilog or C."""
+
+
+def global_prefix(name: str) -> str:
+    """Return what all global names of a design begin with: two designs can then be parts of one.
+
+    Parameters
+    ----------
+    name : str
+        Of the design; what no identifier can hold becomes an underscore. Without a name there is no prefix.
+    """
+    word = re.sub(r"[^A-Za-z0-9_]", "_", name)
+    return f"{'_' if word[:1].isdigit() else ''}{word}_" if word else ""
 
 
 def descriptors(config: ArchConfig) -> dict[Engine, Descriptor]:
@@ -138,16 +151,26 @@ class Top(Block):
         ]
         return m
 
-    def verilog(self) -> tuple[str, list[str], list[str]]:
-        """Return the Verilog text, the names of its modules, and of those the shared ones (see `Block`)."""
-        return emit(self, TOP_NAME)
+    def verilog(self, prefix: str = "", *, initial_values: bool = True) -> tuple[str, list[str], list[str]]:
+        """Return the Verilog text, the names of its modules, and of those the shared ones (see `Block`).
 
-    def c_header(self) -> str:
+        Parameters
+        ----------
+        prefix : str
+            See :func:`global_prefix`.
+        initial_values : bool
+            See :func:`rowmesh.hw.emit.emit`.
+        """
+        return emit(self, prefix + TOP_NAME, prefix=prefix, initial_values=initial_values)
+
+    def c_header(self, prefix: str = "") -> str:
         """Return a C header with the registers."""
-        return c_header(tuple(counter_widths(self._config)), WAITS)
+        return c_header(tuple(counter_widths(self._config)), WAITS, (prefix + TOP_NAME).upper())
 
 
-def metadata(config: ArchConfig, modules: list[str], shared: list[str]) -> dict[str, Any]:
+def metadata(
+    config: ArchConfig, modules: list[str], shared: list[str], prefix: str = "", *, initial_values: bool = True
+) -> dict[str, Any]:
     """Return what software needs to know of a generated accelerator, ready for JSON.
 
     Parameters
@@ -157,6 +180,10 @@ def metadata(config: ArchConfig, modules: list[str], shared: list[str]) -> dict[
         Module names of the Verilog.
     shared : list of str
         Those that a simulator should keep apart.
+    prefix : str
+        See :func:`global_prefix`.
+    initial_values : bool
+        Whether the Verilog has them.
     """
     ports = {
         name: {
@@ -168,7 +195,9 @@ def metadata(config: ArchConfig, modules: list[str], shared: list[str]) -> dict[
     clock = {name: {"direction": "input", "width": 1} for name in ("clk", "rst")}
     return {
         "name": config.name,
-        "top": TOP_NAME,
+        "top": prefix + TOP_NAME,
+        "prefix": prefix,
+        "initial_values": initial_values,
         "version": f"{VERSION >> 16}.{VERSION >> 8 & 255}.{VERSION & 255}",
         "parameters": dataclasses.asdict(config),
         "derived": {

@@ -195,8 +195,8 @@ def check_tools() -> None:
         )
 
 
-def read_metadata(verilog_dir: Path) -> tuple[dict[str, Any], dict[str, Register], list[str]]:
-    """Read rowmesh.json: parameters, registers, and the modules to keep apart.
+def read_metadata(verilog_dir: Path) -> tuple[str, dict[str, Any], dict[str, Register], list[str]]:
+    """Read rowmesh.json: name of the top module, parameters, registers, and the modules to keep apart.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ def read_metadata(verilog_dir: Path) -> tuple[dict[str, Any], dict[str, Register
 
     Returns
     -------
-    tuple of dict, dict of str to Register, list of str
+    tuple of str, dict, dict of str to Register, list of str
         In that order.
     """
     path = verilog_dir / "rowmesh.json"
@@ -224,7 +224,7 @@ def read_metadata(verilog_dir: Path) -> tuple[dict[str, Any], dict[str, Register
             )
             for name, entry in raw["registers"].items()
         }
-        return dict(raw["parameters"]), registers, [str(name) for name in raw.get("no_inline", [])]
+        return str(raw["top"]), dict(raw["parameters"]), registers, [str(name) for name in raw.get("no_inline", [])]
     except FileNotFoundError:
         raise BuildError(f"{path} must exist beside the design's Verilog") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -247,7 +247,7 @@ def build_model(
     Parameters
     ----------
     verilog_dir : Path
-        Folder with the design's Verilog (all its .v and .sv files, top module ``rowmesh``) and rowmesh.json.
+        Folder with the design's Verilog (all its .v and .sv files) and rowmesh.json.
     kind : {"run", "regress", "loop"}
         Speed, checks, or the benchmark's C++ loop.
     progress : callable, optional
@@ -270,7 +270,7 @@ def build_model(
     if kind not in _FLAGS:
         raise ValueError(f"kind must be one of {', '.join(_FLAGS)}, not {kind!r}")
     folder = Path(verilog_dir).resolve()
-    parameters, registers, no_inline = read_metadata(folder)
+    top, parameters, registers, no_inline = read_metadata(folder)
     sources = sorted([*folder.glob("*.v"), *folder.glob("*.sv")])
     if not sources:
         raise BuildError(f"{folder} has no Verilog")
@@ -289,7 +289,8 @@ def build_model(
     own = (*_VERILOG, _MEMORY, *((LOOP_MAIN,) if kind == "loop" else ()))
     for path in (*sources, *own):
         digest.update(b"\0" + path.name.encode() + b"\0" + path.read_bytes())
-    digest.update(repr((kind, _FLAGS[kind], MAKE_VARIABLES, PLAIN, generics, control, _tool_versions())).encode())
+    flags = (*_FLAGS[kind], f"-DROWMESH_TOP={top}")
+    digest.update(repr((kind, flags, MAKE_VARIABLES, PLAIN, generics, control, _tool_versions())).encode())
     plain = cache_directory() / digest.hexdigest()[:32]
     digest.update(repr((COUNTING, TRAINED)).encode())
     better = cache_directory() / digest.hexdigest()[:32]
@@ -311,7 +312,7 @@ def build_model(
         with locked(target.with_suffix(".lock")):
             model = replace(model, cached=target.is_dir())
             if not model.cached:
-                _build(model, sources, generics, control, progress, trainer if trained else None)
+                _build(model, sources, flags, generics, control, progress, trainer if trained else None)
     os.utime(target)
     if not model.cached:
         _prune(target.parent)
@@ -384,6 +385,7 @@ def _prune(folder: Path) -> None:
 def _build(
     model: BuiltModel,
     sources: Sequence[Path],
+    flags: Sequence[str],
     generics: Mapping[str, int],
     control: str,
     progress: BuildProgress | None,
@@ -415,7 +417,7 @@ def _build(
                 ],
                 hdl_toplevel=_TOP,
                 parameters=generics,
-                build_args=[*_FLAGS[kind], str(_MEMORY)],
+                build_args=[*flags, str(_MEMORY)],
                 build_dir=objects,
                 timescale=("1ns", "1ns"),
                 log_file=log,

@@ -80,13 +80,34 @@ def generate(
         Path,
         typer.Option("--out", "-o", metavar="DIR", help="Folder for the files; made if it is not there."),
     ],
+    prefix: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What the names of all modules and macros begin with, instead of the architecture's name; "
+            "'' for nothing.",
+            show_default=False,
+        ),
+    ] = None,
+    initial_values: Annotated[
+        bool,
+        typer.Option(help="Give registers and memories values before the first reset, as an FPGA does."),
+    ] = True,
 ) -> int:
     """Write an accelerator's Verilog, JSON description and C header."""
     config = spec.load_arch(arch, buildable=True)
+    from rowmesh.hw.top import global_prefix
+
+    if prefix and global_prefix(prefix) != f"{prefix}_":
+        raise InputError(
+            f"--prefix: must be letters, digits and underscores and begin with no digit, not {prefix!r}: "
+            f"{global_prefix(prefix).removesuffix('_')!r} would do"
+        )
     with new_files(out) as folder:
         from rowmesh.sw import flow
 
-        written = [path.relative_to(folder) for path in flow.generate(config, folder)]
+        made = flow.generate(config, folder, prefix=prefix, initial_values=initial_values)
+        written = [path.relative_to(folder) for path in made]
     for path in written:
         print(out / path)
     return 0

@@ -17,7 +17,7 @@ from rowmesh.hw.axi import PAGE_BYTES
 from rowmesh.hw.command_processor import first_fetch
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.core import pe_counter
-from rowmesh.hw.top import Top, metadata
+from rowmesh.hw.top import Top, global_prefix, metadata
 from rowmesh.sim.run import SimJob, SimResult, simulate, simulate_all
 from rowmesh.sw.activity import pe_macs
 from rowmesh.sw.assembler import compile_layers, memory_map, packed_weights
@@ -75,7 +75,9 @@ class MappedLayer:
     search: Search | None = None
 
 
-def generate(config: ArchConfig, out_dir: Path) -> list[Path]:
+def generate(
+    config: ArchConfig, out_dir: Path, *, prefix: str | None = None, initial_values: bool = True
+) -> list[Path]:
     """Write Verilog, metadata (JSON) and a C header of an accelerator.
 
     Parameters
@@ -83,6 +85,11 @@ def generate(config: ArchConfig, out_dir: Path) -> list[Path]:
     config : ArchConfig
     out_dir : Path
         Created if missing; nothing is left half written.
+    prefix : str, optional
+        What modules and macros are called after, the architecture's name by default; see
+        :func:`rowmesh.hw.top.global_prefix`.
+    initial_values : bool
+        Whether registers and memories have values before the first reset, as in an FPGA.
 
     Returns
     -------
@@ -91,11 +98,13 @@ def generate(config: ArchConfig, out_dir: Path) -> list[Path]:
     """
     config.check_buildable()
     top = Top(config)
-    verilog, modules, shared = top.verilog()
+    prefix = global_prefix(config.name if prefix is None else prefix)
+    verilog, modules, shared = top.verilog(prefix, initial_values=initial_values)
+    description = metadata(config, modules, shared, prefix, initial_values=initial_values)
     texts = {
         "rowmesh.v": verilog,
-        "rowmesh.json": json.dumps(metadata(config, modules, shared), indent=2) + "\n",
-        "rowmesh.h": top.c_header(),
+        "rowmesh.json": json.dumps(description, indent=2) + "\n",
+        "rowmesh.h": top.c_header(prefix),
     }
     out_dir.mkdir(parents=True, exist_ok=True)
     paths = []

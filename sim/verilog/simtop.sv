@@ -5,6 +5,8 @@
 // cycle counter with its last handshake, and irq (or the limit) stops it and raises host_done. So between the start and
 // the end of a run the host has nothing to do.
 //
+// The macro ROWMESH_TOP is the name of the design's top module.
+//
 // A toggle of host_reset resets the design and the memory model for host_reset_cycles. The memory's faults count the
 // bursts of a run (see axi_memory.sv).
 //
@@ -305,7 +307,7 @@ module simtop #(
   );
 
   // Design -----------------------------------------------------------------------------------------------------
-  rowmesh dut (
+  `ROWMESH_TOP dut (
       .clk(clk),
       .rst(rst),
       .irq(host_irq),

@@ -212,6 +212,7 @@ def write_copy_dut(folder: Path) -> Path:
     libyosys.run_pass(f"write_verilog -norename {folder / 'rowmesh.v'}", design)
     source.unlink()
     metadata = {
+        "top": "rowmesh",
         "parameters": {"axi_data_width": DATA_WIDTH, "axi_addr_width": ADDR_WIDTH},
         "registers": REGISTERS,
         "no_inline": [],
