@@ -69,7 +69,8 @@ def run_loop(job: SimJob) -> SimResult:
 
 def _run_loop(job: SimJob, model: BuiltModel) -> SimResult:
     lines = []
-    for name, value in (*job.register_writes.items(), ("PROGRAM", job.program_address), ("CONTROL", 1)):
+    start = model.registers["CONTROL"].word("start")
+    for name, value in (*job.register_writes.items(), ("PROGRAM", job.program_address), ("CONTROL", start)):
         register = model.registers[name]
         for index in range(register.width // 32):
             word = value >> (32 * index) & 0xFFFFFFFF
@@ -90,6 +91,7 @@ def _run_loop(job: SimJob, model: BuiltModel) -> SimResult:
         return SimResult(
             dumps=folder.dumps(),
             registers={},
+            fields={},
             cycles=raw["cycles"],
             seconds=raw["seconds"],
             timed_out=raw["timed_out"],

@@ -10,6 +10,7 @@ at hand, and is compiled again for what these have shown.
 """
 
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -19,8 +20,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ __all__ = [
     "BuiltModel",
     "MissingToolError",
     "Register",
+    "RegisterError",
     "Trainer",
     "build_model",
     "cache_directory",
@@ -82,6 +83,10 @@ class BuildError(Exception):
     """A model could not be built; the message holds the end of the tool's log."""
 
 
+class RegisterError(Exception):
+    """There is no such register or field, or an access was answered with an error or not at all."""
+
+
 class MissingToolError(BuildError):
     """A program that the build needs is not installed; the message is one line that says what to install."""
 
@@ -94,6 +99,24 @@ class Register:
     offset: int
     width: int
     readable: bool = True
+    fields: Mapping[str, int] = field(default_factory=dict)
+    """Mask of each field, by name."""
+
+    def word(self, *names: str) -> int:
+        """Return the word in which the named fields are all ones, and all others 0."""
+        return functools.reduce(int.__or__, (self._mask(name) for name in names), 0)
+
+    def value(self, name: str, word: int) -> int:
+        """Return a field of a word read from the register."""
+        mask = self._mask(name)
+        return (word & mask) // (mask & -mask)
+
+    def _mask(self, name: str) -> int:
+        try:
+            return self.fields[name]
+        except KeyError:
+            known = ", ".join(self.fields) or "none"
+            raise RegisterError(f"register {self.name} has no field {name}; it has {known}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +178,7 @@ def cache_directory() -> Path:
     return Path(override) if override else platformdirs.user_cache_path("rowmesh") / "models"
 
 
-@cache
+@functools.cache
 def check_tools() -> None:
     """Check that the programs which no wheel brings are installed.
 
@@ -194,6 +217,10 @@ def read_metadata(verilog_dir: Path) -> tuple[dict[str, Any], dict[str, Register
                 offset=int(entry["offset"]),
                 width=int(entry["width"]),
                 readable="r" in str(entry.get("access", "rw")).lower(),
+                fields={
+                    part: (1 << int(place["width"])) - 1 << int(place["low"])
+                    for part, place in entry.get("fields", {}).items()
+                },
             )
             for name, entry in raw["registers"].items()
         }
@@ -314,7 +341,7 @@ def _control_file(sources: Sequence[Path], no_inline: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-@cache
+@functools.cache
 def _tool_versions() -> tuple[str, ...]:
     """Everything outside the sources that a model depends on."""
     check_tools()

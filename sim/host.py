@@ -16,7 +16,7 @@ from cocotb.triggers import FallingEdge, RisingEdge, SimTimeoutError, Timer, Val
 from cocotbext.axi import AxiBus  # type: ignore[import-untyped]
 from cocotbext.axi.axi_ram import AxiRamRead, AxiRamWrite  # type: ignore[import-untyped]
 
-from rowmesh.sim.build import Register
+from rowmesh.sim.build import Register, RegisterError
 
 __all__ = ["CYCLE_NS", "Host", "RandomMemory", "RegisterError", "Session", "stalls"]
 
@@ -25,10 +25,6 @@ CYCLE_NS = 10
 
 _ACCESS_LIMIT = 10_000
 """Cycles after which a register access is given up."""
-
-
-class RegisterError(Exception):
-    """A register access was answered with an error or not at all."""
 
 
 class Host:
@@ -132,6 +128,14 @@ class Host:
             value |= word << (32 * index)
         return value
 
+    async def command(self, *names: str, start: bool = False) -> None:
+        """Write CONTROL with the fields of these names set; ``start`` as of :meth:`access`."""
+        await self.write("CONTROL", self._lookup("CONTROL").word(*names), start=start)
+
+    async def field(self, register: str, name: str) -> int:
+        """Read a register's field."""
+        return self._lookup(register).value(name, await self.read(register))
+
     async def start(self, limit: int) -> None:
         """Write the start bit; the run ends with the interrupt or after a number of cycles.
 
@@ -141,11 +145,11 @@ class Host:
             Cycles.
         """
         self._dut.host_limit.value = limit
-        await self.write("CONTROL", 1, start=True)
+        await self.command("start", start=True)
 
     async def clear_irq(self) -> None:
-        """Clear the interrupt of a run that has ended."""
-        await self.write("CONTROL", 2)
+        """Clear the interrupt of a run that has ended, and nothing else."""
+        await self.command("irq_clear")
         if self.irq:
             await FallingEdge(self._dut.host_irq)
 

@@ -127,6 +127,8 @@ class SimResult:
         The regions asked for.
     registers : dict of str to int
         Every readable register after the run.
+    fields : dict of str to dict of str to int
+        The same by field, of registers that have fields.
     cycles : int
         Clock edges from the handshake of the start write to the first that sees irq (or to max_cycles).
     seconds : float
@@ -139,6 +141,7 @@ class SimResult:
 
     dumps: list[bytes]
     registers: dict[str, int]
+    fields: dict[str, dict[str, int]]
     cycles: int
     seconds: float
     timed_out: bool
@@ -294,6 +297,7 @@ def simulate_all(
             SimResult(
                 dumps=folder.dumps(number, last=number == len(found) - 1),
                 registers=raw["register_values"],
+                fields=_fields(model, raw["register_values"]),
                 cycles=raw["cycles"],
                 seconds=raw["seconds"],
                 timed_out=raw["timed_out"],
@@ -301,6 +305,12 @@ def simulate_all(
             )
             for number, raw in enumerate(found)
         ]
+
+
+def _fields(model: BuiltModel, words: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Take register words apart."""
+    registers = {name: model.registers[name] for name in words if model.registers[name].fields}
+    return {name: {part: r.value(part, words[name]) for part in r.fields} for name, r in registers.items()}
 
 
 def model_of(job: SimJob, progress: BuildProgress | None = None) -> BuiltModel:

@@ -19,6 +19,16 @@ CONFIG = ArchConfig()
 COUNTERS = {"alpha": 1, "beta": 4}
 WAITS = ("one", "two", "three")
 MAP = register_map(tuple(COUNTERS), WAITS)
+
+
+def word_of(register: str, *fields: str) -> int:
+    """The register's word with these fields all ones."""
+    places = [MAP[register]["fields"][name] for name in fields]
+    return sum((1 << place["width"]) - 1 << place["low"] for place in places)
+
+
+START, SOFT_RESET, IRQ_CLEAR = (word_of("CONTROL", name) for name in ("start", "soft_reset", "irq_clear"))
+BUSY, DONE, ERROR, RESETTING, IRQ = (word_of("STATUS", name) for name in ("busy", "done", "error", "resetting", "irq"))
 AT = 0x4008  # of the program: neither aligned to a burst, nor near the end of a page
 
 
@@ -157,16 +167,16 @@ class Bench:
 
     async def start(self, ctx: Any) -> None:
         await self.write(ctx, "PROGRAM", self.at)
-        await self.write(ctx, "CONTROL", 1)
+        await self.write(ctx, "CONTROL", START)
 
     async def finish(self, ctx: Any) -> None:
         while not ctx.get(self.control.irq):
             await ctx.tick()
 
     async def soft_reset(self, ctx: Any) -> None:
-        await self.write(ctx, "CONTROL", 2)
-        assert await self.read(ctx, "STATUS") & 0b1001 == 0b1001
-        while await self.read(ctx, "STATUS") & 1:
+        await self.write(ctx, "CONTROL", SOFT_RESET)
+        assert await self.read(ctx, "STATUS") & (BUSY | RESETTING) == BUSY | RESETTING
+        while await self.read(ctx, "STATUS") & BUSY:
             pass
 
     def run(self, bench: Any, *background: Any, limit: int = 20_000) -> None:
@@ -180,11 +190,11 @@ async def expect_error(bench: Bench, ctx: Any, code: ErrorCode) -> None:
     """The run has ended with this error; a soft reset recovers, and the interrupt is gone."""
     await bench.finish(ctx)
     assert await bench.read(ctx, "ERROR") == code
-    assert await bench.read(ctx, "STATUS") & 0b111 == 0b100
+    assert await bench.read(ctx, "STATUS") & (BUSY | DONE | ERROR) == ERROR
     assert ctx.get(bench.control.halt)
     await bench.soft_reset(ctx)
     assert bench.reset_cycles == RESET_CYCLES
-    assert await bench.read(ctx, "ERROR") == 0
+    assert await bench.read(ctx, "ERROR") == ErrorCode.NONE
     assert await bench.read(ctx, "STATUS") == 0
     assert not ctx.get(bench.control.irq)
     assert not ctx.get(bench.control.halt)
@@ -296,13 +306,13 @@ def test_random_program(seed, width, stall):
             await self.finish(ctx)
             assert not any(self.busy)
             assert merge_starts(self.events) == expected_events(words)
-            assert await self.read(ctx, "STATUS") == 0b10010
+            assert await self.read(ctx, "STATUS") == DONE | IRQ
             assert await self.read(ctx, "CYCLES") == self.active_cycles
             assert await self.read(ctx, "ALPHA") == self.counted[0]
             assert await self.read(ctx, "BETA") == self.counted[1]
-            await self.write(ctx, "CONTROL", 4)
+            await self.write(ctx, "CONTROL", IRQ_CLEAR)
             assert not ctx.get(self.control.irq)
-            assert await self.read(ctx, "STATUS") == 0b10
+            assert await self.read(ctx, "STATUS") == DONE
 
     config = CONFIG.replace(axi_data_width=width)
     at = (AT, 4096 - 32, 0)[seed]
@@ -319,7 +329,7 @@ def test_timing(latency):
         await self.write(ctx, "PROGRAM", self.at)
         axi = self.control.s_axil
         ctx.set(axi.awaddr, MAP["CONTROL"]["offset"])
-        ctx.set(axi.wdata, 1)
+        ctx.set(axi.wdata, START)
         ctx.set(axi.wstrb, 15)
         ctx.set(axi.awvalid, 1)
         ctx.set(axi.wvalid, 1)
@@ -390,7 +400,7 @@ def test_illegal_program(words, detail):
         self.events.clear()
         await self.start(ctx)
         await self.finish(ctx)
-        assert await self.read(ctx, "STATUS") == 0b10010
+        assert await self.read(ctx, "STATUS") == DONE | IRQ
         assert merge_starts(self.events) == expected_events(small_program().words)
 
     Bench(words).run(bench)
@@ -422,12 +432,12 @@ def test_start_while_busy():
         self.never_idle = True
         await self.start(ctx)
         await ctx.tick().repeat(100)
-        assert await self.read(ctx, "STATUS") == 1
-        await self.write(ctx, "CONTROL", 1)
+        assert await self.read(ctx, "STATUS") == BUSY
+        await self.write(ctx, "CONTROL", START)
         await self.finish(ctx)
-        await self.write(ctx, "CONTROL", 4)
+        await self.write(ctx, "CONTROL", IRQ_CLEAR)
         assert not ctx.get(self.control.irq)
-        await self.write(ctx, "CONTROL", 1)  # without effect, but for the interrupt
+        await self.write(ctx, "CONTROL", START)  # without effect, but for the interrupt
         assert ctx.get(self.control.irq)
         await expect_error(self, ctx, ErrorCode.START_WHILE_BUSY)
 
@@ -456,20 +466,20 @@ def test_watchdog():
         await self.write(ctx, "WATCHDOG", 0)
         await self.start(ctx)
         await ctx.tick().repeat(300)
-        assert await self.read(ctx, "STATUS") == 1
+        assert await self.read(ctx, "STATUS") == BUSY
 
     Bench(small_program().words).run(bench)
 
 
 def test_irq_enable():
     async def bench(self, ctx):
-        await self.write(ctx, "IRQ_ENABLE", 2)
+        await self.write(ctx, "IRQ_ENABLE", word_of("IRQ_ENABLE", "error"))
         await self.start(ctx)
-        while await self.read(ctx, "STATUS") & 1:
+        while await self.read(ctx, "STATUS") & BUSY:
             pass
-        assert await self.read(ctx, "STATUS") == 0b10010
+        assert await self.read(ctx, "STATUS") == DONE | IRQ
         assert not ctx.get(self.control.irq)
-        await self.write(ctx, "IRQ_ENABLE", 1)
+        await self.write(ctx, "IRQ_ENABLE", word_of("IRQ_ENABLE", "done"))
         assert ctx.get(self.control.irq)
 
     Bench(small_program().words).run(bench)
@@ -495,22 +505,22 @@ def test_soft_reset_in_the_middle(after, stall):
         await self.start(ctx)
         await ctx.tick().repeat(after)
         self.hold_outstanding = True
-        await self.write(ctx, "CONTROL", 2)
+        await self.write(ctx, "CONTROL", SOFT_RESET)
         await ctx.tick().repeat(50)
         bursts = len(self.memory.bursts)
-        assert await self.read(ctx, "STATUS") == 0b1001, "something has not been answered"
+        assert await self.read(ctx, "STATUS") == BUSY | RESETTING, "something has not been answered"
         await ctx.tick().repeat(100)
         assert len(self.memory.bursts) == bursts
         assert self.reset_cycles == 0
         self.hold_outstanding = False
-        while await self.read(ctx, "STATUS") & 1:
+        while await self.read(ctx, "STATUS") & BUSY:
             pass
         assert self.reset_cycles == RESET_CYCLES
         self.events.clear()
         await self.start(ctx)
         await self.finish(ctx)
         assert merge_starts(self.events) == expected_events(words)
-        assert await self.read(ctx, "STATUS") == 0b10010
+        assert await self.read(ctx, "STATUS") == DONE | IRQ
 
     self = Bench(words, stall=stall, latency=30)
     self.run(bench, watch)
@@ -520,8 +530,8 @@ def test_soft_reset_when_idle_and_start_during_it():
     async def bench(self, ctx):
         await self.soft_reset(ctx)
         self.hold_outstanding = True
-        await self.write(ctx, "CONTROL", 2)
-        await self.write(ctx, "CONTROL", 1)
+        await self.write(ctx, "CONTROL", SOFT_RESET)
+        await self.write(ctx, "CONTROL", START)
         self.hold_outstanding = False
         await self.finish(ctx)
         assert await self.read(ctx, "ERROR") == ErrorCode.START_WHILE_BUSY
@@ -529,7 +539,7 @@ def test_soft_reset_when_idle_and_start_during_it():
         await self.soft_reset(ctx)
         await self.start(ctx)
         await self.finish(ctx)
-        assert await self.read(ctx, "STATUS") == 0b10010
+        assert await self.read(ctx, "STATUS") == DONE | IRQ
 
     Bench(small_program().words).run(bench)
 

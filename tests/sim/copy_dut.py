@@ -2,14 +2,14 @@
 
 PROGRAM points at three 64-bit words: source, destination, length in beats (a multiple of BURST, at most
 DEPTH). On a start it reads them, requests the whole source back to back, writes it back to back, and raises
-irq with the last write response. A length of 0 never ends.
+irq with the last write response. A length of 0 never ends. A soft reset clears SCRATCH.
 """
 
 import json
 from pathlib import Path
 
 from amaranth.back import rtlil
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import fifo, wiring
 from amaranth.lib.wiring import In, Out
 from pyosys import libyosys
@@ -21,9 +21,30 @@ DEPTH = 256
 ADDR_WIDTH = 40
 DATA_WIDTH = 64
 
+START, SOFT_RESET, IRQ_CLEAR = 7, 1, 12
+"""Bits of CONTROL, not where the accelerator has them: the harness takes them from the register map."""
+
+BUSY, DONE = 3, 9
+"""Bits of STATUS."""
+
+READ_ERROR, WRITE_ERROR = 0, 16
+"""Added to an AXI response for the register ERROR."""
+
+SLAVE_ERROR, DECODE_ERROR = 2, 3
+"""AXI responses."""
+
+
+def _bits(**places: int) -> dict[str, dict[str, int]]:
+    return {name: {"low": low, "width": 1} for name, low in places.items()}
+
+
 REGISTERS = {
-    "CONTROL": {"offset": 0x00, "width": 32},
-    "STATUS": {"offset": 0x04, "width": 32},
+    "CONTROL": {
+        "offset": 0x00,
+        "width": 32,
+        "fields": _bits(start=START, soft_reset=SOFT_RESET, irq_clear=IRQ_CLEAR),
+    },
+    "STATUS": {"offset": 0x04, "width": 32, "fields": _bits(busy=BUSY, done=DONE)},
     "ERROR": {"offset": 0x08, "width": 32},
     "SCRATCH": {"offset": 0x0C, "width": 32},
     "PROGRAM": {"offset": 0x10, "width": 64},
@@ -76,6 +97,7 @@ class CopyEngine(wiring.Component):
         scratch = Signal(32)
         error = Signal(32)
         busy = Signal()
+        done = Signal()
         start = Signal()
 
         # Registers
@@ -87,9 +109,11 @@ class CopyEngine(wiring.Component):
             m.d.sync += [self.s_axil_bvalid.eq(1), self.s_axil_bresp.eq(0)]
             with m.Switch(self.s_axil_awaddr):
                 with m.Case(0x00):
-                    m.d.comb += start.eq(self.s_axil_wdata[0] & ~busy)
-                    with m.If(self.s_axil_wdata[1]):
+                    m.d.comb += start.eq(self.s_axil_wdata[START] & ~busy)
+                    with m.If(self.s_axil_wdata[IRQ_CLEAR] | self.s_axil_wdata[SOFT_RESET]):
                         m.d.sync += self.irq.eq(0)
+                    with m.If(self.s_axil_wdata[SOFT_RESET]):
+                        m.d.sync += [scratch.eq(0), done.eq(0)]
                 with m.Case(0x0C):
                     m.d.sync += scratch.eq(self.s_axil_wdata)
                 with m.Case(0x10):
@@ -104,7 +128,7 @@ class CopyEngine(wiring.Component):
             m.d.sync += self.s_axil_rvalid.eq(0)
         with m.If(look):
             m.d.sync += [self.s_axil_rvalid.eq(1), self.s_axil_rresp.eq(0)]
-            values = {0x04: Cat(busy, self.irq), 0x08: error, 0x0C: scratch}
+            values = {0x04: busy << BUSY | done << DONE, 0x08: error, 0x0C: scratch}
             values |= {0x10: program[:32], 0x14: program[32:]}
             with m.Switch(self.s_axil_araddr):
                 for offset, value in {0x00: 0, **values}.items():
@@ -147,7 +171,7 @@ class CopyEngine(wiring.Component):
             buffer.r_en.eq(self.m_axi_wready),
         ]
         with m.If(start):
-            m.d.sync += [busy.eq(1), descriptor.eq(1), index.eq(0), error.eq(0), self.irq.eq(0)]
+            m.d.sync += [busy.eq(1), descriptor.eq(1), index.eq(0), error.eq(0), self.irq.eq(0), done.eq(0)]
             m.d.sync += [s.eq(0) for s in (requested, addressed, beat, written, answered)]
         with m.If(self.m_axi_arvalid & self.m_axi_arready):
             m.d.sync += descriptor.eq(0)
@@ -160,7 +184,7 @@ class CopyEngine(wiring.Component):
                     m.d.sync += field.eq(self.m_axi_rdata)
             m.d.sync += copying.eq(index == 2)
         with m.If(self.m_axi_rvalid & (self.m_axi_rresp != 0)):
-            m.d.sync += error.eq(self.m_axi_rresp)
+            m.d.sync += error.eq(READ_ERROR + self.m_axi_rresp)
         with m.If(self.m_axi_awvalid & self.m_axi_awready):
             m.d.sync += addressed.eq(addressed + BURST)
         with m.If(self.m_axi_wvalid & self.m_axi_wready):
@@ -168,9 +192,9 @@ class CopyEngine(wiring.Component):
         with m.If(self.m_axi_bvalid):
             m.d.sync += answered.eq(answered + BURST)
             with m.If(self.m_axi_bresp != 0):
-                m.d.sync += error.eq(16 + self.m_axi_bresp)
+                m.d.sync += error.eq(WRITE_ERROR + self.m_axi_bresp)
             with m.If(answered + BURST == length):
-                m.d.sync += [busy.eq(0), copying.eq(0), self.irq.eq(1)]
+                m.d.sync += [busy.eq(0), copying.eq(0), done.eq(1), self.irq.eq(1)]
         # A descriptor that cannot be read is an error at once.
         with m.If(busy & ~copying & self.m_axi_rvalid & (self.m_axi_rresp != 0)):
             m.d.sync += [busy.eq(0), copying.eq(0), self.irq.eq(1)]

@@ -9,6 +9,24 @@ DESTINATION = 0x8000
 
 
 @cocotb.test()
+async def clearing_the_interrupt_clears_nothing_else(dut):
+    session = Session(dut)
+    host = session.host
+    await host.ready()
+    await host.write("SCRATCH", 0xDEADBEEF)
+    await host.write("PROGRAM", session.job["runs"][0]["program_address"])
+    await host.start(limit=10_000)
+    assert await host.finish()
+    await host.clear_irq()
+    assert not host.irq
+    assert await host.field("STATUS", "done")
+    assert await host.read("SCRATCH") == 0xDEADBEEF
+    await host.command("soft_reset")
+    assert not await host.field("STATUS", "done")
+    assert await host.read("SCRATCH") == 0
+
+
+@cocotb.test()
 async def two_runs_with_a_reset_between(dut):
     session = Session(dut)
     host = session.host
@@ -36,3 +54,5 @@ async def a_register_that_is_not_there_is_an_error(dut):
     assert (await host.access(0x7FC))[1] == 2
     with pytest.raises(RegisterError, match="SCRATCH"):
         await host.read("MISSING")
+    with pytest.raises(RegisterError, match="CONTROL has no field halt; it has start, soft_reset, irq_clear"):
+        await host.command("halt")

@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from copy_dut import BURST, OVERHEAD, write_copy_dut
+from copy_dut import BURST, DECODE_ERROR, OVERHEAD, READ_ERROR, SLAVE_ERROR, WRITE_ERROR, write_copy_dut
 
 from rowmesh.sim import build
 from rowmesh.sim.bench import bench
@@ -91,7 +91,7 @@ def test_jobs_one_after_another(design, memory):
 def test_jobs_end_with_the_first_that_fails(design):
     jobs = [copy_job(design), copy_job(design, program_address=1 << 20), copy_job(design)]
     results = simulate_all(jobs)
-    assert [result.registers["ERROR"] for result in results] == [0, 3]
+    assert [result.registers["ERROR"] for result in results] == [0, READ_ERROR + DECODE_ERROR]
     with pytest.raises(ValueError, match=r"SimJob\.latency must be the same"):
         simulate_all([copy_job(design), copy_job(design, latency=7)])
 
@@ -107,7 +107,10 @@ def test_random_stalls_change_cycles_and_nothing_else(design):
 
 
 @pytest.mark.parametrize("memory", ["fast", "axi-random"])
-@pytest.mark.parametrize(("fault", "error"), [({"fail_read": 2}, 2), ({"fail_write": 3}, 18)])
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [({"fail_read": 2}, READ_ERROR + SLAVE_ERROR), ({"fail_write": 3}, WRITE_ERROR + SLAVE_ERROR)],
+)
 def test_a_chosen_burst_fails(design, memory, fault, error):
     result = simulate(copy_job(design, memory=memory, **fault))
     assert not result.timed_out
@@ -120,10 +123,10 @@ def test_a_failed_write_leaves_the_memory(design):
     assert wrong == [False, False, True, False]
 
 
-@pytest.mark.parametrize(("memory", "error"), [("fast", 3), ("axi-random", 2)])
-def test_an_access_outside_the_memory_is_an_error(design, memory, error):
+@pytest.mark.parametrize(("memory", "response"), [("fast", DECODE_ERROR), ("axi-random", SLAVE_ERROR)])
+def test_an_access_outside_the_memory_is_an_error(design, memory, response):
     result = simulate(copy_job(design, memory=memory, program_address=1 << 20))
-    assert result.registers["ERROR"] == error
+    assert result.registers["ERROR"] == READ_ERROR + response
     assert result.traffic["read_bursts"] == 1
 
 
@@ -133,7 +136,7 @@ def test_a_run_without_interrupt_times_out_and_registers_can_be_read(design):
     result = simulate(job, progress=seen.append)
     assert result.timed_out
     assert result.cycles == 400_000
-    assert result.registers["STATUS"] == 1
+    assert result.fields["STATUS"] == {"busy": 1, "done": 0}
     assert seen == sorted(seen)
 
 
@@ -141,6 +144,7 @@ def test_registers_are_written_before_the_start_and_read_after(design):
     result = simulate(copy_job(design, register_writes={"SCRATCH": 0xDEADBEEF}))
     assert result.registers["SCRATCH"] == 0xDEADBEEF
     assert result.registers["PROGRAM"] == PROGRAM
+    assert result.fields["STATUS"] == {"busy": 0, "done": 1}
 
 
 def test_an_unknown_register_is_named_with_the_log(design):

@@ -6,8 +6,6 @@ from cocotb.triggers import Timer
 from rowmesh.hw.registers import ErrorCode
 from rowmesh.sim.host import CYCLE_NS, Session
 
-START, SOFT_RESET, IRQ_CLEAR = 1, 2, 4
-
 
 async def begin(session):
     host = session.host
@@ -21,7 +19,7 @@ async def a_start_while_busy_is_an_error(dut):
     session = Session(dut)
     host = await begin(session)
     await host.start(limit=100_000)
-    await host.write("CONTROL", START)
+    await host.command("start")
     assert await host.finish()
     assert await host.read("ERROR") == ErrorCode.START_WHILE_BUSY
 
@@ -33,15 +31,16 @@ async def a_soft_reset_recovers(dut):
     cycles = []
     for interrupted in (False, True, True):
         if interrupted:
-            await host.write("CONTROL", START)
+            await host.command("start")
             await Timer(900 * CYCLE_NS, "ns")
-            await host.write("CONTROL", SOFT_RESET)
-            while await host.read("STATUS") & 1:
+            await host.command("soft_reset")
+            while await host.field("STATUS", "busy"):
                 await Timer(10 * CYCLE_NS, "ns")
         await host.start(limit=100_000)
         assert await host.finish()
         assert await host.read("ERROR") == ErrorCode.NONE
         cycles.append(await host.read("CYCLES"))
-        await host.write("CONTROL", IRQ_CLEAR)
+        await host.clear_irq()
         assert not host.irq
+        assert await host.field("STATUS", "done")  # a soft reset would clear it
     assert cycles[0] == cycles[1] == cycles[2]
