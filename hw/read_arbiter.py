@@ -38,6 +38,8 @@ class ReadArbiter(Block):
         Port 0 before all others.
     data : Out(array of Beats(axi_data_width))
     axi : Out(Axi4Read)
+    clear : In(1)
+        A run starts: turns begin with port 1, whoever had the last one of the run before.
     halt : In(1)
         Start no further burst.
     outstanding : Out(range(read_bursts + 1))
@@ -51,6 +53,7 @@ class ReadArbiter(Block):
     requests: Any
     data: Any
     axi: Any
+    clear: Signal
     halt: Signal
     outstanding: Signal
     error: Signal
@@ -66,6 +69,7 @@ class ReadArbiter(Block):
                 "requests": In(stream.Signature(request_layout(config))).array(ports),
                 "data": Out(Beats(config.axi_data_width)).array(ports),
                 "axi": Out(Axi4Read(config.axi_addr_width, config.axi_data_width)),
+                "clear": In(1),
                 "halt": In(1),
                 "outstanding": Out(range(config.read_bursts + 1)),
                 "error": Out(1),
@@ -94,6 +98,8 @@ class ReadArbiter(Block):
         choose(m, waiting, turn, chosen, picked)
         with m.If(go & (chosen != 0)):
             m.d.sync += turn.eq(chosen)
+        with m.If(self.clear):
+            m.d.sync += turn.eq(0)
         m.d.comb += [
             go.eq(sent.i.ready & ~self.halt & ~full & Cat(port.valid for port in waiting).any()),
             sent.i.valid.eq(go),

@@ -118,6 +118,7 @@ class Top(Block):
             control.read_port.eq(arbiter.error_port),
             control.write_error.eq(core.write_error),
             control.outstanding.eq((arbiter.outstanding != 0) | (core.writes_outstanding != 0)),
+            arbiter.clear.eq(control.started),
             arbiter.halt.eq(control.halt),
             core.halt.eq(control.halt),
             core.busy.eq(control.active),
