@@ -102,15 +102,13 @@ def programs(
             + share.input_row * layout.stride_row,
             weight=memory.weight + m.weight_share(y, x) * _share_bytes(m),
         )
-        nests = compiler.nests(mapping, place, zero_point, clamp)
+        nests = compiler.nests(mapping, place, zero_point, clamp, m.param_shares)
         if number == 0:
             shared = {engine: nest for engine, nest in nests.items() if engine.first not in _OF_CLUSTER}
         loads = {engine: nest for engine, nest in nests.items() if engine.first in _OF_CLUSTER}
         clusters.append({k: nest for k, nest in loads.items() if m.own(k.name.split("_")[1].lower(), y, x)})
         of_clusters.append(arrays[y % m.splits.c_y > 0])
     shared |= {Engine.DRAIN: _drain(m, shared[Engine.DRAIN]), Engine.STORE: _store(m, shared[Engine.STORE])}
-    if Engine.LOAD_PARAM in shared:
-        shared[Engine.LOAD_PARAM] = _params(m, memory)
     places = [divmod(number, config.mesh_cols) for number in range(config.clusters)]
     return Programs(
         shared,
@@ -188,20 +186,6 @@ def _store(m: MeshMapping, nest: Nest) -> Nest:
     ]
     bases = {**nest.bases, "lane": rows[0] * across * lanes}
     return Nest([*loops[:at], *of_set, *loops[at:]], bases, nest.conditions, nest.values)
-
-
-def _params(m: MeshMapping, memory: MemoryMap) -> Nest:
-    """Load the parameters of a filter tile of all clusters, one after another."""
-    x, beat, own = m.share.layer, m.config.beat_bytes, m.share.m_x * m.share.column_filters
-    tiles = 1 if m.share.params_stay else m.share.pt * m.share.qt
-    loops = [
-        Loop("rounds", m.share.param_rounds // tiles),
-        Loop("g", m.share.g_t, {"address": own * beat}),
-        Loop("tiles", tiles),
-        Loop("mt", m.share.mt, {"address": own * beat}),
-        Loop("cluster", m.param_shares, {"address": x.m * beat}),
-    ]
-    return Nest(loops, {"address": memory.param}, {"length_mask": None}, {"length": own})
 
 
 def early(parts: Programs) -> list[Engine]:

@@ -300,10 +300,6 @@ _FLITS = (
         lambda m: "a stride beyond the filter needs the blocked form",
     ),
     Rule(
-        lambda m: not m.planar or m.layer.groups == 1,
-        lambda m: f"groups of {m.c} channels share a packed tensor",
-    ),
-    Rule(
         lambda m: not m.planar or m.qt == 1 or (m.q0 * m.layer.stride[1]) % m.lanes == 0,
         lambda m: "column tiles of a packed tensor must be whole flits",
     ),
@@ -336,7 +332,7 @@ _BEATS = (
         lambda m: f"column tiles of {m.q0} are no whole beats of {m.out_lanes}",
     ),
     Rule(
-        lambda m: not m.ofmap_layout.planar or (m.layer.groups == 1 and m.m_x * m.m_n >= m.m),
+        lambda m: not m.ofmap_layout.planar or m.m_x * m.m_n >= m.m,
         lambda m: "a packed ofmap needs all filters in one tile",
     ),
     Rule(

@@ -18,7 +18,11 @@ __all__ = ["MemoryMap", "nests"]
 
 
 def nests(
-    m: Mapping, memory: MemoryMap, zero_point: int = 0, clamp: tuple[int, int] | None = None
+    m: Mapping,
+    memory: MemoryMap,
+    zero_point: int = 0,
+    clamp: tuple[int, int] | None = None,
+    param_shares: int = 1,
 ) -> dict[Engine, Nest]:
     """Return the nest of every engine that the layer uses.
 
@@ -30,6 +34,8 @@ def nests(
         Zero point of a requantised ofmap.
     clamp : (int, int) or None
         Smallest and largest output; None: the data width's range.
+    param_shares : int
+        Shares of filters over the clusters of a mesh, ``m`` being the mapping of one.
     """
     width = m.config.data_width
     clamp = clamp or (-(1 << (width - 1)), (1 << (width - 1)) - 1)
@@ -43,5 +49,5 @@ def nests(
         Engine.STORE: store(m, memory),
     }
     if m.layer.output == "requant":
-        engines[Engine.LOAD_PARAM] = load_param(m, memory)
+        engines[Engine.LOAD_PARAM] = load_param(m, memory, param_shares)
     return engines

@@ -1,5 +1,7 @@
 """Nests of the load engines: from memory to the global buffer."""
 
+from collections.abc import Sequence
+
 from rowmesh.sw.compiler.memory_map import MemoryMap
 from rowmesh.sw.compiler.tiles import loaded_loops, tile_loops
 from rowmesh.sw.counts import weight_beats
@@ -59,10 +61,16 @@ def load_iact(m: Mapping, memory: MemoryMap, port: int) -> Nest:
     )
 
 
-def _linear(m: Mapping, base: int, beats: int, segment: int, stays: bool) -> Nest:
-    """Load ``beats`` beats of each group in order, once for each tile of n, pt and qt if they do not stay."""
+def _linear(
+    m: Mapping, base: int, of_group: int, beats: int, segment: int, stays: bool, stretches: Sequence[Loop] = ()
+) -> Nest:
+    """Load the beats of each group in order, once for each tile of n, pt and qt if they do not stay.
+
+    ``beats`` of them are neighbours: all ``of_group``, or a stretch in each iteration of the loops ``stretches``.
+    """
     beat = m.config.beat_bytes
-    loops = [loop for loop in loaded_loops(m, {"g": {"address": beats * beat}}, stays) if loop.name != "mt"]
+    loops = [loop for loop in loaded_loops(m, {"g": {"address": of_group * beat}}, stays) if loop.name != "mt"]
+    loops += stretches
     count = ceil_div(beats, segment)
     loops.append(Loop("segment", count, {"address": segment * beat}))
     return Nest(
@@ -78,12 +86,18 @@ def load_weight(m: Mapping, memory: MemoryMap, port: int) -> Nest:
     beats, longest = weight_beats(m) // m.weight_ports, _LONGEST
     if m.part:  # a channel group's weights take as many bursts as the iacts of its block: both come in the same time
         longest = min(longest, ceil_div(beats * m.part, m.blocks * m.q1))
-    return _linear(
-        m, memory.weight + port * m.g_t * beats * m.config.beat_bytes, beats, min(beats, longest), m.weights_stay
-    )
+    start = memory.weight + port * m.g_t * beats * m.config.beat_bytes
+    return _linear(m, start, beats, beats, min(beats, longest), m.weights_stay)
 
 
-def load_param(m: Mapping, memory: MemoryMap) -> Nest:
-    """Return the nest of the load engine of the parameters, a beat a filter."""
-    params = m.g_n * m.m
-    return _linear(m, memory.param, params, min(params, _LONGEST), m.params_stay)
+def load_param(m: Mapping, memory: MemoryMap, shares: int = 1) -> Nest:
+    """Return the nest of the load engine of the parameters, a beat a filter.
+
+    Of clusters that have ``shares`` of the filters, those of a filter tile come one cluster after another.
+    """
+    of_group, of_tile, beat = m.g_n * m.m, m.m_x * m.column_filters, m.config.beat_bytes
+    stretches, params = (), of_group
+    if shares > 1:
+        tiles, clusters = {"address": of_tile * beat}, {"address": m.layer.m * beat}
+        stretches, params = (Loop("mt", m.mt, tiles), Loop("cluster", shares, clusters)), of_tile
+    return _linear(m, memory.param, of_group, params, min(params, _LONGEST), m.params_stay, stretches)

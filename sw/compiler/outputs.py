@@ -70,11 +70,14 @@ def drain(m: Mapping, zero_point: int, clamp: tuple[int, int]) -> Nest:
         position = {"offset": filters * chains}
         if m.g0 > 1 and m.g_y > 1:  # channels of a bank: groups of a PE, then rows; in the ofmap the other way round
             rows = max(1, k // m.g0)
+            sets = ceil_div(m.g_y, rows)
             loops += [
-                Loop("kb", m.g_y // rows, {"offset": rows, "param": rows * m.g0}),
+                Loop("kb", sets, {"offset": rows, "param": rows * m.g0}),
                 Loop("mb", ceil_div(m.g0, k), {"offset": k * m.g_y, "param": k}),
                 Loop("q", m.q_pe, position, m.q_pe_rest, ("qt",)),
-                Loop("slots", rows, {"offset": 1, "param": m.g0, "slot": m.g0 * span}),
+                Loop(
+                    "slots", rows, {"offset": 1, "param": m.g0, "slot": m.g0 * span}, m.g_y - (sets - 1) * rows, ("kb",)
+                ),
                 Loop("slot", min(k, m.g0), {"offset": m.g_y, "param": 1, "slot": span}),
             ]
         else:
