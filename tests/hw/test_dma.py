@@ -448,6 +448,28 @@ def test_arbiter_takes_turns_behind_port_0(ports):
     assert [address // 1024 for address, _ in memory.bursts] == [0, 0, 0, *range(1, ports)] + [*range(1, ports)] * 3
 
 
+@pytest.mark.parametrize("ports", [4, 12])
+def test_arbiter_begins_a_run_with_port_1(ports):
+    """Whoever had the last turn of the run before."""
+    dut = ReadArbiter(CONFIG, ports)
+    memory = Reads(dut.axi, latency=5)
+
+    async def bench(ctx):
+        await put(ctx, dut.requests[2], {"address": 2 * 1024, "beats": 1})
+        await ctx.tick().repeat(10)
+        ctx.set(dut.clear, 1)
+        await ctx.tick()
+        ctx.set(dut.clear, 0)
+        ctx.set(dut.halt, 1)
+        for port in range(1, ports):
+            await put(ctx, dut.requests[port], {"address": port * 1024, "beats": 1})
+        ctx.set(dut.halt, 0)
+        await ctx.tick().repeat(20 * ports)
+
+    simulate(dut, bench, memory.run)
+    assert [address // 1024 for address, _ in memory.bursts] == [2, *range(1, ports)]
+
+
 def test_arbiter_of_many_ports_chooses_as_one_of_few(monkeypatch):
     """Both ways to choose give the same bursts at the same cycles, whoever asks when."""
     ports, traces = 10, []

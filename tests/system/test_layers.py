@@ -1,15 +1,16 @@
 """Whole layers on whole accelerators: generated Verilog in Verilator, through AXI, every output word compared."""
 
+import random
+
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
+from random_mappings import random_layer
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import flow
 from rowmesh.sw.dataflow import load_dataflow
 from rowmesh.sw.mapper import UnmappableError
 from rowmesh.sw.spec import load_arch
-from rowmesh.sw.workload import Layer, load_workload
+from rowmesh.sw.workload import load_workload
 
 SMALL = {
     "glb_iact_flits": 256,
@@ -61,60 +62,18 @@ def test_random_stalls_change_no_word_and_no_count():
     assert flow.run_sequence([mapping, mapping], memory="axi-random", seed=6).failures() == []
 
 
-@st.composite
-def layers(draw, size=11, channels=12):
-    r, s = draw(st.integers(1, 4)), draw(st.integers(1, 4))
-    groups = draw(st.sampled_from([1, 1, 1, 2]))
-    c = draw(st.integers(1, channels)) * (8 if groups > 1 else 1)
-    m = draw(st.sampled_from([1, 2, 3, 4, 6, 8, 12, 16])) * groups
-    padding = [
-        draw(st.integers(0, r - 1)),
-        draw(st.integers(0, s - 1)),
-        draw(st.integers(0, r - 1)),
-        draw(st.integers(0, s - 1)),
-    ]
-    dilation = [draw(st.sampled_from([1, 1, 2])), draw(st.sampled_from([1, 1, 2]))]
-    return Layer(
-        name="random",
-        N=draw(st.integers(1, 2)),
-        M=m,
-        C=c * groups if groups > 1 else c,
-        H=draw(st.integers((r - 1) * dilation[0] + 1, size)),
-        W=draw(st.integers((s - 1) * dilation[1] + 1, size + 2)),
-        R=r,
-        S=s,
-        stride=[draw(st.integers(1, 3)), draw(st.integers(1, 3))],
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        output=draw(st.sampled_from(["raw", "requant"])),
-    )
-
-
-def run_random(config, examples, strategy, *, repeatable):
+def run_random(config, count, *, exact):
     """Run random layers, or see them refused: every word, every count, every part's cycles.
 
     They run one after another, and then all in one program.
     """
-    mappings = []
-
-    @settings(
-        max_examples=examples,
-        deadline=None,
-        derandomize=repeatable,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(layer=strategy)
-    def draw(layer):
+    rng, mappings = random.Random(config.name), []
+    for number in range(count):
         try:
-            mappings.append(flow.map_layer(config, layer).mapping)
+            mappings.append(flow.map_layer(config, random_layer(rng, f"random{number}")).mapping)
         except UnmappableError as error:
             assert "random" in str(error)
             assert "\n" not in str(error)
-
-    draw()
     assert mappings
     for mapping, result in zip(mappings, flow.run_mappings(mappings), strict=True):
         assert result.outputs.checked == mapping.layer.outputs
@@ -122,16 +81,15 @@ def run_random(config, examples, strategy, *, repeatable):
         assert result.rtl.parts == result.predicted.parts
     together = flow.run_sequence(mappings)
     assert together.failures() == []
-    if repeatable:  # a layer that is shorter than the next one's program can be some cycles off
+    if exact:  # a layer that is shorter than the next one's program can be some cycles off
         assert together.rtl.cycles == together.predicted.cycles
 
 
-@pytest.mark.parametrize("config", ARCHITECTURES, ids=lambda config: config.name)
-def test_random_layers_are_right_and_predicted_or_refused(config):
-    run_random(config, 8, layers(11, 11) | layers(24, 24), repeatable=True)
+def test_random_layers_are_right_and_predicted_or_refused():
+    run_random(ARCHITECTURES[-1], 8, exact=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ARCHITECTURES, ids=lambda config: config.name)
 def test_many_random_layers_are_right_and_predicted_or_refused(config):
-    run_random(config, 100, layers(20, 20), repeatable=False)
+    run_random(config, 100, exact=False)

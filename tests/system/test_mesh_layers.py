@@ -1,8 +1,11 @@
 """Whole layers on meshes of clusters: every output, every count, every part's cycles."""
 
+import random
 from dataclasses import replace
 
 import pytest
+from architectures import ported
+from random_mappings import random_layer
 
 from rowmesh.hw.router import LINKS
 from rowmesh.sw import flow
@@ -12,7 +15,7 @@ from rowmesh.sw.mapper import UnmappableError, candidates
 from rowmesh.sw.mapping import IllegalMappingError
 from rowmesh.sw.mesh import MeshMapping, Splits, share_of
 from rowmesh.sw.spec import load_arch
-from rowmesh.sw.workload import Layer
+from rowmesh.sw.workload import KINDS, Layer
 
 CONV = Layer(name="conv", M=32, C=32, H=10, W=9, R=3, S=3, padding=1, output="requant")
 RAW = Layer(name="raw", M=32, C=16, H=11, W=8, R=3, S=3, stride=2, padding=[0, 1, 2, 0])
@@ -22,6 +25,8 @@ DEPTHWISE = Layer(name="depthwise", kind="depthwise", C=64, H=10, W=9, R=3, S=3,
 FC = Layer(name="fc", kind="fc", M=128, C=256, output="requant")
 PHOTO = Layer(name="photo", M=32, C=3, H=13, W=19, R=3, S=4, stride=2, N=2)
 TWO_ROWS = Layer(name="two_rows", kind="depthwise", C=64, H=9, W=9, R=2, S=3, padding=[0, 1, 0, 1], output="requant")
+GROUPED = Layer(name="grouped", M=96, C=32, groups=2, H=14, W=14, R=3, S=3, padding=1, output="requant")
+THIN = Layer(name="thin", M=40, C=24, H=12, W=12, R=3, S=3, padding=1, output="requant")
 POOL = Layer(name="pool", kind="maxpool", C=64, H=8, W=8, R=2, S=2)
 
 LARGER = (
@@ -64,11 +69,6 @@ PORTED = {
     "groups and rows": ("rs-g", TWO_ROWS, {"g_y": 2, "p_x": 2}),
 }
 """Splits whose clusters' rows are shared by two ports, each with routers of its own: channels, filters, groups."""
-
-
-def ported():
-    """Four clusters with two ports of each operand, and room for psums of blocks that are loaded in parts."""
-    return load_arch("mesh2x2").replace(rows=4, iact_ports=2, weight_ports=2, psum_spad=112, pe_counters=True)
 
 
 def given(config, layer, factors, ports=1, names=("rs", "ws", "os-a")):
@@ -123,13 +123,16 @@ def test_blocks_and_filter_tiles_outermost():
 @pytest.mark.parametrize("arch", ["mesh2x2", "mesh1x4", "eyeriss_v2"])
 @pytest.mark.parametrize("name", ["rs", "ws", "os-a", "os-b", "os-c", "is", "nlr", "rs-g", "rs-b"])
 def test_every_dataflow_that_maps(arch, name):
-    """The mapper's choice for each kind of layer under each dataflow."""
-    config, mappings = load_arch(arch), []
-    for layer in LARGER if arch == "eyeriss_v2" else (CONV, RAW, POINTWISE, DEPTHWISE, FC, POOL):
+    """The mapper's choice under each dataflow, for layers that are given and for two of each kind that are drawn."""
+    config, mappings, rng = load_arch(arch), [], random.Random(f"{arch} {name}")
+    layers = LARGER if arch == "eyeriss_v2" else (CONV, RAW, POINTWISE, DEPTHWISE, FC, POOL, GROUPED, THIN)
+    drawn = [random_layer(rng, f"random{number}", kind) for number, kind in enumerate((*KINDS, *KINDS))]
+    for layer in (*layers, *drawn):
         try:
             mappings.append(flow.map_layer(config, layer, (load_dataflow(name),)).mapping)
         except UnmappableError as error:
-            assert "no mapping" in str(error)
+            assert layer.name in str(error)
+            assert "\n" not in str(error)
     assert mappings
     check(mappings)
 
