@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw.assembler import too_many_loops
+from rowmesh.sw.assembler import beyond_limits
 from rowmesh.sw.batch import FACTORS, Costs, Ints, evaluate, factors_of
 from rowmesh.sw.counts import words
 from rowmesh.sw.dataflow import Dataflow, load_dataflow
 from rowmesh.sw.files import InputError
+from rowmesh.sw.limits import beyond_memory
 from rowmesh.sw.mapping import Mapping
 from rowmesh.sw.mapspace import Space, flattened
 from rowmesh.sw.mesh import MeshMapping
@@ -291,6 +292,8 @@ def search(
     InputError
         If the objective is no expression.
     """
+    if reason := beyond_memory(config, layer):
+        raise UnmappableError(f"layer {layer.name} does not fit {config.name}: {reason}")
     if config.clusters > 1:
         from rowmesh.sw.meshmapper import search_mesh
 
@@ -314,7 +317,7 @@ def search(
     best = _best(pool) if pool.valid else None
     if best is None:
         names = ", ".join(flow.name for flow in flows)
-        reason = too_many_loops(pool.mapping(0)) if pool.valid else pool.reason()
+        reason = beyond_limits(pool.mapping(0)) if pool.valid else pool.reason()
         raise UnmappableError(f"layer {layer.name}: no mapping ({names}) fits {config.name}: {reason}")
     chosen, predicted = best
     return Search(
@@ -340,7 +343,7 @@ def find_mapping(
 
 def _runnable(pool: Pool, order: Iterable[int], most: int) -> list[int]:
     """Return the first few of some mappings whose programs the nests can run."""
-    return list(itertools.islice((index for index in order if not too_many_loops(pool.mapping(index))), most))
+    return list(itertools.islice((index for index in order if not beyond_limits(pool.mapping(index))), most))
 
 
 def _best(pool: Pool) -> tuple[Mapping, int] | None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.router import LINKS
-from rowmesh.sw.assembler import too_many_loops
+from rowmesh.sw.assembler import beyond_limits
 from rowmesh.sw.batch import Ints
 from rowmesh.sw.dataflow import Dataflow, load_dataflow
 from rowmesh.sw.mapper import TOGETHER, Pool, Search, UnmappableError, chunks, look_at, spaces_of
@@ -162,7 +162,7 @@ def _best_of(
         except IllegalMappingError as error:
             why = str(error)
             continue
-        if loops := too_many_loops(mapping):
+        if loops := beyond_limits(mapping):
             why = loops
             continue
         words = np.array([_words(mapping)])
