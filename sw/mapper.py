@@ -314,6 +314,8 @@ def search(
         going = look_at(pool, _chunks(some, [_bases(space) for space in some], None), budget, end)
         if going and (given or not pool.valid):
             exhaustive = look_at(pool, _chunks(spaces, [_bases(space) for space in spaces], seed), budget, end)
+    if pool.valid:
+        goal.check_value(pool.keys[0, 0], layer.name)
     best = _best(pool) if pool.valid else None
     if best is None:
         names = ", ".join(flow.name for flow in flows)

@@ -115,6 +115,7 @@ def search_mesh(
         raise UnmappableError(f"layer {layer.name}: no mapping ({names}) fits {config.name}: {reason}")
     # of those that are about as good, those of the least energy first
     best = min(cost for cost, _, _ in candidates)
+    goal.check_value(best, layer.name)
     limit = best + goal.slack * abs(best)
     candidates.sort(key=lambda one: (one[0] > limit, one[0] if one[0] > limit else one[1]))
     chosen, predicted = _chosen([mapping for _, _, mapping in candidates], [cost for cost, _, _ in candidates], goal)

@@ -402,7 +402,7 @@ class Layer(BaseModel):
 
     def as_row(self) -> "Layer":
         """Return the same layer with its plane as a single row; of use for 1 x 1 filters only."""
-        return Layer.model_validate({**self.model_dump(by_alias=True), "H": 1, "W": self.h * self.w})
+        return self.model_copy(update={"h": 1, "w": self.h * self.w})
 
     def with_batch(self, n: int) -> "Layer":
         """Return the same layer for ``n`` images."""

@@ -16,41 +16,36 @@ from rowmesh.sw.workload import KINDS, Layer
 __all__ = ["arch_text", "random_arch", "random_layer", "workload_text"]
 
 _MESHES = ((1, 1),) * 5 + ((1, 2), (2, 1), (2, 2), (1, 4), (3, 2), (4, 4), (1, 32))
-# what the time of a map or a generation grows with
-_SMALL = {"rows": 9, "cols": 9, "glb_iact_flits": 600, "glb_weight_flits": 300, "psum_bank_words": 300}
 
 
 def _number(draw: random.Random, low: int, high: int, usual: int) -> int:
-    """Return a number: often an end of its range or one beside it, most often one up to ``usual``."""
-    kind = draw.random()
-    if kind < 0.15:
-        return low
-    if kind < 0.25:
-        return min(low + 1, high)
-    if kind < 0.3:
-        return high
-    if kind < 0.35:
-        return draw.randint(low, high)
-    return draw.randint(low, max(low, min(high, usual)))
+    """Return a number: now and then an end of its range or beside it, or any of it, else one up to ``usual``."""
+    value = draw.choices(
+        (low, low + 1, high, draw.randint(low, high), draw.randint(low, max(low, min(high, usual)))),
+        (4, 3, 2, 4, 87),
+    )[0]
+    return min(value, high)
 
 
 def random_arch(seed: int, *, small: bool = False) -> ArchConfig:
     """Draw an architecture; ``small``: only its array is small, and there is hardware of it."""
-    draw = random.Random(f"arch {seed}")
+    draw, usual = random.Random(f"arch {seed}"), ArchConfig()
     while True:
-        fields: dict[str, Any] = {name: draw.choice(legal) for name, legal in CHOICES.items()}
+        fields: dict[str, Any] = {
+            name: getattr(usual, name) if draw.random() < 0.6 else draw.choice(legal) for name, legal in CHOICES.items()
+        }
         for name, (low, high) in RANGES.items():
-            if draw.random() < 0.3 and name not in ("rows", "cols"):
-                continue
-            most = _SMALL.get(name, 64) if small and name in ("rows", "cols") else high
-            fields[name] = _number(draw, low, min(high, most), _SMALL.get(name, 4 * low + 16))
+            if name in ("rows", "cols"):
+                fields[name] = _number(draw, low, 64 if not small else 9, 9)
+            elif draw.random() < 0.6:
+                fields[name] = _number(draw, low, high, 2 * getattr(usual, name))
         fields["mesh_rows"], fields["mesh_cols"] = draw.choice(_MESHES if not small else _MESHES[:8])
         for name in ("iact_ports", "weight_ports"):
-            fields[name] = draw.choice((1, 1, fields.get("iact_ports", 1), fields[name] if name in fields else 2))
+            fields[name] = draw.choice((1, 1, fields.get("iact_ports", 1), fields.get(name, 2)))
         fields["drain_lanes"] = draw.choice((0, 0, 1, draw.randint(0, 2 * fields["cols"])))
-        fields["burst_beats"] = 1 << draw.randint(0, 8)
+        fields["burst_beats"] = 1 << draw.choice((0, 1, 2, 3, 4, 4, 4, 5, draw.randint(0, 8)))
         for field in dataclasses.fields(ArchConfig):
-            if field.type is bool:
+            if field.type is bool and draw.random() < 0.3:
                 fields[field.name] = draw.random() < 0.5
         try:
             config = ArchConfig(name=f"random{seed}", **fields)
@@ -61,7 +56,8 @@ def random_arch(seed: int, *, small: bool = False) -> ArchConfig:
 
 
 def _size(draw: random.Random, usual: int) -> int:
-    return draw.choice((1, 2, draw.randint(1, usual), draw.randint(1, usual), draw.randint(1, 3 * usual)))
+    whole = 8 * draw.randint(1, max(1, usual // 4))
+    return draw.choice((1, 2, draw.randint(1, usual), draw.randint(1, 3 * usual), whole, whole))
 
 
 def _border(draw: random.Random, most: int) -> Any:
