@@ -4,10 +4,23 @@ What changes from layer to layer is a descriptor field (see :mod:`rowmesh.hw.des
 """
 
 import dataclasses
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["MOST_CLUSTERS", "MOST_COUNTED", "MOST_MODELLED", "MOST_PORTS", "ArchConfig", "ConfigError"]
+__all__ = [
+    "CHOICES",
+    "COORDINATE_WIDTH",
+    "MOST_CLUSTERS",
+    "MOST_COUNTED",
+    "MOST_MODELLED",
+    "MOST_PORTS",
+    "RANGES",
+    "REGION_WIDTH",
+    "ArchConfig",
+    "ConfigError",
+    "ConfigTypeError",
+]
 
 MOST_PORTS = 4
 """Ports of an operand."""
@@ -22,12 +35,72 @@ MOST_MODELLED = 4096
 """Clusters of a mesh that mapper and model take."""
 
 
+COORDINATE_WIDTH = 16
+"""Bits of a row, a column or a channel block of a tensor, signed: outside it lies padding."""
+
+REGION_WIDTH = 32
+"""Bits of an address that the loop nests count in, at most."""
+
+RANGES: Mapping[str, tuple[int, int]] = {
+    "rows": (1, 64),
+    "cols": (1, 64),
+    "mesh_rows": (1, MOST_MODELLED),
+    "mesh_cols": (1, MOST_MODELLED),
+    "iact_spad": (2, 1024),
+    "weight_spad": (2, 4096),
+    "psum_spad": (1, 1024),
+    "iact_ports": (1, MOST_PORTS),
+    "weight_ports": (1, MOST_PORTS),
+    "glb_iact_flits": (16, 1 << 16),
+    "glb_weight_flits": (16, 1 << 16),
+    "psum_bank_words": (16, 1 << 16),
+    "param_words": (8, 4096),
+    "drain_lanes": (0, 64 * MOST_MODELLED),
+    "axi_addr_width": (32, 64),
+    "burst_beats": (1, 256),
+    "read_bursts": (2, 64),
+    "tag_width": (4, 8),
+    "edge_flags": (1, 8),
+    "uop_fifo": (2, 64),
+    "chain_fifo": (2, 64),
+    "nest_levels": (6, 16),
+    "link_segment": (1, 16),
+}
+"""Smallest and largest value of each number, whatever the others are."""
+
+CHOICES: Mapping[str, tuple[int, ...]] = {
+    "data_width": (8, 16),
+    "axi_data_width": (64, 128, 256, 512),
+    "acc_width": (24, 32),
+}
+"""Values of the numbers that are one of a few."""
+
+
 class ConfigError(ValueError):
-    """A parameter outside its rule; the message names the field, the value, the rule and the nearest legal value."""
+    """Parameters outside their rules; the message names of each field, value, rule and the nearest legal value.
+
+    Parameters
+    ----------
+    message : str
+    complaints : sequence of (str, str)
+        Field and what is wrong with it, if it is about fields of :class:`ArchConfig`.
+    """
+
+    def __init__(self, message: str, complaints: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(message)
+        self.complaints = tuple(complaints)
+
+
+class ConfigTypeError(ConfigError, TypeError):
+    """Some of the parameters are of the wrong type."""
 
 
 def _nearest(value: int, low: int, high: int) -> int:
     return min(max(value, low), high)
+
+
+def _refused(complaints: Sequence[tuple[str, str]], kind: type[ConfigError] = ConfigError) -> ConfigError:
+    return kind("; ".join(f"ArchConfig.{field} {text}" for field, text in complaints), complaints)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,86 +198,83 @@ class ArchConfig:
     link_segment: int = 4
 
     def __post_init__(self) -> None:
+        wrong = list(self._wrong_types())
+        typed = {field for field, _ in wrong}
+        complaints = [*wrong, *self._outside(typed)] or list(self._conflicts())
+        if complaints:
+            raise _refused(complaints, ConfigTypeError if wrong else ConfigError)
+
+    def _wrong_types(self) -> Iterator[tuple[str, str]]:
+        """Yield the fields whose values are of another type."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if type(value) is not field.type:
                 kind = field.type.__name__ if isinstance(field.type, type) else field.type
                 advice = " (nearest legal value: true)" if field.type is bool else ""
-                raise TypeError(f"ArchConfig.{field.name} must be of type {kind}, not {value!r}{advice}")
-        self._check_in("data_width", (8, 16))
-        self._check_in("axi_data_width", (64, 128, 256, 512))
-        self._check_in("acc_width", (24, 32))
-        for name, low, high in (
-            ("rows", 1, 64),
-            ("cols", 1, 64),
-            ("mesh_rows", 1, MOST_MODELLED),
-            ("mesh_cols", 1, MOST_MODELLED // max(1, min(self.mesh_rows, MOST_MODELLED))),
-            ("iact_spad", 2, 1024),
-            ("weight_spad", 2, 4096),
-            ("psum_spad", 1, 1024),
-            ("iact_ports", 1, MOST_PORTS),
-            ("weight_ports", 1, MOST_PORTS),
-            ("glb_iact_flits", 16, 1 << 16),
-            ("glb_weight_flits", 16, 1 << 16),
-            ("psum_bank_words", 16, 1 << 16),
-            ("param_words", 8, 4096),
-            ("drain_lanes", 0, self.clusters * self.cols),
-            ("axi_addr_width", 32, 64),
-            ("burst_beats", 1, 256),
-            ("read_bursts", 2, 64),
-            ("tag_width", 4, 8),
-            ("edge_flags", 1, 8),
-            ("uop_fifo", 2, 64),
-            ("chain_fifo", 2, 64),
-            ("nest_levels", 6, 16),
-            ("link_segment", 1, 16),
-        ):
+                yield field.name, f"must be of type {kind}, not {value!r}{advice}"
+
+    def _outside(self, untyped: Collection[str]) -> Iterator[tuple[str, str]]:
+        """Yield the numbers that are outside their own ranges, but for those that are no numbers."""
+        for name, legal in CHOICES.items():
             value = getattr(self, name)
-            if not low <= value <= high:
-                raise ConfigError(
-                    f"ArchConfig.{name} must be from {low} to {high}, not {value} "
-                    f"(nearest legal value: {_nearest(value, low, high)})"
-                )
+            if name not in untyped and value not in legal:
+                near = min(legal, key=lambda option: abs(option - value))
+                options = ", ".join(map(str, legal))
+                yield name, f"must be one of {options}, not {value} (nearest legal value: {near})"
+        for name, (low, high) in RANGES.items():
+            if name not in untyped:
+                yield from self._beyond(name, low, high)
+
+    def _beyond(self, name: str, low: int, high: int) -> Iterator[tuple[str, str]]:
+        value = getattr(self, name)
+        if not low <= value <= high:
+            near = _nearest(value, low, high)
+            yield name, f"must be from {low} to {high}, not {value} (nearest legal value: {near})"
+
+    def _conflicts(self) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong with several fields together, each of which is right by itself."""
+        yield from self._beyond("mesh_cols", 1, MOST_MODELLED // self.mesh_rows)
         for name in ("iact_ports", "weight_ports"):
             value = getattr(self, name)
             if self.rows % value or value not in (1, self.ports):
                 rule = "must divide the rows" if self.rows % value else "must be 1 or as many as the other operand's"
                 near = max(d for d in range(1, value) if self.rows % d == 0 and d in (1, self.ports))
-                raise ConfigError(
-                    f"ArchConfig.{name} {rule} ({self.rows if self.rows % value else self.ports}), not {value} "
-                    f"(nearest legal value: {near})"
+                yield (
+                    name,
+                    f"{rule} ({self.rows if self.rows % value else self.ports}), not {value} "
+                    f"(nearest legal value: {near})",
                 )
         if self.pe_counters and self.pes > MOST_COUNTED:
-            raise ConfigError(
-                f"ArchConfig.pe_counters must be false with more than {MOST_COUNTED} PEs, not true with {self.pes} "
-                "(nearest legal value: false)"
+            yield (
+                "pe_counters",
+                f"must be false with more than {MOST_COUNTED} PEs, not true with {self.pes} "
+                "(nearest legal value: false)",
             )
-        if self.drain_lanes > self.cols and self.all_lanes != self.drain_lanes:
-            raise ConfigError(
-                f"ArchConfig.drain_lanes beyond a cluster's columns ({self.cols}) must be those of clusters that "
-                f"divide a row of the mesh, or of rows that divide its rows, not {self.drain_lanes} "
-                f"(nearest legal value: {self.all_lanes})"
+        if self.drain_lanes > self.clusters * self.cols:
+            yield from self._beyond("drain_lanes", 0, self.clusters * self.cols)
+        elif self.drain_lanes > self.cols and self.all_lanes != self.drain_lanes:
+            yield (
+                "drain_lanes",
+                f"beyond a cluster's columns ({self.cols}) must be those of clusters that divide a row of the mesh, "
+                f"or of rows that divide its rows, not {self.drain_lanes} (nearest legal value: {self.all_lanes})",
             )
-        if self.burst_beats & (self.burst_beats - 1):
-            near = 1 << (self.burst_beats.bit_length() - 1)
-            raise ConfigError(
-                f"ArchConfig.burst_beats must be a power of two, not {self.burst_beats} (nearest legal value: {near})"
-            )
-        for name in ("glb_iact_flits", "glb_weight_flits"):
-            if getattr(self, name) < 2 * self.burst_beats:
-                raise ConfigError(
-                    f"ArchConfig.{name} must be at least two bursts ({2 * self.burst_beats} flits), "
-                    f"not {getattr(self, name)} (nearest legal value: {2 * self.burst_beats})"
+        burst = self.burst_beats
+        if burst & (burst - 1):
+            near = 1 << (burst.bit_length() - 1)
+            yield "burst_beats", f"must be a power of two, not {burst} (nearest legal value: {near})"
+            return
+        for name, bursts, unit in (
+            ("glb_iact_flits", 2, "flits"),
+            ("glb_weight_flits", 2, "flits"),
+            ("param_words", 1, "parameters"),
+        ):
+            if getattr(self, name) < bursts * burst:
+                much = "two bursts" if bursts > 1 else "a burst"
+                yield (
+                    name,
+                    f"must be at least {much} ({bursts * burst} {unit} with burst_beats {burst}), "
+                    f"not {getattr(self, name)} (nearest legal value: {bursts * burst})",
                 )
-
-    def _check_in(self, name: str, legal: tuple[int, ...]) -> None:
-        value = getattr(self, name)
-        if value not in legal:
-            near = min(legal, key=lambda option: abs(option - value))
-            raise ConfigError(
-                f"ArchConfig.{name} must be one of {', '.join(map(str, legal))}, not {value} "
-                f"(nearest legal value: {near})"
-            )
 
     def check_buildable(self) -> None:
         """Check that there is hardware of it, and not only the model.
@@ -217,11 +287,12 @@ class ArchConfig:
         if self.clusters > MOST_CLUSTERS:
             name, other = ("rows", "cols") if self.mesh_cols <= MOST_CLUSTERS else ("cols", "rows")
             near = max(1, MOST_CLUSTERS // getattr(self, f"mesh_{other}"))
-            raise ConfigError(
-                f"ArchConfig.mesh_{name} must be at most {near} to be generated or run, {MOST_CLUSTERS} clusters "
+            text = (
+                f"must be at most {near} to be generated or run, {MOST_CLUSTERS} clusters "
                 f"in all, not {getattr(self, f'mesh_{name}')}: beyond there is only the model "
                 f"(nearest legal value: {near})"
             )
+            raise _refused([(f"mesh_{name}", text)])
 
     @property
     def clusters(self) -> int:

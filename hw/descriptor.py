@@ -12,7 +12,7 @@ from typing import Any
 
 from amaranth.hdl import Module, Mux, Signal, ValueLike
 
-from rowmesh.hw.nest import ConfigBus, LoopNest, NestProgram
+from rowmesh.hw.nest import ConfigBus, FieldError, LoopNest, NestProgram
 
 __all__ = ["CONFIG_LATENCY", "ENGINE_STRIDE", "PORT_STRIDE", "SELECT_ADDRESS", "Descriptor", "Engine", "Field"]
 
@@ -204,8 +204,10 @@ class Descriptor:
 
         Raises
         ------
+        FieldError
+            If a value does not fit its field.
         ValueError
-            If a value does not fit its field or names no field.
+            If a value names no field.
         """
         words = {
             self.engine.base + offset: word
@@ -217,7 +219,7 @@ class Descriptor:
         for entry in self.fields:
             value = values.get(entry.name, 0)
             if not -(1 << (entry.width - 1)) <= value < 1 << entry.width:
-                raise ValueError(f"{self.engine.name}.{entry.name} must fit {entry.width} bits, not {value}")
+                raise FieldError(f"{self.engine.name}.{entry.name} must fit {entry.width} bits, not {value}")
             if value:
                 words[self.address(entry.name)] = value & ((1 << entry.width) - 1)
         return words

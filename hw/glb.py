@@ -13,7 +13,7 @@ from amaranth.utils import bits_for, ceil_log2
 
 from rowmesh.hw.block import Block
 from rowmesh.hw.buffet import Buffet
-from rowmesh.hw.config import ArchConfig
+from rowmesh.hw.config import COORDINATE_WIDTH, ArchConfig
 from rowmesh.hw.descriptor import Descriptor, Engine, Field
 from rowmesh.hw.flags import matches
 from rowmesh.hw.layouts import flit_layout, lane_width
@@ -21,9 +21,6 @@ from rowmesh.hw.link import Buffer, Fifo, Stage
 from rowmesh.hw.nest import ConfigBus, LoopNest
 
 __all__ = ["COORDINATE_WIDTH", "OUT_FIFO", "GlobalBank", "reader_descriptor"]
-
-COORDINATE_WIDTH = 16
-"""Bits of a coordinate, signed."""
 
 OUT_FIFO = 4
 """Flits of a reader's queue to the trunk."""

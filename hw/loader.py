@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2, exact_log2
 
 from rowmesh.hw.block import Block
-from rowmesh.hw.config import ArchConfig
+from rowmesh.hw.config import COORDINATE_WIDTH, ArchConfig
 from rowmesh.hw.descriptor import Descriptor, Engine, Field
 from rowmesh.hw.link import Buffer, Fifo, Stage
 from rowmesh.hw.nest import ConfigBus, LoopNest
@@ -39,7 +39,6 @@ LONGEST_SKIP = (1 << SKIP_WIDTH) - 1
 DEBT = 8
 """Beats that may have to wait for skips; see Loader."""
 
-_COORDINATE_WIDTH = 16
 _BEAT_FIFO = 16  # one distributed RAM deep
 
 
@@ -61,11 +60,11 @@ def loader_descriptor(config: ArchConfig, engine: Engine, clip: bool) -> Descrip
     outputs = {"address": address_width(config)}
     fields = segment_fields(config)
     if clip:
-        outputs |= {name: _COORDINATE_WIDTH for name in ("x", "y", "block")}
+        outputs |= {name: COORDINATE_WIDTH for name in ("x", "y", "block")}
         fields += [
-            Field("width", _COORDINATE_WIDTH, "beats of a row of the tensor; x outside is skipped"),
-            Field("height", _COORDINATE_WIDTH, "rows of the tensor; y outside is skipped"),
-            Field("blocks", _COORDINATE_WIDTH, "channel blocks of the tensor; a block outside is skipped"),
+            Field("width", COORDINATE_WIDTH, "beats of a row of the tensor; x outside is skipped"),
+            Field("height", COORDINATE_WIDTH, "rows of the tensor; y outside is skipped"),
+            Field("blocks", COORDINATE_WIDTH, "channel blocks of the tensor; a block outside is skipped"),
         ]
     return Descriptor(engine, config.nest_levels, outputs, tuple(fields))
 
@@ -190,13 +189,13 @@ class Loader(Block):
     def _clipped(self, m: Module, segments: Segments, o: Any) -> Any:
         """Find the parts of each segment that lie outside: three stages; return whether one is occupied."""
         segment, field, shift = segments.segment, segments.field, exact_log2(self._config.beat_bytes)
-        wide = signed(_COORDINATE_WIDTH + 2)  # of a signed start plus an unsigned length
+        wide = signed(COORDINATE_WIDTH + 2)  # of a signed start plus an unsigned length
         ends = data.StructLayout(
             {
                 "address": self._config.axi_addr_width,
                 "length": LENGTH_WIDTH,
                 "inside": 1,
-                "x": signed(_COORDINATE_WIDTH),
+                "x": signed(COORDINATE_WIDTH),
                 "end": wide,
                 "over": wide,
             }

@@ -27,7 +27,7 @@ from amaranth.utils import bits_for
 from rowmesh.hw.block import Block, memory_style
 from rowmesh.hw.link import Buffer, Stage
 
-__all__ = ["BOUND_WIDTH", "Affine", "ConfigBus", "LoopLevel", "LoopNest", "NestProgram", "token_layout"]
+__all__ = ["BOUND_WIDTH", "Affine", "ConfigBus", "FieldError", "LoopLevel", "LoopNest", "NestProgram", "token_layout"]
 
 BOUND_WIDTH = 16
 """Bits of a loop bound: a level runs from 1 to 65536 iterations."""
@@ -37,6 +37,10 @@ _BOUNDS = 2  # words of a level that say how often it runs
 
 NestProgram = dict[int, int]
 """Configuration words of a nest, by word address relative to its base."""
+
+
+class FieldError(ValueError):
+    """A value that a field of a descriptor cannot hold."""
 
 
 class ConfigBus(wiring.Signature):
@@ -396,16 +400,18 @@ class LoopNest(Block):
 
         Raises
         ------
+        FieldError
+            If there are more loops than levels, or a field does not fit.
         ValueError
-            If there are more loops than levels, a field does not fit, or a mask names a level that is not further out.
+            If a mask names a level that is not further out.
         """
         if len(loops) > levels:
-            raise ValueError(f"a nest of {levels} levels cannot run {len(loops)} loops")
+            raise FieldError(f"a nest of {levels} levels cannot run {len(loops)} loops")
         words: NestProgram = {LoopNest.clear_address(levels): 0}
         for level, (bound, last, mask, strides) in enumerate(loops):
             for value in (bound, last):
                 if not 1 <= value <= 1 << BOUND_WIDTH:
-                    raise ValueError(f"loop bound must be from 1 to {1 << BOUND_WIDTH}, not {value}")
+                    raise FieldError(f"loop bound must be from 1 to {1 << BOUND_WIDTH}, not {value}")
             if mask & ((2 << level) - 1) or mask >> levels:
                 raise ValueError(f"mask of level {level} must name outer levels only, not {mask:#b}")
             words[LoopNest.last_address(levels, level)] = (last if mask else bound) - 1
@@ -465,5 +471,5 @@ class LoopNest(Block):
 
 def _fit(value: int, width: int, what: str) -> int:
     if not -(1 << (width - 1)) <= value < 1 << width:
-        raise ValueError(f"{what} must fit {width} bits, not {value}")
+        raise FieldError(f"{what} must fit {width} bits, not {value}")
     return value & ((1 << width) - 1)

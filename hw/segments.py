@@ -13,7 +13,7 @@ from amaranth.utils import bits_for, exact_log2
 
 from rowmesh.hw.axi import PAGE_BYTES
 from rowmesh.hw.block import Block
-from rowmesh.hw.config import ArchConfig
+from rowmesh.hw.config import REGION_WIDTH, ArchConfig
 from rowmesh.hw.descriptor import Descriptor, Field
 from rowmesh.hw.flags import matches
 from rowmesh.hw.link import Buffer, Stage
@@ -36,8 +36,6 @@ __all__ = [
 
 LENGTH_WIDTH = 16
 """Bits of a segment's length in beats."""
-
-_REGION_WIDTH = 32  # of an address, the part that the nest counts in; the rest is a field of the descriptor
 
 
 def request_layout(config: ArchConfig) -> data.StructLayout:
@@ -202,15 +200,15 @@ def segment_fields(config: ArchConfig) -> list[Field]:
         Field("length_last", LENGTH_WIDTH, "beats of a segment where length_mask holds"),
         Field("length_mask", config.nest_levels + 1, "levels in their last iterations that select length_last"),
     ]
-    if config.axi_addr_width > _REGION_WIDTH:
-        width = config.axi_addr_width - _REGION_WIDTH
+    if config.axi_addr_width > REGION_WIDTH:
+        width = config.axi_addr_width - REGION_WIDTH
         fields.append(Field("address_high", width, "upper bits of all addresses (the nest counts in 4 GB)"))
     return fields
 
 
 def address_width(config: ArchConfig) -> int:
     """Return the bits of an address that the nest counts in."""
-    return min(config.axi_addr_width, _REGION_WIDTH)
+    return min(config.axi_addr_width, REGION_WIDTH)
 
 
 class Segments:

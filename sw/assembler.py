@@ -9,6 +9,7 @@ import numpy.typing as npt
 from rowmesh.hw.array import OPERANDS, mesh_address, word_number
 from rowmesh.hw.config import MOST_CLUSTERS
 from rowmesh.hw.descriptor import SELECT_ADDRESS, Engine
+from rowmesh.hw.nest import FieldError
 from rowmesh.hw.pe import PE_FIELDS
 from rowmesh.hw.program import Program
 from rowmesh.hw.router import route_word
@@ -17,6 +18,7 @@ from rowmesh.sw import compiler
 from rowmesh.sw.compiler import MemoryMap
 from rowmesh.sw.counts import weight_beats
 from rowmesh.sw.deadlock import DeadlockError, check_deadlock_freedom
+from rowmesh.sw.limits import beyond_reach
 from rowmesh.sw.mapping import Mapping
 from rowmesh.sw.mesh import MeshMapping
 from rowmesh.sw.nestprogram import Loop, Nest
@@ -28,12 +30,12 @@ __all__ = [
     "FIRST_STARTED",
     "SWITCH_WORDS",
     "assemble",
+    "beyond_limits",
     "compile_layers",
     "early",
     "memory_map",
     "packed_weights",
     "programs",
-    "too_many_loops",
     "would_block",
 ]
 
@@ -296,14 +298,20 @@ def _begin(program: Program, bank: int, m: Mapping | MeshMapping, parts: Program
             program.start(bank, *some)
 
 
-def too_many_loops(m: Mapping | MeshMapping) -> str:
-    """Return which engine's nest has fewer levels than a mapping needs loops, or nothing if all have enough."""
-    parts, levels = programs(m, memory_map(m)), m.config.nest_levels
-    for nests in (parts.clusters[0], parts.shared):
-        for engine, nest in nests.items():
-            loops = len(nest.simplified().loops)
-            if loops > levels:
-                return f"the {loops} loops of {engine.name} exceed its nest's {levels} levels (nest_levels)"
+def beyond_limits(m: Mapping | MeshMapping) -> str:
+    """Return what the fields of the engines' descriptors cannot hold of a mapping, or nothing if they hold all."""
+    place = memory_map(m)
+    if reason := beyond_reach(m.config, place.size):
+        return reason
+    parts, layouts = programs(m, place), descriptors(m.config)
+    if reason := _too_many(m, parts):
+        return reason
+    try:
+        for nests in (parts.clusters[0], parts.shared):
+            for engine, nest in nests.items():
+                nest.encode(layouts[engine])
+    except FieldError as error:
+        return f"a descriptor cannot hold it: {error}"
     return ""
 
 

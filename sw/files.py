@@ -47,6 +47,7 @@ _SUFFIXES = (".yaml", ".yml")
 _TYPE_NAMES = {list: "list", dict: "mapping"}
 _LARGEST_FILE = 1 << 20
 _MOST_VALUES = 100_000
+_MOST_TOLD = 20  # complaints about a file
 # ruamel raises any of these on malformed files
 _READER_ERRORS = (
     YAMLError,
@@ -137,6 +138,19 @@ class Document:
             else f"{self.source}:{self.line(path)}: {message}"
         )
 
+    def errors(self, complaints: Iterable[tuple[Place, str]]) -> InputError:
+        """Return the error that tells several complaints about values, in their order.
+
+        Of a file with very many only the first ones are told, and how many there are.
+        """
+        told = list(dict.fromkeys(complaints))
+        parts = [str(self.error(*told[0]))]
+        for path, message in told[1:_MOST_TOLD]:
+            parts.append(f"line {self.line(path)}: {show_path(path)}: {message}")
+        if len(told) > _MOST_TOLD:
+            parts.append(f"{len(told) - _MOST_TOLD} more")
+        return InputError("; ".join(parts))
+
     def mapping(self, path: Place, value: object) -> dict[str, Any]:
         """Return a value that must be a mapping with string keys.
 
@@ -158,12 +172,15 @@ class Document:
         Raises
         ------
         InputError
-            For the first unknown key.
+            For all unknown keys.
         """
+        if complaints := self.unknown(path, value, known):
+            raise self.errors(complaints)
+
+    def unknown(self, path: Place, value: Mapping[str, Any], known: Iterable[str]) -> list[tuple[Place, str]]:
+        """Return the complaints about keys that are not known, each with the nearest one that is."""
         names = list(known)
-        for key in value:
-            if key not in names:
-                raise self.error((*path, key), unknown_key(key, names))
+        return [((*path, key), unknown_key(key, names)) for key in value if key not in names]
 
     def section(self, name: str) -> dict[str, Any]:
         """Return the one mapping that the file consists of.
@@ -307,13 +324,25 @@ def find(kind: Kind, name_or_path: str | os.PathLike[str]) -> tuple[str, str]:
     if text is not None:
         return path.stem, text
     if path.suffix in _SUFFIXES or path.name != given:
-        raise InputError(f"{show_value(given)}: no such file; shipped {title}s are {', '.join(names)}")
-    near = suggest(given, names)
+        near = suggest(given, _own_files(path.parent))
+        raise InputError(
+            f"{show_value(given)}: no such file"
+            + (f", did you mean {show_value(near)}?" if near else f"; shipped {title}s are {', '.join(names)}")
+        )
+    near = suggest(given, [*_own_files(), *names])
     raise InputError(
         f"no {title} named {show_value(given)}"
-        + (f", did you mean {near}?" if near else "")
+        + (f", did you mean {show_value(near) if near not in names else near}?" if near else "")
         + f" Shipped are {', '.join(names)}; or give the path of a YAML file"
     )
+
+
+def _own_files(folder: Path = Path()) -> list[str]:
+    """Return the paths of the YAML files of a folder; none if it cannot be read."""
+    try:
+        return sorted(str(path) for path in folder.iterdir() if path.suffix in _SUFFIXES and path.is_file())
+    except (OSError, ValueError):
+        return []
 
 
 def _own_text(given: str, title: str, rule: str, largest: int = _LARGEST_FILE) -> str | None:

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw.assembler import too_many_loops, would_block
+from rowmesh.sw.assembler import beyond_limits, would_block
 from rowmesh.sw.batch import FACTORS, Costs, Ints, evaluate, factors_of
 from rowmesh.sw.counts import words
 from rowmesh.sw.dataflow import Dataflow, load_dataflow
 from rowmesh.sw.files import InputError
+from rowmesh.sw.limits import beyond_memory
 from rowmesh.sw.mapping import Mapping
 from rowmesh.sw.mapspace import Space, flattened
 from rowmesh.sw.mesh import MeshMapping
@@ -310,6 +311,8 @@ def search(
     InputError
         If the objective is no expression.
     """
+    if reason := beyond_memory(config, layer):
+        raise UnmappableError(f"layer {layer.name} does not fit {config.name}: {reason}")
     if config.clusters > 1:
         from rowmesh.sw.meshmapper import search_mesh
 
@@ -330,11 +333,13 @@ def search(
         going = look_at(pool, _chunks(some, [_bases(space) for space in some], None), budget, end)
         if going and (given or not pool.valid):
             exhaustive = look_at(pool, _chunks(spaces, [_bases(space) for space in spaces], seed), budget, end)
+    if pool.valid:
+        goal.check_value(pool.keys[0, 0], layer.name)
     dropped: list[str] = []
     best = _best(pool, dropped) if pool.valid else None
     if best is None:
         names = ", ".join(flow.name for flow in flows)
-        why = too_many_loops(pool.mapping(0)) if pool.valid else pool.reason()
+        why = beyond_limits(pool.mapping(0)) if pool.valid else pool.reason()
         reason = dropped_text(dropped) if dropped else why
         raise UnmappableError(f"layer {layer.name}: no mapping ({names}) fits {config.name}: {reason}")
     chosen, predicted = best
@@ -362,7 +367,7 @@ def find_mapping(
 
 def _runnable(pool: Pool, order: Iterable[int], most: int) -> list[int]:
     """Return the first few of some mappings whose programs the nests can run."""
-    return list(itertools.islice((index for index in order if not too_many_loops(pool.mapping(index))), most))
+    return list(itertools.islice((index for index in order if not beyond_limits(pool.mapping(index))), most))
 
 
 def _best(pool: Pool, dropped: list[str]) -> tuple[Mapping, int] | None:

@@ -29,10 +29,11 @@ from functools import cached_property
 from typing import Any, Literal
 
 from rowmesh.hw.config import ArchConfig
+from rowmesh.sw.limits import ofmap_bits
 from rowmesh.sw.loopnest import loop_nest
 from rowmesh.sw.memory import ROUND_TRIP
 from rowmesh.sw.rules import RULES
-from rowmesh.sw.tensors import TensorLayout, storage_bits
+from rowmesh.sw.tensors import TensorLayout
 from rowmesh.sw.workload import Layer
 
 __all__ = ["IllegalMappingError", "Mapping", "Stationary", "ceil_div", "chunk_beats", "permutation_of"]
@@ -187,8 +188,7 @@ class Mapping:
     def ofmap_layout(self) -> TensorLayout:
         """Ofmap in memory: accumulators or requantised words."""
         x = self.within or self.layer
-        bits = self.config.data_width if x.output == "requant" else storage_bits(self.config.acc_width)
-        return TensorLayout(x.n, x.m, x.p, x.q, bits, self.config.beat_bytes)
+        return TensorLayout(x.n, x.m, x.p, x.q, ofmap_bits(self.config, x), self.config.beat_bytes)
 
     @cached_property
     def stride(self) -> tuple[int, int]:

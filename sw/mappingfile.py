@@ -34,7 +34,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import files
-from rowmesh.sw.assembler import too_many_loops, would_block
+from rowmesh.sw.assembler import beyond_limits, would_block
 from rowmesh.sw.mapper import flattened
 from rowmesh.sw.mapping import IllegalMappingError, Mapping, Stationary, ceil_div, permutation_of
 from rowmesh.sw.mesh import MeshMapping, Splits, check_places, share_of
@@ -279,7 +279,7 @@ class _Reader:
             raise self.document.error(self.place, f"mapping of {layer.name} breaks {rules}: {reasons}")
         found = Mapping(config=self.config.cluster, layer=share, **factors)
         whole = found if self.config.clusters == 1 else self._whole(layer, splits, found)
-        if reason := too_many_loops(whole) or would_block(whole):
+        if reason := beyond_limits(whole) or would_block(whole):
             raise self.document.error(self.place, f"mapping of {layer.name} cannot run: {reason}")
         for (target, dimension), value in _remaining(found).items():
             if given.get((target, dimension), 0) not in (0, value):

@@ -15,9 +15,10 @@ from rowmesh.hw.config import ArchConfig
 from rowmesh.sw.batch import FACTORS, FLAGS, STATIONARY, Ints
 from rowmesh.sw.compiled import cached
 from rowmesh.sw.dataflow import Dataflow
+from rowmesh.sw.limits import ofmap_bits
 from rowmesh.sw.mapping import ceil_div
-from rowmesh.sw.tensors import TensorLayout, storage_bits
-from rowmesh.sw.workload import Layer
+from rowmesh.sw.tensors import TensorLayout
+from rowmesh.sw.workload import LARGEST_PLANE, Layer
 
 __all__ = ["Space", "flattened"]
 
@@ -364,7 +365,9 @@ def flattened(config: ArchConfig, layer: Layer) -> list[Layer]:
     """Return the layer with its plane as a single row, where that is the same: pixels in memory follow one another."""
     if (layer.r, layer.s, layer.stride, layer.padding) != (1, 1, (1, 1), (0, 0, 0, 0)) or layer.h == 1:
         return []
-    bits = config.data_width if layer.output == "requant" else storage_bits(config.acc_width)
+    if layer.h * layer.w > LARGEST_PLANE:
+        return []
+    bits = ofmap_bits(config, layer)
     for channels, width in ((layer.c, config.data_width), (layer.m, bits)):
         if TensorLayout(layer.n, channels, layer.h, layer.w, width, config.beat_bytes).planar:
             return []

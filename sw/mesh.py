@@ -220,6 +220,8 @@ def share_of(layer: Layer, splits: Splits, y: int, x: int) -> Share:
         begin = at_p * rows * layer.stride[0] - layer.padding[0]
         end = begin + (rows - 1) * layer.stride[0] + window
         first, last = max(0, begin), min(layer.h, end)
+        if last <= first:
+            raise IllegalMappingError(f"{rows} output rows of a cluster have no iacts, only padding")
         height, padding = last - first, (first - begin, padding[1], end - last, padding[3])
     return Share(
         layer=_part(layer, channels, filters, height, groups, padding),
@@ -304,8 +306,8 @@ def sets_of(config: ArchConfig, splits: Splits) -> Sets:
 
 @functools.lru_cache(maxsize=4096)
 def _part(layer: Layer, c: int, m: int, h: int, groups: int, padding: tuple[int, int, int, int]) -> Layer:
-    changes = {"C": c, "M": m, "H": h, "groups": groups, "padding": padding, "input": "random"}
-    return type(layer).model_validate({**layer.model_dump(by_alias=True), **changes})
+    # not checked: what a user may write is of no concern here
+    return layer.model_copy(update={"c": c, "m": m, "h": h, "groups": groups, "padding": padding, "input": "random"})
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.router import LINKS
-from rowmesh.sw.assembler import too_many_loops, would_block
+from rowmesh.sw.assembler import beyond_limits, would_block
 from rowmesh.sw.batch import Ints
 from rowmesh.sw.dataflow import Dataflow, load_dataflow
 from rowmesh.sw.mapper import (
@@ -125,6 +125,7 @@ def search_mesh(
         raise UnmappableError(f"layer {layer.name}: no mapping ({names}) fits {config.name}: {reason}")
     # of those that are about as good, those of the least energy first
     best = min(cost for cost, _, _ in candidates)
+    goal.check_value(best, layer.name)
     limit = best + goal.slack * abs(best)
     candidates.sort(key=lambda one: (one[0] > limit, one[0] if one[0] > limit else one[1]))
     dropped: list[str] = []
@@ -178,7 +179,7 @@ def _best_of(
         except IllegalMappingError as error:
             why = str(error)
             continue
-        if loops := too_many_loops(mapping):
+        if loops := beyond_limits(mapping):
             why = loops
             continue
         words = np.array([_words(mapping)])

@@ -138,7 +138,7 @@ class Objective:
         return "cycles" in self._names
 
     def costs(self, cycles: npt.ArrayLike, words: npt.ArrayLike) -> Floats:
-        """Return what mappings cost; infinity where the expression has no value.
+        """Return what mappings cost; infinity where the expression has no finite value.
 
         Parameters
         ----------
@@ -152,7 +152,21 @@ class Objective:
             values[name] = self.energy(counted) if name == "energy" else _summed(counted, _SUMS[name])
         with np.errstate(all="ignore"):
             found = np.asarray(_value(self._tree, values), np.float64)
-        return np.where(np.isnan(found), np.inf, np.broadcast_to(found, of_time.shape))
+        return np.where(np.isfinite(found), np.broadcast_to(found, of_time.shape), np.inf)
+
+    def check_value(self, least: float, layer: str) -> None:
+        """Check that the least cost of a layer's mappings is a value.
+
+        Raises
+        ------
+        InputError
+            If the expression has none for any of them.
+        """
+        if not np.isfinite(least):
+            raise InputError(
+                f"objective {files.show_value(self.text)}: must have a finite value, and has none for any mapping of "
+                f"layer {layer}"
+            )
 
     def energy(self, words: npt.NDArray[np.int64]) -> Floats:
         """Return the energy of mappings, in the unit of the table; for ``words`` see :meth:`costs`."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from rowmesh.sw.mapping import Mapping
 
-__all__ = ["RULES", "Rule", "kept_flits", "pe_psums", "tag_indices", "tag_phases"]
+__all__ = ["EDGE_DIMENSIONS", "RULES", "Rule", "edges", "kept_flits", "pe_psums", "tag_indices", "tag_phases"]
 
 
 class Rule(NamedTuple):
@@ -54,6 +54,21 @@ def port_shares(m: "Mapping") -> int:
 def port_words(m: "Mapping") -> int:
     """Iact words at one position that come through a port."""
     return (m.g_n * m.c if m.g_n > 1 else m.c_s * m.c0) // m.iact_ports
+
+
+EDGE_DIMENSIONS = "MCPQ"
+"""Dimensions across the array whose last tiles can leave PEs idle, in the order of :func:`edges`."""
+
+
+def edges(m: "Mapping") -> tuple[bool, bool, bool, bool]:
+    """Whether the last tile of each of EDGE_DIMENSIONS leaves PEs idle."""
+    return m.m_x_rest != m.m_x, m.c_s_rest != m.c_s, m.p_rest != m.p_n, m.q_x_rest != m.q_x
+
+
+def edge_count(m: "Mapping") -> int:
+    """Edge flags that are needed."""
+    filters, channels, rows, columns = edges(m)
+    return int(filters) + int(channels) + int(rows) + int(columns)
 
 
 _CAPACITY = (
@@ -255,6 +270,13 @@ _SPACE = (
     Rule(
         lambda m: tag_phases(m) <= 1 << m.config.tag_width,
         lambda m: f"{tag_phases(m)} tag phases exceed {m.config.tag_width} bits",
+    ),
+    Rule(
+        lambda m: edge_count(m) <= m.config.edge_flags,
+        lambda m: (
+            f"last tiles of {edge_count(m)} dimensions leave PEs idle, more than there are edge flags "
+            f"({m.config.edge_flags}, noc.edge_flags)"
+        ),
     ),
 )
 """What is across the array: edges must be whole PEs, tags tell everything apart."""

@@ -18,7 +18,7 @@ from typing import Any
 from rowmesh.hw.config import ArchConfig, ConfigError
 from rowmesh.sw import files
 
-__all__ = ["PARAMETERS", "describe_arch", "load_arch"]
+__all__ = ["PARAMETERS", "describe_arch", "given_fields", "load_arch"]
 
 # The one table: group and key in the file, field of ArchConfig.
 PARAMETERS: Mapping[tuple[str, str], str] = {
@@ -73,37 +73,60 @@ def load_arch(name_or_path: str | os.PathLike[str], *, buildable: bool = False) 
         For anything wrong with it, as ``file:line: field: message``.
     """
     stem, document = files.read("arch", name_or_path)
+    config, _ = _loaded(stem, document, buildable)
+    return config
+
+
+def given_fields(name_or_path: str | os.PathLike[str]) -> frozenset[str]:
+    """Return the fields of ArchConfig that an architecture's file gives; the others have their defaults.
+
+    Raises
+    ------
+    InputError
+        If the file is wrong.
+    """
+    return _loaded(*files.read("arch", name_or_path), False)[1]
+
+
+def _loaded(stem: str, document: files.Document, buildable: bool) -> tuple[ArchConfig, frozenset[str]]:
+    """Return the configuration that a file describes, and which fields the file gives; tell all that is wrong."""
     top = document.section(_TOP)
     groups = dict.fromkeys(group for group, _ in PARAMETERS)
-    document.known_keys((_TOP,), top, ["name", "description", *groups])
-    _text(document, top, "description")
+    complaints = document.unknown((_TOP,), top, ["name", "description", *groups])
+    _text(document, top, "description", complaints)
 
     changes: dict[str, Any] = {}
     for group in groups:
         if group not in top:
             continue
         path = (_TOP, group)
+        if not isinstance(top[group], dict):
+            complaints.append((path, f"must be a mapping, not {files.show_value(top[group])}"))
+            continue
         section = document.mapping(path, top[group])
-        document.known_keys(path, section, [key for of, key in PARAMETERS if of == group])
-        changes |= {PARAMETERS[group, key]: value for key, value in section.items()}
-    for group, key in _REQUIRED:
-        if PARAMETERS[group, key] not in changes:
-            raise document.error((_TOP, group, key), "is required, for example 4")
-
-    name = _text(document, top, "name") or stem
+        keys = [key for of, key in PARAMETERS if of == group]
+        complaints += document.unknown(path, section, keys)
+        changes |= {PARAMETERS[group, key]: value for key, value in section.items() if key in keys}
+    name = _text(document, top, "name", complaints) or stem
     if not _NAME.fullmatch(name):
-        raise document.error(
-            (_TOP, "name"),
-            f"must be a letter, then letters, digits, _ or -, not {files.show_value(name)} "
-            f"(nearest legal value: {_legal_name(name)})",
-        )
+        text = f"must be a letter, then letters, digits, _ or -, not {files.show_value(name)}"
+        complaints.append(((_TOP, "name"), f"{text} (nearest legal value: {_legal_name(name)})"))
+        name = _legal_name(name)
+    config = None
     try:
         config = ArchConfig(name=name, **changes)
         if buildable:
             config.check_buildable()
-    except (ConfigError, TypeError) as error:
-        raise _located(document, error) from None
-    return config
+    except ConfigError as error:
+        places = {field: (_TOP, *place) for place, field in PARAMETERS.items()}
+        complaints += [(places[field], text) for field, text in error.complaints]
+    complaints.sort(key=lambda complaint: document.line(complaint[0]))
+    for group, key in _REQUIRED:  # a misspelt key is why another is missing, so what is missing comes last
+        if PARAMETERS[group, key] not in changes:
+            complaints.append(((_TOP, group, key), "is required, for example 4"))
+    if complaints or config is None:
+        raise document.errors(complaints)
+    return config, frozenset(changes)
 
 
 def describe_arch(name_or_path: str | os.PathLike[str]) -> str:
@@ -115,25 +138,20 @@ def describe_arch(name_or_path: str | os.PathLike[str]) -> str:
         If the file cannot be read.
     """
     _, document = files.read("arch", name_or_path)
-    return _text(document, document.section(_TOP), "description") or ""
+    description = document.section(_TOP).get("description")
+    return description if isinstance(description, str) else ""
 
 
-def _text(document: files.Document, top: Mapping[str, Any], key: str) -> str | None:
+def _text(
+    document: files.Document, top: Mapping[str, Any], key: str, complaints: list[tuple[files.Place, str]]
+) -> str | None:
     value = top.get(key)
     if value is not None and not isinstance(value, str):
-        raise document.error((_TOP, key), f"must be a string, not {files.show_value(value)}")
+        complaints.append(((_TOP, key), f"must be a string, not {files.show_value(value)}"))
+        return None
     return value
 
 
 def _legal_name(name: str) -> str:
     legal = re.sub(r"[^A-Za-z0-9_-]+", "_", name).lstrip("0123456789_-")[:64]
     return legal or "custom"
-
-
-def _located(document: files.Document, error: Exception) -> files.InputError:
-    """Give a complaint of ArchConfig the file's line and the file's names of fields."""
-    paths = {field: (_TOP, *place) for place, field in PARAMETERS.items()}
-    match = re.match(r"ArchConfig\.(\w+) (.*)", files.one_line(str(error)))
-    if match is None or match[1] not in paths:
-        return document.error((_TOP,), str(error))
-    return document.error(paths[match[1]], match[2])

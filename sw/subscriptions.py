@@ -20,11 +20,19 @@ from rowmesh.hw.array import (
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.program import Program
 from rowmesh.sw.mapping import Mapping, ceil_div
+from rowmesh.sw.rules import EDGE_DIMENSIONS, edges
 
-__all__ = ["EDGES", "array_writes", "subscriptions"]
+__all__ = ["array_writes", "edge_flags_of", "subscriptions"]
 
-EDGES = "MCPQ"
-"""Dimensions of the edge flags, in their order."""
+
+def edge_flags_of(m: Mapping) -> dict[str, int]:
+    """Return the edge flag of each dimension whose last tile leaves PEs idle.
+
+    Each has a flag of its own where there are enough for all; where there are fewer, the first ones of those in use.
+    """
+    used = [name for name, edge in zip(EDGE_DIMENSIONS, edges(m), strict=True) if edge]
+    order = EDGE_DIMENSIONS if m.config.edge_flags >= len(EDGE_DIMENSIONS) else used
+    return {name: order.index(name) for name in used}
 
 
 def subscriptions(m: Mapping, chained: bool = False) -> dict[int, int]:
@@ -33,7 +41,7 @@ def subscriptions(m: Mapping, chained: bool = False) -> dict[int, int]:
     If ``chained``, the psums of the columns come from the cluster below.
     """
     words: dict[int, int] = {}
-    config = m.config
+    config, flags = m.config, edge_flags_of(m)
     words |= port_words(config, {"iact": m.iact_ports, "weight": m.weight_ports})
     for row, used in enumerate(m.rows):
         k, place = divmod(used or 0, m.chain)
@@ -63,10 +71,10 @@ def subscriptions(m: Mapping, chained: bool = False) -> dict[int, int]:
                 continue
             output_row = k if m.p_y > 1 else xi if m.p_x > 1 else 0
             absent = {
-                EDGES.index("M"): mi >= m.m_x_rest,
-                EDGES.index("C"): ci >= m.c_s_rest,
-                EDGES.index("P"): output_row >= m.p_rest,
-                EDGES.index("Q"): m.q_x > 1 and xi >= m.q_x_rest,
+                "M": mi >= m.m_x_rest,
+                "C": ci >= m.c_s_rest,
+                "P": output_row >= m.p_rest,
+                "Q": m.q_x > 1 and xi >= m.q_x_rest,
             }
             low, high = _iact_index(m, r, xi)
             words |= pe_words(
@@ -77,7 +85,7 @@ def subscriptions(m: Mapping, chained: bool = False) -> dict[int, int]:
                     "iact_high": high,
                     "weight_low": mi,
                     "weight_high": mi,
-                    "skip": sum(holds << flag for flag, holds in absent.items()),
+                    "skip": sum(absent[name] << flag for name, flag in flags.items()),
                     "passes": k,
                     "chain_start": int(place == 0 and not chained),
                     "active": 1,

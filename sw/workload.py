@@ -14,20 +14,26 @@ derived ``layer.p`` and ``layer.q``.
 
 import math
 import os
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, Literal, NoReturn, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from rowmesh.hw.config import COORDINATE_WIDTH
 from rowmesh.sw import files
 
-__all__ = ["KINDS", "LARGEST", "Layer", "Workload", "describe_workload", "load_workload"]
+__all__ = ["KINDS", "LARGEST", "LARGEST_PLANE", "Layer", "Workload", "describe_workload", "load_workload", "shrunk"]
 
-#: Largest size, stride, dilation and padding.
 LARGEST = 65536
+"""Largest size, stride, dilation and padding."""
+
+LARGEST_PLANE = (1 << (COORDINATE_WIDTH - 1)) - 1
+"""Most rows and columns of an input, padding included: what the hardware's coordinates count to."""
 
 _TOP = "workload"
 _MISSING = "is required"
+_ARTICLES = {"add": "an add", "matmul": "a matmul"}
 _REASONS = {
     "dwconv": "depthwise",
     "pointwise": "write a conv with R = S = 1",
@@ -41,6 +47,10 @@ _REASONS = {
 }
 
 
+_Wrong = tuple[str, object, str, object]
+"""A field, its value, the rule that it breaks and the nearest legal value."""
+
+
 def _refuse(field: str, value: object, rule: str, nearest: object) -> NoReturn:
     """Raise the error that names field, value, rule and the nearest legal value."""
     near = nearest if isinstance(nearest, str) else files.show_value(nearest)
@@ -49,6 +59,17 @@ def _refuse(field: str, value: object, rule: str, nearest: object) -> NoReturn:
         "{field} must be {rule}, not {value} (nearest legal value: {near})",
         {"field": field, "rule": rule, "value": files.show_value(value), "near": near},
     )
+
+
+def _refuse_all(wrong: Iterable[_Wrong]) -> None:
+    """Raise one error about several fields of a layer, if there are any."""
+    complaints = []
+    for field, value, rule, nearest in wrong:
+        near = nearest if isinstance(nearest, str) else files.show_value(nearest)
+        complaints.append((field, f"must be {rule}, not {files.show_value(value)} (nearest legal value: {near})"))
+    if complaints:
+        text = "; ".join(f"{field} {complaint}" for field, complaint in complaints)
+        raise PydanticCustomError("rules", "{text}", {"text": text, "complaints": complaints})
 
 
 def _is_int(value: object, low: int) -> bool:
@@ -72,6 +93,24 @@ def _size(field: str) -> BeforeValidator:
         return value
 
     return BeforeValidator(check)
+
+
+_WINDOWS = ("stride", "padding", "dilation")
+
+
+def _wrong_sizes(data: dict[str, Any], limits: dict[str, int]) -> Iterator[_Wrong]:
+    """Yield the sizes of a layer that is kept under other names which are no size."""
+    for field, most in limits.items():
+        value = data[field]
+        if not _is_int(value, 1) or value > most:
+            yield field, value, f"an integer from 1 to {most}", min(_clamp(value, 1), most)
+
+
+def _not_of(data: dict[str, Any], fields: Iterable[str]) -> Iterator[_Wrong]:
+    """Yield the fields of a layer that its kind does not have."""
+    for field in fields:
+        if field in data:
+            yield field, data[field], f"left out of {_ARTICLES[data['kind']]} layer", "none"
 
 
 def _pair(field: str) -> BeforeValidator:
@@ -199,6 +238,8 @@ class Layer(BaseModel):
                 missing = next((key for key in ("M", "N", "K") if key not in data), None)
                 if missing:
                     _refuse(missing, None, "given in a matmul layer: [M, K] times [K, N]", 1)
+                _refuse_all(_wrong_sizes(data, {"M": LARGEST_PLANE, "N": LARGEST, "K": LARGEST}))
+                _refuse_all(_not_of(data, ("C", "H", "W", "S", *_WINDOWS)))
                 rows, columns, depth = (data.pop(key) for key in ("M", "N", "K"))
                 data |= {"N": 1, "M": columns, "C": depth, "H": 1, "W": rows, "R": 1, "S": 1}
         elif kind in ("depthwise", "avgpool", "maxpool") and "C" in data:
@@ -212,8 +253,14 @@ class Layer(BaseModel):
                     data.setdefault("stride", [data["R"], data["S"]])
                 data.setdefault("output", "requant")
         elif kind == "add" and "R" not in data:
+            _refuse_all(_not_of(data, ("M", "S", "groups", *_WINDOWS)))
             h, w = data.get("H"), data.get("W")
             if _is_int(h, 1) and _is_int(w, 1):
+                if h * w > LARGEST_PLANE:
+                    rule = f"at most {LARGEST_PLANE // w} with W = {w}: an add layer has at most {LARGEST_PLANE} pixels"
+                    if w > LARGEST_PLANE:
+                        _refuse("W", w, f"at most {LARGEST_PLANE}", LARGEST_PLANE)
+                    _refuse("H", h, rule, LARGEST_PLANE // w)
                 data |= {"H": 2, "W": h * w}
             data |= {"R": 2, "S": 1}
             if "C" in data:
@@ -224,39 +271,87 @@ class Layer(BaseModel):
     @model_validator(mode="after")
     def _rules(self) -> Self:
         """Check what concerns several fields."""
-        if self.kind == "fc":
-            for field, value, size, legal in (("R", self.r, "H", self.h), ("S", self.s, "W", self.w)):
-                if value != legal:
-                    _refuse(field, value, f"equal to {size} ({legal}) in an fc layer", legal)
-            if self.stride != (1, 1):
-                _refuse("stride", list(self.stride), "1 in an fc layer", 1)
-            if self.dilation != (1, 1):
-                _refuse("dilation", list(self.dilation), "1 in an fc layer", 1)
-            if any(self.padding):
-                _refuse("padding", list(self.padding), "0 in an fc layer", 0)
-        if self.kind not in ("conv", "fc", "matmul") and self.groups != self.c:
-            _refuse("groups", self.groups, f"equal to C ({self.c}) in a {self.kind} layer", self.c)
-        if self.kind in ("avgpool", "maxpool", "add") and self.m != self.c:
-            _refuse("M", self.m, f"equal to C ({self.c}) in a {self.kind} layer", self.c)
+        _refuse_all(self._conflicts())
+        return self
+
+    def _conflicts(self) -> Iterator[_Wrong]:
         top, left, bottom, right = self.padding
-        for field, taps, step, padded, axis in (
-            ("R", self.r, self.dilation[0], self.h + top + bottom, "rows"),
-            ("S", self.s, self.dilation[1], self.w + left + right, "columns"),
-        ):
-            if (taps - 1) * step + 1 > padded:
-                near = (padded - 1) // step + 1
-                rule = f"at most {near}: with dilation {step} it has to fit the padded input's {padded} {axis}"
-                _refuse(field, taps, rule, near)
-        common = math.gcd(self.c, self.m)
-        if common % self.groups:
+        height, width = self.h + top + bottom, self.w + left + right
+        for field, size, padded in (("H", self.h, height), ("W", self.w, width)):
+            if size > LARGEST_PLANE:
+                yield field, size, f"at most {LARGEST_PLANE}", LARGEST_PLANE
+            elif padded > LARGEST_PLANE:
+                rest = LARGEST_PLANE - size
+                rule = f"at most {rest} in all beside {field} = {size}, for padded inputs of at most {LARGEST_PLANE}"
+                yield "padding", list(self.padding), rule, rest // 2
+        if self.kind == "fc":
+            for field, value, axis, legal in (("R", self.r, "H", self.h), ("S", self.s, "W", self.w)):
+                if value != legal:
+                    yield field, value, f"equal to {axis} ({legal}) in an fc layer", legal
+            if self.stride != (1, 1):
+                yield "stride", list(self.stride), "1 in an fc layer", 1
+            if self.dilation != (1, 1):
+                yield "dilation", list(self.dilation), "1 in an fc layer", 1
+            if any(self.padding):
+                yield "padding", list(self.padding), "0 in an fc layer", 0
+        if self.kind not in ("conv", "fc", "matmul") and self.groups != self.c:
+            yield "groups", self.groups, f"equal to C ({self.c}) in a {self.kind} layer", self.c
+        elif math.gcd(self.c, self.m) % self.groups:
+            common = math.gcd(self.c, self.m)
             legal_groups = (
                 d for low in range(1, math.isqrt(common) + 1) if common % low == 0 for d in (low, common // low)
             )
             near = min(legal_groups, key=lambda d: (abs(d - self.groups), d))
-            _refuse("groups", self.groups, f"a divisor of C ({self.c}) and M ({self.m})", near)
+            if self.kind == "depthwise":
+                yield "M", self.m, f"a multiple of C ({self.c}) in a depthwise layer", -(-self.m // self.c) * self.c
+            else:
+                yield "groups", self.groups, f"a divisor of C ({self.c}) and M ({self.m})", near
+        if self.kind in ("avgpool", "maxpool", "add") and self.m != self.c:
+            yield "M", self.m, f"equal to C ({self.c}) in a {self.kind} layer", self.c
+        if self.kind in ("add", "matmul"):  # kept as a convolution, in whose fields there is nothing to choose
+            kept = (2, 1) if self.kind == "add" else (1, 1)
+            if (self.r, self.s) != kept or (self.kind == "add" and self.h != 2):
+                yield "R", self.r, f"left out of {_ARTICLES[self.kind]} layer", "none"
+        fitting = True
+        for field, taps, step, padded, axis in (
+            ("R", self.r, self.dilation[0], height, "rows"),
+            ("S", self.s, self.dilation[1], width, "columns"),
+        ):
+            if (taps - 1) * step + 1 > padded:
+                near = (padded - 1) // step + 1
+                rule = f"at most {near}: with dilation {step} it has to fit the padded input's {padded} {axis}"
+                yield field, taps, rule, near
+                fitting = False
+        if fitting and self.kind in ("avgpool", "maxpool") and not self._windows_reach():
+            # what frameworks take (ONNX: less than the window), and what is left of it with wide dilation
+            if max(top, bottom) < self.r and max(left, right) < self.s:
+                yield (
+                    "dilation",
+                    list(self.dilation),
+                    f"such that each window of a {self.kind} layer meets the input",
+                    1,
+                )
+            else:
+                nearest = [min(part, taps - 1) for part, taps in zip(self.padding, (self.r, self.s) * 2, strict=True)]
+                rule = f"less than the window ({self.r} x {self.s}) in a {self.kind} layer"
+                yield "padding", list(self.padding), rule, nearest if len(set(nearest)) > 1 else nearest[0]
         if self.input == "photo" and self.c not in (1, 3):
-            _refuse("C", self.c, "1 or 3 where the input is a photo", 1 if self.c == 2 else 3)
-        return self
+            yield "C", self.c, "1 or 3 where the input is a photo", 1 if self.c == 2 else 3
+
+    def _windows_reach(self) -> bool:
+        """Whether each window of a pool has an element of the input."""
+        top, left, bottom, right = self.padding
+        for taps, step, stride, before, after, size, count in (
+            (self.r, self.dilation[0], self.stride[0], top, bottom, self.h, self.p),
+            (self.s, self.dilation[1], self.stride[1], left, right, self.w, self.q),
+        ):
+            if max(before, after) > (taps - 1) * step:
+                return False
+            for place in range(count) if step > size else ():
+                tap = max(0, -(-(before - place * stride) // step))
+                if tap >= taps or place * stride + tap * step >= before + size:
+                    return False
+        return True
 
     @property
     def p(self) -> int:
@@ -307,11 +402,32 @@ class Layer(BaseModel):
 
     def as_row(self) -> "Layer":
         """Return the same layer with its plane as a single row; of use for 1 x 1 filters only."""
-        return Layer.model_validate({**self.model_dump(by_alias=True), "H": 1, "W": self.h * self.w})
+        return self.model_copy(update={"h": 1, "w": self.h * self.w})
 
     def with_batch(self, n: int) -> "Layer":
         """Return the same layer for ``n`` images."""
         return Layer.model_validate({**self.model_dump(by_alias=True), "N": n})
+
+
+def shrunk(layer: Layer) -> Iterator[tuple[str, int, int, Callable[[int], Layer]]]:
+    """Yield what could be less in a layer: the user's field, its value, what it is a multiple of, the smaller layer."""
+    given = layer.model_dump(by_alias=True)
+
+    def with_sizes(*names: str) -> Callable[[int], Layer]:
+        return lambda value: Layer.model_validate({**given, **dict.fromkeys(names, value)})
+
+    if layer.kind == "matmul":
+        yield from (("M", layer.w, 1, with_sizes("W")), ("N", layer.m, 1, with_sizes("M")))
+        yield "K", layer.c, 1, with_sizes("C")
+        return
+    yield "N", layer.n, 1, with_sizes("N")
+    if layer.kind in ("conv", "fc"):
+        yield "M", layer.m, layer.groups, with_sizes("M")
+        yield "C", layer.c, layer.groups, with_sizes("C")
+    elif layer.m == layer.c:
+        yield "C", layer.c, 1, with_sizes("C", "M", "groups")
+    else:
+        yield "M", layer.m, layer.c, with_sizes("M")
 
 
 class Workload(BaseModel):
@@ -395,15 +511,18 @@ def describe_workload(name_or_path: str | os.PathLike[str]) -> str:
 
 
 def _located(document: files.Document, error: ValidationError) -> files.InputError:
-    """Return the first complaint, in the order of the file, with its line."""
-    complaints = sorted(
-        (_complaint(details) for details in error.errors(include_url=False)),
-        # a misspelt key is why another is missing, so what is missing comes last
-        key=lambda complaint: (complaint[1] == _MISSING, document.line(complaint[0])),
-    )
-    path, message = complaints[0]
-    more = f"; {len(complaints) - 1} more after it" if len(complaints) > 1 else ""
-    return document.error(path, message + more)
+    """Return all complaints, in the order of the file, with their lines."""
+    complaints = [complaint for details in error.errors(include_url=False) for complaint in _complaints(details)]
+    # a misspelt key is why another is missing, so what is missing comes last
+    complaints.sort(key=lambda complaint: (complaint[1] == _MISSING, document.line(complaint[0])))
+    return document.errors(complaints)
+
+
+def _complaints(details: ErrorDetails) -> list[tuple[files.Place, str]]:
+    if details["type"] != "rules":
+        return [_complaint(details)]
+    path = (_TOP, *details["loc"])
+    return [((*path, field), text) for field, text in details["ctx"]["complaints"]]
 
 
 def _complaint(details: ErrorDetails) -> tuple[files.Place, str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from rowmesh.hw.nest import BOUND_WIDTH
 from rowmesh.sw.compiler.memory_map import MemoryMap
 from rowmesh.sw.compiler.tiles import loaded_loops, tile_loops
 from rowmesh.sw.counts import weight_beats
@@ -11,7 +12,7 @@ from rowmesh.sw.nestprogram import Loop, Nest
 __all__ = ["load_iact", "load_param", "load_weight"]
 
 _LONGEST = 1024
-"""Beats of a segment of weights or parameters at most."""
+"""Beats of a segment of weights or parameters, where a loop can count them."""
 
 
 def load_iact(m: Mapping, memory: MemoryMap, port: int) -> Nest:
@@ -71,6 +72,7 @@ def _linear(
     beat = m.config.beat_bytes
     loops = [loop for loop in loaded_loops(m, {"g": {"address": of_group * beat}}, stays) if loop.name != "mt"]
     loops += stretches
+    segment = max(segment, ceil_div(beats, 1 << BOUND_WIDTH))
     count = ceil_div(beats, segment)
     loops.append(Loop("segment", count, {"address": segment * beat}))
     return Nest(

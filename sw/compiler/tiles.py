@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from rowmesh.sw.mapping import Mapping
 from rowmesh.sw.nestprogram import Loop
-from rowmesh.sw.subscriptions import EDGES
+from rowmesh.sw.subscriptions import edge_flags_of
 
 __all__ = ["edge_masks", "loaded_loops", "loops_that_share", "tile_loops"]
 
@@ -12,14 +12,8 @@ __all__ = ["edge_masks", "loaded_loops", "loops_that_share", "tile_loops"]
 def edge_masks(mapping: Mapping, rows: tuple[str, ...]) -> dict[str, tuple[str, ...] | None]:
     """Conditions of the edge flags; ``rows`` are the loops that end in the last row step."""
     conditions: dict[str, tuple[str, ...] | None] = {f"edge{k}_mask": None for k in range(mapping.config.edge_flags)}
-    if mapping.m_x_rest != mapping.m_x:
-        conditions[f"edge{EDGES.index('M')}_mask"] = ("mt",)
-    if mapping.c_s_rest != mapping.c_s:
-        conditions[f"edge{EDGES.index('C')}_mask"] = ("ct",)
-    if mapping.p_rest != mapping.p_n:
-        conditions[f"edge{EDGES.index('P')}_mask"] = rows
-    if mapping.q_x_rest != mapping.q_x:
-        conditions[f"edge{EDGES.index('Q')}_mask"] = ("qt",)
+    loops: dict[str, tuple[str, ...]] = {"M": ("mt",), "C": ("ct",), "P": rows, "Q": ("qt",)}
+    conditions |= {f"edge{flag}_mask": loops[name] for name, flag in edge_flags_of(mapping).items()}
     return conditions
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw.assembler import too_many_loops
+from rowmesh.sw.assembler import beyond_limits
 from rowmesh.sw.batch import evaluate, factors_of
 from rowmesh.sw.dataflow import load_dataflows
 from rowmesh.sw.mapper import chunks, spaces_of
@@ -93,7 +93,7 @@ def draw(seed):
         except ValueError:
             continue
         mapping = draw_mapping(source.choice(SINGLE), layer, source)
-        if mapping is not None and not too_many_loops(mapping):
+        if mapping is not None and not beyond_limits(mapping):
             yield mapping
         config = source.choice(MESHES)
         splits = [s for s in splits_of(config.mesh_rows, config.mesh_cols, layer) if s.rows * s.cols > 1]
@@ -107,6 +107,6 @@ def draw(seed):
                 whole = MeshMapping(config, layer, some, replace(mapping, within=layer))
             except (IllegalMappingError, ValueError):
                 continue
-            if not too_many_loops(whole):
+            if not beyond_limits(whole):
                 yield whole
                 break

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import cli
-from rowmesh.sw.assembler import too_many_loops
+from rowmesh.sw.assembler import beyond_limits
 from rowmesh.sw.batch import FACTORS, FLAGS
 from rowmesh.sw.dataflow import ANY, load_dataflows
 from rowmesh.sw.files import InputError
@@ -57,7 +57,7 @@ def test_blocks_and_filter_tiles_outermost_round_trip(tmp_path):
     path, kinds = tmp_path / "m.yaml", set()
     layer = LAYER.with_batch(2)
     for _, mapping in itertools.islice(candidates(SMALL, layer, load_dataflows("rs-b")), 0, None, 7):
-        if too_many_loops(mapping):
+        if beyond_limits(mapping):
             continue
         path.write_text(write_mappings([(layer, mapping)]))
         assert read_mappings(path, SMALL, [layer]) == [mapping]

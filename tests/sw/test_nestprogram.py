@@ -55,7 +55,7 @@ def test_merging_saves_levels():
     assert [(loop.name, loop.bound) for loop in nest.simplified().loops] == [("n", 3), ("q", 20)]
 
 
-def test_too_many_loops_are_refused():
+def test_beyond_limits_are_refused():
     layout = step_descriptor(ArchConfig(nest_levels=6))
     nest = Nest([Loop(f"l{k}", 2, {"iact": k}) for k in range(7)])
     with pytest.raises(ValueError, match="6 levels cannot run 7 loops"):

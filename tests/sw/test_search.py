@@ -6,7 +6,7 @@ import random
 import pytest
 
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw.assembler import assemble, memory_map, programs, too_many_loops
+from rowmesh.sw.assembler import assemble, beyond_limits, memory_map, programs
 from rowmesh.sw.counts import words
 from rowmesh.sw.dataflow import ANY, load_dataflow, load_dataflows
 from rowmesh.sw.estimate import estimate
@@ -193,14 +193,14 @@ def test_a_mapping_of_more_loops_than_levels_is_passed_over_or_refused():
     with pytest.raises(UnmappableError, match=r"^layer CONV2: no mapping .* the \d+ loops of \w+ exceed .*nest_levels"):
         search(config, layer, (load_dataflow("rs"),), "dram")
     found = search(config.replace(nest_levels=9), layer, (load_dataflow("rs"),), "dram").mapping
-    assert too_many_loops(found) == ""
+    assert beyond_limits(found) == ""
 
 
 def test_one_column_may_have_as_many_filters_as_there_are_parameters():
     """The distance of the next lane's parameters does not fit its field then, and is of no use."""
     layer = next(layer for layer in load_workload("mobilenet").layers if layer.name == "POOL")
     found = search(load_arch("squeezelerator"), layer, (load_dataflow("os-a"),))
-    assert too_many_loops(found.mapping) == ""
+    assert beyond_limits(found.mapping) == ""
 
 
 def test_every_legal_mapping_has_a_program():
@@ -212,7 +212,7 @@ def test_every_legal_mapping_has_a_program():
             {"name": "x", "kind": kind, "C": 64, "H": 3, "W": 3, "R": 3, "S": 3} | ({"M": 64} if kind == "conv" else {})
         )
         for _, mapping in itertools.islice(candidates(config, layer, (load_dataflow(name),)), 60):
-            if not too_many_loops(mapping):
+            if not beyond_limits(mapping):
                 assemble((mapping, programs(mapping, memory_map(mapping))))
                 tried += 1
     assert tried > 50

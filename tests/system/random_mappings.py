@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.router import LINKS
-from rowmesh.sw.assembler import compile_layers, memory_map, too_many_loops
+from rowmesh.sw.assembler import beyond_limits, compile_layers, memory_map
 from rowmesh.sw.batch import FACTORS, FLAGS, STATIONARY, Ints, evaluate, factors_of
 from rowmesh.sw.dataflow import Dataflow, load_dataflow
 from rowmesh.sw.deadlock import DeadlockError
@@ -321,7 +321,7 @@ class Drawn:
 
     def _runs(self, m: AnyMapping) -> bool:
         """Whether the nests have enough levels, and the deadlock check passes."""
-        if too_many_loops(m):
+        if beyond_limits(m):
             self.refused["loops"] += 1
             return False
         try:

@@ -9,7 +9,7 @@ from architectures import MORE_SHAPES, SHAPES, of_lanes
 from random_mappings import random_layer
 
 from rowmesh.sw import flow
-from rowmesh.sw.assembler import too_many_loops
+from rowmesh.sw.assembler import beyond_limits
 from rowmesh.sw.counts import access_counts
 from rowmesh.sw.dataflow import load_dataflow
 from rowmesh.sw.files import shipped_names
@@ -91,7 +91,7 @@ def test_images_share_weights():
     for layer, name in itertools.product(layers, ("rs", "rs-g", "ws", "os-b")):
         for _, m in candidates(config, layer, (load_dataflow(name),)):
             kind = layer.name, m.stationary, m.resident, m.r_t > 1, m.weights_stay, m.n_t > 1
-            if m.n0 > 1 and kind not in chosen and not too_many_loops(m):
+            if m.n0 > 1 and kind not in chosen and not beyond_limits(m):
                 chosen[kind] = m
     assert {kind[1:4] for kind in chosen} >= set(itertools.product(("weight", "psum"), (False, True), (False, True)))
     assert {kind[4:] for kind in chosen} == set(itertools.product((False, True), (False, True)))
@@ -126,7 +126,7 @@ def test_psums_of_a_block_stay_while_channels_pass():
     for layer in layers:
         for _, m in candidates(SHAPES[0], layer, (load_dataflow("rs-b"),)):
             kind = layer.name, m.blocked, m.m_outer, m.ct > 1, m.qt > 1, m.q_block_rest < m.q_block, m.resident
-            if (m.blocked or m.m_outer) and kind not in chosen and not too_many_loops(m):
+            if (m.blocked or m.m_outer) and kind not in chosen and not beyond_limits(m):
                 chosen[kind] = m
     for name, places in (("packed", (1, 3, 4, 5)), ("conv", (2, 3, 4, 5))):
         kinds = [kind[1:] for kind in chosen if kind[0] == name]

@@ -9,7 +9,7 @@ from random_mappings import random_layer
 
 from rowmesh.hw.router import LINKS
 from rowmesh.sw import flow
-from rowmesh.sw.assembler import too_many_loops
+from rowmesh.sw.assembler import beyond_limits
 from rowmesh.sw.dataflow import load_dataflow
 from rowmesh.sw.mapper import UnmappableError, candidates
 from rowmesh.sw.mapping import IllegalMappingError
@@ -110,7 +110,7 @@ def test_blocks_and_filter_tiles_outermost():
             kind = layer.name, str(factors), m.blocked, m.m_outer
             if (m.blocked or m.m_outer) and kind not in chosen:
                 whole = MeshMapping(config, layer, splits, replace(m, layer=share, within=layer))
-                if not too_many_loops(whole):
+                if not beyond_limits(whole):
                     chosen[kind] = whole
     assert {kind[2:] for kind in chosen} >= {(True, False), (True, True)}
     share = share_of(WIDE, splits := Splits(c_y=2, m_x=2), 0, 0).layer
