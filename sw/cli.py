@@ -9,6 +9,7 @@ import dataclasses
 import errno
 import importlib.metadata
 import json
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -18,8 +19,10 @@ from typing import Annotated, Any
 import typer
 
 from rowmesh.hw.config import ConfigError
+from rowmesh.sim.machine import DISK, MachineError
+from rowmesh.sim.tools import require_tools
 from rowmesh.sw import dataflow as dataflows
-from rowmesh.sw import files, report, resultcommands, spec, tools
+from rowmesh.sw import files, report, resultcommands, spec
 from rowmesh.sw import workload as workloads
 from rowmesh.sw.energy import load_energy
 from rowmesh.sw.files import InputError
@@ -36,7 +39,7 @@ from rowmesh.sw.options import (
     WorkloadName,
     select_layers,
 )
-from rowmesh.sw.progress import StageBars
+from rowmesh.sw.progress import StageBars, notes
 from rowmesh.sw.writing import new_files, new_text
 
 __all__ = ["app", "main"]
@@ -198,7 +201,7 @@ def run(
     _only_without_file(ctx, mapping)
     flows = dataflows.load_dataflows(dataflow)
     goal, limit = Objective(objective), Budget.parse(budget) if budget is not None else None
-    tools.require_tools()
+    require_tools()
     from rowmesh.sw import flow, mappingfile
     from rowmesh.sw.mapping import Mapping
     from rowmesh.sw.mesh import MeshMapping
@@ -280,7 +283,14 @@ def _warn_of_wraps(config: Any, layers: Sequence[workloads.Layer]) -> None:
         report.console(sys.stderr).print(warning, style="yellow", soft_wrap=True)
 
 
-_SURROUNDINGS = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMFILE)
+_SURROUNDINGS = (errno.EACCES, errno.EMFILE, *DISK)
+
+
+def _silenced() -> str:
+    """Drop what standard output could not take, or the interpreter would try again at its end; return its name."""
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), sys.stdout.fileno())
+    return "standard output"
 
 
 def _usage(error: Any) -> str:
@@ -305,9 +315,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = typer.main.get_command(app)
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = command.main(arguments, prog_name="rowmesh", standalone_mode=False)
+        with notes():
+            code = command.main(arguments, prog_name="rowmesh", standalone_mode=False)
+        sys.stdout.flush()
         return code if isinstance(code, int) else 0
-    except InputError as error:
+    except (InputError, MachineError) as error:
         message = str(error)
     except (KeyboardInterrupt, typer.Abort):
         print("rowmesh: interrupted", file=sys.stderr)
@@ -316,7 +328,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(error, "format_message"):
             message = _usage(error)
         elif isinstance(error, OSError) and error.errno in _SURROUNDINGS:
-            message = str(error)
+            message = f"{error.filename or _silenced()}: cannot be written: {error.strerror}"
         else:
             traceback.print_exc()
             print("rowmesh: this is a fault of rowmesh, not of its input", file=sys.stderr)

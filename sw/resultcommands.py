@@ -1,7 +1,7 @@
 """The commands that look at what a run found: ``explain``, ``report``, ``eyexam`` and ``scorecard``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -11,12 +11,14 @@ from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import dataflow as dataflows
 from rowmesh.sw import report, runfile, spec
 from rowmesh.sw.energy import DEFAULT, load_energy
-from rowmesh.sw.explain import Change
 from rowmesh.sw.files import InputError
 from rowmesh.sw.options import Arch, Batch, DataflowName, EnergyName, LayerNames, WorkloadName, select_layers
 from rowmesh.sw.progress import StageBars
-from rowmesh.sw.scorecard import Score
 from rowmesh.sw.writing import new_text
+
+if TYPE_CHECKING:  # what these import takes seconds
+    from rowmesh.sw.explain import Change
+    from rowmesh.sw.scorecard import Score
 
 __all__ = ["register"]
 
@@ -233,7 +235,7 @@ def _score_search(config: ArchConfig, out: Path | None) -> int:
     return 0
 
 
-def _show_scores(parts: list[tuple[str, list[Score]]], cycles: str) -> None:
+def _show_scores(parts: "list[tuple[str, list[Score]]]", cycles: str) -> None:
     from rowmesh.sw import scorecard
 
     screen = report.console()
@@ -252,7 +254,7 @@ def _show_scores(parts: list[tuple[str, list[Score]]], cycles: str) -> None:
     )
 
 
-def _score_table(found: list[Score], cycles: str) -> Table:
+def _score_table(found: "list[Score]", cycles: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("layer", no_wrap=True)
     for name in (
@@ -286,7 +288,7 @@ def _score_table(found: list[Score], cycles: str) -> Table:
     return table
 
 
-def _changes(before: int, changes: list[Change], one: runfile.RunLayer) -> Table:
+def _changes(before: int, changes: "list[Change]", one: runfile.RunLayer) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("parameter", no_wrap=True)
     for name in ("from", "to", "predicted", "saves", "MACs/PE/cycle"):

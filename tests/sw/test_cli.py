@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import rowmesh.sw
-from rowmesh.sw import cli, report, tools
+from rowmesh.sw import cli, report
 from rowmesh.sw.files import InputError
 from rowmesh.sw.results import (
     ACCESSES,
@@ -102,7 +102,7 @@ def flow(monkeypatch):
     fake = FakeFlow()
     monkeypatch.setitem(sys.modules, "rowmesh.sw.flow", fake)
     monkeypatch.setattr(rowmesh.sw, "flow", fake, raising=False)
-    monkeypatch.setattr(tools, "require_tools", lambda: None)
+    monkeypatch.setattr(cli, "require_tools", lambda: None)
     monkeypatch.delenv("COLUMNS", raising=False)
     return fake
 
@@ -370,8 +370,8 @@ def test_a_missing_tool_is_named_with_its_package(monkeypatch, bad, flow, tmp_pa
     make.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert bad("run", "eyeriss", "demo") == (
-        "g++, perl not found on PATH, needed to build a simulation: "
-        "install with `apt install g++ perl` (Debian, Ubuntu) or `dnf install gcc-c++ perl` (Fedora)"
+        "g++, perl, ar not found on PATH, needed to build a simulation: "
+        "install with `apt install g++ perl binutils` (Debian, Ubuntu) or `dnf install gcc-c++ perl binutils` (Fedora)"
     )
 
 
