@@ -7,24 +7,23 @@ interrupted.
 
 import dataclasses
 import errno
-import importlib.metadata
 import json
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rowmesh.hw.config import ConfigError
+from rowmesh.hw.config import ArchConfig, ConfigError
 from rowmesh.sim.machine import DISK, MachineError
 from rowmesh.sim.tools import require_tools
 from rowmesh.sw import dataflow as dataflows
 from rowmesh.sw import files, report, resultcommands, spec
 from rowmesh.sw import workload as workloads
-from rowmesh.sw.energy import load_energy
+from rowmesh.sw.energy import DEFAULT, load_energy
 from rowmesh.sw.files import InputError
 from rowmesh.sw.objective import Budget, Objective
 from rowmesh.sw.options import (
@@ -32,6 +31,8 @@ from rowmesh.sw.options import (
     Batch,
     Budgets,
     DataflowName,
+    EnergyName,
+    JsonFile,
     LayerNames,
     MappingFile,
     Memory,
@@ -40,7 +41,11 @@ from rowmesh.sw.options import (
     select_layers,
 )
 from rowmesh.sw.progress import StageBars, notes
+from rowmesh.sw.provenance import program_version
 from rowmesh.sw.writing import new_files, new_text
+
+if TYPE_CHECKING:  # what this imports takes seconds
+    from rowmesh.sw.flow import MappedLayer
 
 __all__ = ["app", "main"]
 
@@ -60,7 +65,7 @@ app = typer.Typer(
 
 def _version(value: bool) -> None:
     if value:
-        print(f"rowmesh {importlib.metadata.version('rowmesh')}")
+        print(f"rowmesh {program_version()}")
         raise typer.Exit
 
 
@@ -106,44 +111,49 @@ def map_(
     objective: Objectives = "cycles",
     budget: Budgets = None,
     seed: Annotated[int, typer.Option(metavar="S", min=0, help="Seed of a search with a budget.")] = 0,
+    energy: EnergyName = DEFAULT,
     mapping: MappingFile = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="FILE", help="Write the mappings to this YAML file.", show_default=False),
     ] = None,
+    json_file: JsonFile = None,
 ) -> int:
     """Find a mapping; print its loop nest and its prediction.
 
-    The prediction is cycles by part, MACs per PE and cycle, and words moved at each level. The search says whether
-    it visited every mapping that the dataflows allow (exhaustive) or those that are worth a look (pruned). With
-    --mapping the mapping is that of a file, checked and predicted.
+    The prediction is cycles by part, MACs per PE and cycle, words moved at each level, and their energy; the last lines
+    are a table of all layers. The search says whether it visited every mapping that the dataflows allow (exhaustive) or
+    those that are worth a look (pruned), and of several dataflows which one is the next best. With --mapping the
+    mapping is that of a file, checked and predicted.
     """
     config = spec.load_arch(arch)
     layers = select_layers(workload, layer, batch)
     _only_without_file(ctx, mapping)
-    flows = dataflows.load_dataflows(dataflow)
-    goal, limit = Objective(objective), Budget.parse(budget) if budget is not None else None
-    from rowmesh.sw import flow, mappingfile
+    flows, table = dataflows.load_dataflows(dataflow), load_energy(energy)
+    goal, limit = Objective(objective, table), Budget.parse(budget) if budget is not None else None
+    from rowmesh.sw import flow, mappingfile, mapreport
 
-    given = mappingfile.read_mappings(mapping, config, layers) if mapping else None
-    screen = report.console()
-    found = []
-    with new_text(out) as write:
-        for index, chosen in enumerate(layers):
-            if given:
-                mapped = flow.predict_mapping(given[index])
-            else:
-                mapped = flow.map_layer(config, chosen, flows, goal, limit, seed)
-            nest = mapped.mapping.loop_nest().rstrip("\n").split("\n")
-            lines = [*nest, *report.prediction_lines(chosen, config, mapped.predicted)]
-            if mapped.search:
-                lines.append(f"search {mapped.search.describe()}")
-            screen.print("\n" * bool(index) + chosen.describe(), style="bold", soft_wrap=True)
-            screen.print("\n".join(f"  {line}" for line in lines), soft_wrap=True)
-            if out:
-                found.append((chosen, mapped.mapping))
+    with new_text(out) as write, new_text(json_file) as write_json:
+        if mapping:
+            found = [flow.predict_mapping(one) for one in mappingfile.read_mappings(mapping, config, layers)]
+            search: dict[str, Any] = {"mapping": str(mapping)}
+        else:
+            with StageBars() as progress:
+                found = _map_all(progress, config, layers, flows, goal, limit, seed)
+            search = {"dataflow": dataflow, "objective": objective, "energy": energy, "budget": budget, "seed": seed}
+        pairs = list(zip(layers, found, strict=True))
+        screen = report.console()
+        for chosen, mapped in pairs:
+            screen.print(chosen.describe(), style="bold", soft_wrap=True)
+            lines = mapreport.layer_lines(chosen, config, mapped)
+            screen.print("\n".join(f"  {line}" for line in lines) + "\n", soft_wrap=True)
+        screen.print(mapreport.map_table(layers, config, found, table, "" if mapping else objective), soft_wrap=True)
         if out:
-            write(mappingfile.write_mappings(found, f"{workload} on {config.name}; docs/mapping.md has the format"))
+            title = f"{workload} on {config.name}; docs/mapping.md has the format"
+            write(mappingfile.write_mappings([(chosen, mapped.mapping) for chosen, mapped in pairs], title))
+        if json_file:
+            entries = [mapreport.map_json(chosen, config, mapped, table, search) for chosen, mapped in pairs]
+            write_json(json.dumps(entries, indent=2) + "\n")
     _warn_of_wraps(config, layers)
     return 0
 
@@ -162,13 +172,11 @@ def run(
         Memory,
         typer.Option(help="fast: fixed latency, cycles are compared; axi-random: random stalls, they are not."),
     ] = Memory.FAST,
-    json_file: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="FILE", help="Write the results to this file.", show_default=False),
-    ] = None,
+    json_file: JsonFile = None,
     dataflow: DataflowName = "rs",
     objective: Objectives = "cycles",
     budget: Budgets = None,
+    energy: EnergyName = DEFAULT,
     mapping: MappingFile = None,
     one_program: Annotated[
         bool,
@@ -198,9 +206,9 @@ def run(
         except ConfigError as error:
             raise InputError(f"--pe-counters: {error}") from None
     layers = select_layers(workload, layer, batch)
-    _only_without_file(ctx, mapping)
+    _only_without_file(ctx, mapping, "energy")
     flows = dataflows.load_dataflows(dataflow)
-    goal, limit = Objective(objective), Budget.parse(budget) if budget is not None else None
+    goal, limit = Objective(objective, load_energy(energy)), Budget.parse(budget) if budget is not None else None
     require_tools()
     from rowmesh.sw import flow, mappingfile
     from rowmesh.sw.mapping import Mapping
@@ -209,15 +217,16 @@ def run(
     mappings: list[Mapping | MeshMapping] = []
     if mapping:
         mappings += mappingfile.read_mappings(mapping, config, layers)
-    search = {"mapping": str(mapping)} if mapping else {"dataflow": dataflow, "objective": objective}
+    search = {"dataflow": dataflow, "objective": objective, "energy": energy}
+    if mapping:
+        search = {"mapping": str(mapping)}
     results = []
     programs = [list(range(len(layers)))] if one_program else [[index] for index in range(len(layers))]
     with new_text(json_file) as write:
         with StageBars() as progress:
             # all are mapped first: what cannot run is refused before anything long begins
-            for index, chosen in enumerate(() if mapping else layers):
-                progress.layer(chosen.name, index, len(layers))("map", None)
-                mappings.append(flow.map_layer(config, chosen, flows, goal, limit, seed).mapping)
+            if not mapping:
+                mappings += [one.mapping for one in _map_all(progress, config, layers, flows, goal, limit, seed)]
             progress.start()
             for number, places in enumerate(programs):
                 chosen_layers = [layers[index] for index in places]
@@ -269,9 +278,22 @@ def list_() -> int:
 resultcommands.register(app)
 
 
-def _only_without_file(ctx: typer.Context, mapping: Path | None) -> None:
+def _map_all(
+    progress: StageBars, config: ArchConfig, layers: Sequence[workloads.Layer], *search: Any
+) -> "list[MappedLayer]":
+    """Search a mapping for each layer; ``search`` is what :func:`rowmesh.sw.flow.map_layer` takes behind a layer."""
+    from rowmesh.sw import flow
+
+    found = []
+    for index, chosen in enumerate(layers):
+        progress.layer(chosen.name, index, len(layers))("map", None)
+        found.append(flow.map_layer(config, chosen, *search))
+    return found
+
+
+def _only_without_file(ctx: typer.Context, mapping: Path | None, *others: str) -> None:
     """Refuse options of the search where the mapping is given."""
-    for name in ("dataflow", "objective", "budget"):
+    for name in ("dataflow", "objective", "budget", *others):
         source = ctx.get_parameter_source(name)
         if mapping and source is not None and source.name == "COMMANDLINE":
             raise InputError(f"--{name}: steers the search, and with --mapping there is none: leave one of them out")

@@ -118,7 +118,10 @@ def search_mesh(
     limit = best + goal.slack * abs(best)
     candidates.sort(key=lambda one: (one[0] > limit, one[0] if one[0] > limit else one[1]))
     chosen, predicted = _chosen([mapping for _, _, mapping in candidates], [cost for cost, _, _ in candidates], goal)
-    return Search(chosen, visited, valid, valid, predicted, False, best)
+    estimates: dict[str, float] = {}
+    for cost, _, mapping in candidates:
+        estimates[mapping.dataflow] = min(cost, estimates.get(mapping.dataflow, math.inf))
+    return Search(chosen, visited, valid, valid, predicted, False, best, estimates)
 
 
 def _words(mapping: MeshMapping) -> list[int]:
