@@ -1,4 +1,4 @@
-# `make help` lists the targets. Everything is installed from PyPI into .venv; g++, make and perl have to be there.
+# `make help` lists the targets. Everything is installed from PyPI into .venv; g++, make, perl and ar have to be there.
 
 PYTHON ?= $(firstword $(foreach python,python3.11 python3 python3.12 python3.13,\
 	$(shell $(python) -c 'import sys; sys.version_info >= (3, 11) and print("$(python)")' 2>/dev/null)))
@@ -8,7 +8,7 @@ BIN := .venv/bin
 # A changed pyproject.toml or setup.py installs anew, also after a checkout that sets old times.
 STAMP := .venv/installed-$(shell cat pyproject.toml setup.py | cksum | cut -d' ' -f1)
 
-.PHONY: help setup run test test-full check bench clean
+.PHONY: help setup run test test-full check installed bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -28,6 +28,9 @@ test: check ## check, then all tests but the slow ones
 
 test-full: check ## check, then all tests
 	$(BIN)/pytest $(PYTEST_FLAGS)
+
+installed: $(STAMP) ## install the built wheel into an empty environment, and run the demo from another folder
+	$(BIN)/python tests/package/installed.py
 
 bench: $(STAMP) ## simulation speed, and clock and area of a 4 x 4 array in an ECP5
 	$(BIN)/python bench/run.py

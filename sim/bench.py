@@ -8,11 +8,11 @@ import dataclasses
 import json
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from rowmesh.sim.build import BuiltModel, build_model
+from rowmesh.sim.machine import scratch_folder
 from rowmesh.sim.run import JobFolder, SimJob, SimResult, SimulationError, beginning, simulate
 
 __all__ = ["BenchResult", "bench", "run_loop"]
@@ -75,8 +75,8 @@ def _run_loop(job: SimJob, model: BuiltModel) -> SimResult:
         for index in range(register.width // 32):
             word = value >> (32 * index) & 0xFFFFFFFF
             lines.append(f"{register.offset + 4 * index} {word} {int(name == 'CONTROL')}")
-    with tempfile.TemporaryDirectory(prefix="rowmesh-") as name:
-        folder = JobFolder(Path(name), [job], model)
+    with scratch_folder() as scratch:
+        folder = JobFolder(scratch, [job], model)
         writes = folder.path / "writes.txt"
         writes.write_text("\n".join(lines) + "\n")
         process = subprocess.run(

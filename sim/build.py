@@ -9,7 +9,6 @@ A model for long simulations can be *trained*: it is compiled to count its branc
 at hand, and is compiled again for what these have shown.
 """
 
-import fcntl
 import functools
 import hashlib
 import json
@@ -18,17 +17,18 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import cocotb_tools.config
-import platformdirs
 from cocotb_tools.runner import VerilatorControlFile, Verilog
 
+from rowmesh.sim.cache import built_once, cache_folder, keep_newest
+from rowmesh.sim.machine import check_room
 from rowmesh.sim.toolrunner import (
     COUNTING,
     LOOP_MAIN,
@@ -39,18 +39,15 @@ from rowmesh.sim.toolrunner import (
     Kind,
     ToolRunner,
 )
+from rowmesh.sim.tools import require_tools
 
 __all__ = [
     "BuildError",
     "BuiltModel",
-    "MissingToolError",
     "Register",
     "RegisterError",
     "Trainer",
     "build_model",
-    "cache_directory",
-    "check_tools",
-    "locked",
     "read_metadata",
 ]
 
@@ -76,8 +73,6 @@ _WORTH_TRAINING = 4
 """An untrained model that has simulated for so many times the seconds of its build is trained: that takes longer than
 the build, and wins a part of what is simulated from then on."""
 
-_TOOLS = {"g++": "g++", "make": "make", "perl": "perl", "ar": "binutils"}
-
 
 class BuildError(Exception):
     """A model could not be built; the message holds the end of the tool's log."""
@@ -85,10 +80,6 @@ class BuildError(Exception):
 
 class RegisterError(Exception):
     """There is no such register or field, or an access was answered with an error or not at all."""
-
-
-class MissingToolError(BuildError):
-    """A program that the build needs is not installed; the message is one line that says what to install."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,29 +161,6 @@ def _worth_training(target: Path) -> bool:
     if not built.exists() or not used.exists():
         return False
     return sum(map(float, used.read_text().split())) > _WORTH_TRAINING * float(built.read_text())
-
-
-def cache_directory() -> Path:
-    """Return the folder of built models: $ROWMESH_CACHE, or the user's cache folder."""
-    override = os.environ.get("ROWMESH_CACHE")
-    return Path(override) if override else platformdirs.user_cache_path("rowmesh") / "models"
-
-
-@functools.cache
-def check_tools() -> None:
-    """Check that the programs which no wheel brings are installed.
-
-    Raises
-    ------
-    MissingToolError
-        If one is not.
-    """
-    missing = [name for name in _TOOLS if shutil.which(name) is None]
-    if missing:
-        packages = " ".join(_TOOLS[name] for name in missing)
-        raise MissingToolError(
-            f"building a simulation needs {', '.join(missing)}: install with 'apt-get install {packages}'"
-        )
 
 
 def read_metadata(verilog_dir: Path) -> tuple[str, dict[str, Any], dict[str, Register], list[str]]:
@@ -291,9 +259,10 @@ def build_model(
         digest.update(b"\0" + path.name.encode() + b"\0" + path.read_bytes())
     flags = (*_FLAGS[kind], f"-DROWMESH_TOP={top}")
     digest.update(repr((kind, flags, MAKE_VARIABLES, PLAIN, generics, control, _tool_versions())).encode())
-    plain = cache_directory() / digest.hexdigest()[:32]
+    models = cache_folder("models")
+    plain = models / digest.hexdigest()[:32]
     digest.update(repr((COUNTING, TRAINED)).encode())
-    better = cache_directory() / digest.hexdigest()[:32]
+    better = models / digest.hexdigest()[:32]
     trained = better.is_dir() or (trainer is not None and (train or _worth_training(plain)))
     target = better if trained else plain
 
@@ -303,20 +272,16 @@ def build_model(
         registers=registers,
         parameters=parameters,
         trained=trained,
-        cached=target.is_dir(),
+        cached=False,
         seconds=0.0,
     )
-    if not model.cached:
-        check_tools()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with locked(target.with_suffix(".lock")):
-            model = replace(model, cached=target.is_dir())
-            if not model.cached:
-                _build(model, sources, flags, generics, control, progress, trainer if trained else None)
-    os.utime(target)
-    if not model.cached:
-        _prune(target.parent)
-    return replace(model, seconds=time.monotonic() - begin)
+
+    def build(folder: Path) -> None:
+        _build(folder, model, sources, flags, generics, control, progress, trainer if trained else None)
+
+    built = built_once(target, build)
+    keep_newest(target, _KEPT_MODELS)
+    return replace(model, cached=not built, seconds=time.monotonic() - begin)
 
 
 def _control_file(sources: Sequence[Path], no_inline: Sequence[str]) -> str:
@@ -345,7 +310,7 @@ def _control_file(sources: Sequence[Path], no_inline: Sequence[str]) -> str:
 @functools.cache
 def _tool_versions() -> tuple[str, ...]:
     """Everything outside the sources that a model depends on."""
-    check_tools()
+    require_tools()
     compiler = subprocess.run(["g++", "-dumpfullversion"], capture_output=True, text=True, check=True).stdout.strip()
     machine = os.uname()
     return (
@@ -358,31 +323,8 @@ def _tool_versions() -> tuple[str, ...]:
     )
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock; it is released when the process ends, however it ends."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _prune(folder: Path) -> None:
-    """Keep the models used last."""
-    models = [path for path in folder.iterdir() if path.is_dir() and re.fullmatch("[0-9a-f]{32}", path.name)]
-
-    def used(path: Path) -> float:
-        try:
-            return path.stat().st_mtime
-        except FileNotFoundError:
-            return 0.0
-
-    for path in sorted(models, key=used, reverse=True)[_KEPT_MODELS:]:
-        shutil.rmtree(path, ignore_errors=True)
-        for suffix in (".lock", ".seconds"):
-            path.with_suffix(suffix).unlink(missing_ok=True)
-
-
 def _build(
+    work: Path,
     model: BuiltModel,
     sources: Sequence[Path],
     flags: Sequence[str],
@@ -391,61 +333,55 @@ def _build(
     progress: BuildProgress | None,
     trainer: Trainer | None,
 ) -> None:
-    """Build in a folder beside the target and rename: the target exists complete or not at all."""
-    target, kind = model.directory, model.kind
+    """Build in a folder in which only the program, its log and its build's seconds stay."""
+    kind = model.kind
     begin = time.monotonic()
-    work = target.with_name(f"{target.name}.{os.getpid()}")
-    shutil.rmtree(work, ignore_errors=True)
-    objects = work / "objects"
-    design = work / "design"
+    parts = work / "parts"
+    objects, design, kept = (parts / name for name in ("objects", "design", "library"))
     design.mkdir(parents=True)
     log = work / "build.log"
+    for path in sources:
+        shutil.copy(path, design / path.name)
+    control_path = parts / "simtop.vlt"
+    control_path.write_text(control)
+    library = cache_folder("models") / f"runtime-{_runtime_key(kind)}"
+    variables = PLAIN if trainer is None else COUNTING
+    runner = ToolRunner(kind=kind, build_progress=progress, library=library, variables=variables)
     try:
-        for path in sources:
-            shutil.copy(path, design / path.name)
-        control_path = work / "simtop.vlt"
-        control_path.write_text(control)
-        library = target.parent / f"runtime-{_runtime_key(kind)}"
-        variables = PLAIN if trainer is None else COUNTING
-        runner = ToolRunner(kind=kind, build_progress=progress, library=library, variables=variables)
-        try:
-            runner.build(
-                sources=[
-                    VerilatorControlFile(control_path),
-                    *(Verilog(design / path.name) for path in sources),
-                    *(Verilog(path) for path in _VERILOG),
-                ],
-                hdl_toplevel=_TOP,
-                parameters=generics,
-                build_args=[*flags, str(_MEMORY)],
-                build_dir=objects,
-                timescale=("1ns", "1ns"),
-                log_file=log,
-            )
-            if trainer is not None:
-                if progress is not None:
-                    progress("train", 0.0)
-                trainer(replace(model, directory=objects))
-                for path in (
-                    *objects.glob("*.o"),
-                    *objects.glob("*.fast.gch"),
-                    objects / "Vtop__ALL.a",
-                    objects / _TOP,
-                ):
-                    if not path.name.startswith("verilated") and not path.name.endswith("Slow.o"):
-                        path.unlink()
-                runner.make_again(TRAINED, log)
-        except (RuntimeError, SystemExit) as error:
-            raise BuildError(f"Verilator could not build the {kind} model: {error}\n{_useful(log)}") from error
-        _keep_library(objects, library, work)
-        final = work / "model"
-        final.mkdir()
-        shutil.copy(objects / _TOP, final / _TOP)
-        shutil.copy(log, final / "build.log")
-        (final / _BUILT).write_text(f"{time.monotonic() - begin:.1f}")
-        final.rename(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        runner.build(
+            sources=[
+                VerilatorControlFile(control_path),
+                *(Verilog(design / path.name) for path in sources),
+                *(Verilog(path) for path in _VERILOG),
+            ],
+            hdl_toplevel=_TOP,
+            parameters=generics,
+            build_args=[*flags, str(_MEMORY)],
+            build_dir=objects,
+            timescale=("1ns", "1ns"),
+            log_file=log,
+        )
+        if trainer is not None:
+            if progress is not None:
+                progress("train", 0.0)
+            trainer(replace(model, directory=objects))
+            for path in (
+                *objects.glob("*.o"),
+                *objects.glob("*.fast.gch"),
+                objects / "Vtop__ALL.a",
+                objects / _TOP,
+            ):
+                if not path.name.startswith("verilated") and not path.name.endswith("Slow.o"):
+                    path.unlink()
+            runner.make_again(TRAINED, log)
+    except (RuntimeError, SystemExit) as error:
+        text = _useful(log)
+        check_room(text)
+        raise BuildError(f"Verilator could not build the {kind} model: {error}\n{text}") from error
+    _keep_library(objects, library, kept)
+    shutil.copy(objects / _TOP, work / _TOP)
+    shutil.rmtree(parts)
+    (work / _BUILT).write_text(f"{time.monotonic() - begin:.1f}")
 
 
 def _runtime_key(kind: Kind) -> str:
@@ -453,11 +389,10 @@ def _runtime_key(kind: Kind) -> str:
     return hashlib.sha256(repr((kind == "loop", MAKE_VARIABLES, PLAIN, _tool_versions())).encode()).hexdigest()[:16]
 
 
-def _keep_library(objects: Path, library: Path, work: Path) -> None:
+def _keep_library(objects: Path, library: Path, kept: Path) -> None:
     """Keep the runtime's objects for the next model: they are most of a small model's build time."""
     if library.is_dir():
         return
-    kept = work / "library"
     kept.mkdir()
     for path in objects.glob("verilated*.o"):
         shutil.copy(path, kept / path.name)

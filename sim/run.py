@@ -3,8 +3,8 @@
 import dataclasses
 import functools
 import json
+import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from cocotb_tools.check_results import get_results
 
 from rowmesh.sim.build import BuiltModel, build_model
+from rowmesh.sim.machine import check_room, scratch_folder
 from rowmesh.sim.toolrunner import BuildProgress, Kind, ToolRunner
 
 __all__ = [
@@ -184,6 +185,9 @@ class JobFolder:
                 for address, content in own.image:
                     file.seek(address)
                     file.write(content)
+                for address, size in own.dumps:  # a full disk is an error here, and a signal for who writes the map
+                    if size:
+                        os.posix_fallocate(file.fileno(), address, size)
         entries: dict[str, Any] = {name: getattr(job, name) for name in ("memory", "seed", "fail_read", "fail_write")}
         entries["runs"] = [
             {
@@ -317,8 +321,8 @@ def simulate_all(
         if any(getattr(other, name) != getattr(job, name) for other in jobs):
             raise ValueError(f"SimJob.{name} must be the same in all jobs of a simulation")
     model = model_of(dataclasses.replace(job, train=any(other.train for other in jobs)), build_progress)
-    with tempfile.TemporaryDirectory(prefix="rowmesh-") as name:
-        folder = JobFolder(Path(name), jobs, model)
+    with scratch_folder() as scratch:
+        folder = JobFolder(scratch, jobs, model)
         _run_cocotb(folder, job, model, "rowmesh.sim.testbench", progress)
         found = json.loads((folder.path / "result.json").read_text())
         model.used(sum(raw["seconds"] for raw in found))
@@ -363,8 +367,8 @@ def beginning(job: SimJob) -> SimJob:
 def _train(job: SimJob, model: BuiltModel) -> None:
     """Simulate the first cycles of a job with a model that counts its branches."""
     some = beginning(job)
-    with tempfile.TemporaryDirectory(prefix="rowmesh-") as name:
-        _run_cocotb(JobFolder(Path(name), [some], model), some, model, "rowmesh.sim.testbench", None)
+    with scratch_folder() as scratch:
+        _run_cocotb(JobFolder(scratch, [some], model), some, model, "rowmesh.sim.testbench", None)
 
 
 def run_test(job: SimJob, test_module: str, testcase: str | None = None) -> list[bytes]:
@@ -392,8 +396,8 @@ def run_test(job: SimJob, test_module: str, testcase: str | None = None) -> list
         If a test fails or there is none.
     """
     model = build_model(job.verilog_dir, kind=job.kind)
-    with tempfile.TemporaryDirectory(prefix="rowmesh-") as name:
-        folder = JobFolder(Path(name), [job], model)
+    with scratch_folder() as scratch:
+        folder = JobFolder(scratch, [job], model)
         _run_cocotb(folder, job, model, test_module, None, testcase)
         return folder.dumps()
 
@@ -435,8 +439,10 @@ def _run_cocotb(
         )
         tests, failures = get_results(results)
     except (RuntimeError, SystemExit) as error:
+        check_room(_useful(log))
         raise SimulationError(f"the simulation ended abnormally ({error})\n{_useful(log)}") from None
     if failures or not tests:
+        check_room(_useful(log))
         raise SimulationError(f"{failures} of {tests} tests failed\n{_useful(log)}")
 
 

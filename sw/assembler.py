@@ -298,6 +298,17 @@ def _begin(program: Program, bank: int, m: Mapping | MeshMapping, parts: Program
             program.start(bank, *some)
 
 
+def _too_many(m: Mapping | MeshMapping, parts: Programs) -> str:
+    """Return which engine's nest has fewer levels than a mapping needs loops, or nothing if all have enough."""
+    levels = m.config.nest_levels
+    for nests in (parts.clusters[0], parts.shared):
+        for engine, nest in nests.items():
+            loops = len(nest.simplified().loops)
+            if loops > levels:
+                return f"the {loops} loops of {engine.name} exceed its nest's {levels} levels (control.nest_levels)"
+    return ""
+
+
 def beyond_limits(m: Mapping | MeshMapping) -> str:
     """Return what the fields of the engines' descriptors cannot hold of a mapping, or nothing if they hold all."""
     place = memory_map(m)

@@ -4,14 +4,13 @@ Nothing is written twice: numba compiles the conditions of :mod:`rowmesh.sw.rule
 :class:`rowmesh.sw.mapping.Mapping` and the closed forms of :mod:`rowmesh.sw.estimate` and :mod:`rowmesh.sw.counts`.
 """
 
-import hashlib
+import inspect
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from types import FunctionType
 from typing import Any, get_args
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from numba.core import types
@@ -20,7 +19,8 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import activity, compiled, counts, estimate, mapping, rules
-from rowmesh.sw.compiled import Choice, builder, cached, conjunction, record
+from rowmesh.sw.compiled import Choice, builder, conjunction, record
+from rowmesh.sw.kernels import digest_of, kernel
 from rowmesh.sw.mapping import Mapping, Stationary
 from rowmesh.sw.results import ACCESSES
 from rowmesh.sw.tensors import TensorLayout
@@ -81,13 +81,10 @@ def factors_of(row: Ints) -> dict[str, Any]:
     return factors | flags | {"stationary": STATIONARY[factors["stationary"]]}
 
 
-# numba looks at the caller's file only: a change of a formula elsewhere would not be seen. What is in a cell is part of
-# the key of its cache.
 _MODULES = (activity, compiled, counts, estimate, mapping, rules)
-_DIGEST = hashlib.sha256(
-    b"\0".join(Path(module.__file__ or "").read_bytes() for module in (*_MODULES,)) + Path(__file__).read_bytes()
-).hexdigest()
-"""Of everything that is compiled."""
+_SOURCES = [Path(str(module.__file__)) for module in _MODULES]
+_SOURCES += [Path(inspect.getfile(origin)) for origin in (ArchConfig, Layer, TensorLayout)] + [Path(__file__)]
+_COMPILED = kernel(digest_of(_SOURCES), error_model="numpy")
 
 for _module in _MODULES:
     for _value in vars(_module).values():
@@ -130,30 +127,23 @@ def _values(kind: compiled.Record, origin: object) -> tuple[Any, ...]:
     return tuple(tuple(map(int, value)) if isinstance(value, tuple) else int(value) for value in values)
 
 
-def _kernel(digest: str) -> Any:
-    columns, legal = len(FACTORS), len(rules.RULES)
-
-    @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
-    def evaluated(given: Any, factors: Ints, broken: Ints, steps: Ints, cycles: Ints, words: Ints) -> None:
-        assert digest
-        config, layer, iacts, ofmap = given
-        layouts = (_build_layout(iacts), _build_layout(ofmap))
-        shared = (_build_config(config), _build_layer(layer), *layouts)
-        for row in range(len(factors)):
-            m = _build_mapping(shared + to_fixed_tuple(factors[row], columns))
-            broken[row] = _first_broken(m)
-            if broken[row] == legal:
-                steps[row] = activity.steps(m)
-                cycles[row] = estimate.estimate(m)
-                found = counts.words(m)
-                for number in range(len(found)):
-                    words[row, number] = found[number]
-
-    return evaluated
+_COLUMNS, _LEGAL = len(FACTORS), len(rules.RULES)
 
 
-with cached():
-    _evaluated = _kernel(_DIGEST)
+@_COMPILED  # type: ignore[untyped-decorator]
+def _evaluated(given: Any, factors: Ints, broken: Ints, steps: Ints, cycles: Ints, words: Ints) -> None:
+    config, layer, iacts, ofmap = given
+    layouts = (_build_layout(iacts), _build_layout(ofmap))
+    shared = (_build_config(config), _build_layer(layer), *layouts)
+    for row in range(len(factors)):
+        m = _build_mapping(shared + to_fixed_tuple(factors[row], _COLUMNS))
+        broken[row] = _first_broken(m)
+        if broken[row] == _LEGAL:
+            steps[row] = activity.steps(m)
+            cycles[row] = estimate.estimate(m)
+            found = counts.words(m)
+            for number in range(len(found)):
+                words[row, number] = found[number]
 
 
 def evaluate(config: ArchConfig, layer: Layer, factors: Ints) -> Costs:

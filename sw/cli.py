@@ -7,21 +7,23 @@ interrupted.
 
 import dataclasses
 import errno
-import importlib.metadata
 import json
+import os
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rowmesh.hw.config import ConfigError
+from rowmesh.hw.config import ArchConfig, ConfigError
+from rowmesh.sim.machine import DISK, MachineError
+from rowmesh.sim.tools import require_tools
 from rowmesh.sw import dataflow as dataflows
-from rowmesh.sw import files, report, resultcommands, spec, tools
+from rowmesh.sw import files, report, resultcommands, spec
 from rowmesh.sw import workload as workloads
-from rowmesh.sw.energy import load_energy
+from rowmesh.sw.energy import DEFAULT, load_energy
 from rowmesh.sw.files import InputError
 from rowmesh.sw.objective import Budget, Objective
 from rowmesh.sw.options import (
@@ -29,6 +31,8 @@ from rowmesh.sw.options import (
     Batch,
     Budgets,
     DataflowName,
+    EnergyName,
+    JsonFile,
     LayerNames,
     MappingFile,
     Memory,
@@ -36,8 +40,12 @@ from rowmesh.sw.options import (
     WorkloadName,
     select_layers,
 )
-from rowmesh.sw.progress import StageBars
+from rowmesh.sw.progress import StageBars, notes
+from rowmesh.sw.provenance import program_version
 from rowmesh.sw.writing import new_files, new_text
+
+if TYPE_CHECKING:  # what this imports takes seconds
+    from rowmesh.sw.flow import MappedLayer
 
 __all__ = ["app", "main"]
 
@@ -57,7 +65,7 @@ app = typer.Typer(
 
 def _version(value: bool) -> None:
     if value:
-        print(f"rowmesh {importlib.metadata.version('rowmesh')}")
+        print(f"rowmesh {program_version()}")
         raise typer.Exit
 
 
@@ -124,44 +132,49 @@ def map_(
     objective: Objectives = "cycles",
     budget: Budgets = None,
     seed: Annotated[int, typer.Option(metavar="S", min=0, help="Seed of a search with a budget.")] = 0,
+    energy: EnergyName = DEFAULT,
     mapping: MappingFile = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="FILE", help="Write the mappings to this YAML file.", show_default=False),
     ] = None,
+    json_file: JsonFile = None,
 ) -> int:
     """Find a mapping; print its loop nest and its prediction.
 
-    The prediction is cycles by part, MACs per PE and cycle, and words moved at each level. The search says whether
-    it visited every mapping that the dataflows allow (exhaustive) or those that are worth a look (pruned). With
-    --mapping the mapping is that of a file, checked and predicted.
+    The prediction is cycles by part, MACs per PE and cycle, words moved at each level, and their energy; the last lines
+    are a table of all layers. The search says whether it visited every mapping that the dataflows allow (exhaustive) or
+    those that are worth a look (pruned), and of several dataflows which one is the next best. With --mapping the
+    mapping is that of a file, checked and predicted.
     """
     config = spec.load_arch(arch)
     layers = select_layers(workload, layer, batch)
     _only_without_file(ctx, mapping)
-    flows = dataflows.load_dataflows(dataflow)
-    goal, limit = Objective(objective), Budget.parse(budget) if budget is not None else None
-    from rowmesh.sw import flow, mappingfile
+    flows, table = dataflows.load_dataflows(dataflow), load_energy(energy)
+    goal, limit = Objective(objective, table), Budget.parse(budget) if budget is not None else None
+    from rowmesh.sw import flow, mappingfile, mapreport
 
-    given = mappingfile.read_mappings(mapping, config, layers) if mapping else None
-    screen = report.console()
-    found = []
-    with new_text(out) as write:
-        for index, chosen in enumerate(layers):
-            if given:
-                mapped = flow.predict_mapping(given[index])
-            else:
-                mapped = flow.map_layer(config, chosen, flows, goal, limit, seed)
-            nest = mapped.mapping.loop_nest().rstrip("\n").split("\n")
-            lines = [*nest, *report.prediction_lines(chosen, config, mapped.predicted)]
-            if mapped.search:
-                lines.append(f"search {mapped.search.describe()}")
-            screen.print("\n" * bool(index) + chosen.describe(), style="bold", soft_wrap=True)
-            screen.print("\n".join(f"  {line}" for line in lines), soft_wrap=True)
-            if out:
-                found.append((chosen, mapped.mapping))
+    with new_text(out) as write, new_text(json_file) as write_json:
+        if mapping:
+            found = [flow.predict_mapping(one) for one in mappingfile.read_mappings(mapping, config, layers)]
+            search: dict[str, Any] = {"mapping": str(mapping)}
+        else:
+            with StageBars() as progress:
+                found = _map_all(progress, config, layers, flows, goal, limit, seed)
+            search = {"dataflow": dataflow, "objective": objective, "energy": energy, "budget": budget, "seed": seed}
+        pairs = list(zip(layers, found, strict=True))
+        screen = report.console()
+        for chosen, mapped in pairs:
+            screen.print(chosen.describe(), style="bold", soft_wrap=True)
+            lines = mapreport.layer_lines(chosen, config, mapped)
+            screen.print("\n".join(f"  {line}" for line in lines) + "\n", soft_wrap=True)
+        screen.print(mapreport.map_table(layers, config, found, table, "" if mapping else objective), soft_wrap=True)
         if out:
-            write(mappingfile.write_mappings(found, f"{workload} on {config.name}; docs/mapping.md has the format"))
+            title = f"{workload} on {config.name}; docs/mapping.md has the format"
+            write(mappingfile.write_mappings([(chosen, mapped.mapping) for chosen, mapped in pairs], title))
+        if json_file:
+            entries = [mapreport.map_json(chosen, config, mapped, table, search) for chosen, mapped in pairs]
+            write_json(json.dumps(entries, indent=2) + "\n")
     _warn_of_wraps(config, layers)
     return 0
 
@@ -180,13 +193,11 @@ def run(
         Memory,
         typer.Option(help="fast: fixed latency, cycles are compared; axi-random: random stalls, they are not."),
     ] = Memory.FAST,
-    json_file: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="FILE", help="Write the results to this file.", show_default=False),
-    ] = None,
+    json_file: JsonFile = None,
     dataflow: DataflowName = "rs",
     objective: Objectives = "cycles",
     budget: Budgets = None,
+    energy: EnergyName = DEFAULT,
     mapping: MappingFile = None,
     one_program: Annotated[
         bool,
@@ -216,10 +227,10 @@ def run(
         except ConfigError as error:
             raise InputError(f"--pe-counters: {error}") from None
     layers = select_layers(workload, layer, batch)
-    _only_without_file(ctx, mapping)
+    _only_without_file(ctx, mapping, "energy")
     flows = dataflows.load_dataflows(dataflow)
-    goal, limit = Objective(objective), Budget.parse(budget) if budget is not None else None
-    tools.require_tools()
+    goal, limit = Objective(objective, load_energy(energy)), Budget.parse(budget) if budget is not None else None
+    require_tools()
     from rowmesh.sw import flow, mappingfile
     from rowmesh.sw.mapping import Mapping
     from rowmesh.sw.mesh import MeshMapping
@@ -227,15 +238,16 @@ def run(
     mappings: list[Mapping | MeshMapping] = []
     if mapping:
         mappings += mappingfile.read_mappings(mapping, config, layers)
-    search = {"mapping": str(mapping)} if mapping else {"dataflow": dataflow, "objective": objective}
+    search = {"dataflow": dataflow, "objective": objective, "energy": energy}
+    if mapping:
+        search = {"mapping": str(mapping)}
     results = []
     programs = [list(range(len(layers)))] if one_program else [[index] for index in range(len(layers))]
     with new_text(json_file) as write:
         with StageBars() as progress:
             # all are mapped first: what cannot run is refused before anything long begins
-            for index, chosen in enumerate(() if mapping else layers):
-                progress.layer(chosen.name, index, len(layers))("map", None)
-                mappings.append(flow.map_layer(config, chosen, flows, goal, limit, seed).mapping)
+            if not mapping:
+                mappings += [one.mapping for one in _map_all(progress, config, layers, flows, goal, limit, seed)]
             progress.start()
             for number, places in enumerate(programs):
                 chosen_layers = [layers[index] for index in places]
@@ -287,9 +299,22 @@ def list_() -> int:
 resultcommands.register(app)
 
 
-def _only_without_file(ctx: typer.Context, mapping: Path | None) -> None:
+def _map_all(
+    progress: StageBars, config: ArchConfig, layers: Sequence[workloads.Layer], *search: Any
+) -> "list[MappedLayer]":
+    """Search a mapping for each layer; ``search`` is what :func:`rowmesh.sw.flow.map_layer` takes behind a layer."""
+    from rowmesh.sw import flow
+
+    found = []
+    for index, chosen in enumerate(layers):
+        progress.layer(chosen.name, index, len(layers))("map", None)
+        found.append(flow.map_layer(config, chosen, *search))
+    return found
+
+
+def _only_without_file(ctx: typer.Context, mapping: Path | None, *others: str) -> None:
     """Refuse options of the search where the mapping is given."""
-    for name in ("dataflow", "objective", "budget"):
+    for name in ("dataflow", "objective", "budget", *others):
         source = ctx.get_parameter_source(name)
         if mapping and source is not None and source.name == "COMMANDLINE":
             raise InputError(f"--{name}: steers the search, and with --mapping there is none: leave one of them out")
@@ -301,7 +326,14 @@ def _warn_of_wraps(config: Any, layers: Sequence[workloads.Layer]) -> None:
         report.console(sys.stderr).print(warning, style="yellow", soft_wrap=True)
 
 
-_SURROUNDINGS = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMFILE)
+_SURROUNDINGS = (errno.EACCES, errno.EMFILE, *DISK)
+
+
+def _silenced() -> str:
+    """Drop what standard output could not take, or the interpreter would try again at its end; return its name."""
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), sys.stdout.fileno())
+    return "standard output"
 
 
 def _usage(error: Any) -> str:
@@ -326,9 +358,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = typer.main.get_command(app)
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = command.main(arguments, prog_name="rowmesh", standalone_mode=False)
+        with notes():
+            code = command.main(arguments, prog_name="rowmesh", standalone_mode=False)
+        sys.stdout.flush()
         return code if isinstance(code, int) else 0
-    except InputError as error:
+    except (InputError, MachineError) as error:
         message = str(error)
     except (KeyboardInterrupt, typer.Abort):
         print("rowmesh: interrupted", file=sys.stderr)
@@ -337,7 +371,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(error, "format_message"):
             message = _usage(error)
         elif isinstance(error, OSError) and error.errno in _SURROUNDINGS:
-            message = str(error)
+            message = f"{error.filename or _silenced()}: cannot be written: {error.strerror}"
         else:
             traceback.print_exc()
             print("rowmesh: this is a fault of rowmesh, not of its input", file=sys.stderr)

@@ -7,14 +7,12 @@ the class keeps once they are computed (``cached_property``) are fields too, com
 
 import inspect
 import operator
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from types import FunctionType
 from typing import Any
 
 from llvmlite import ir
-from numba import config as numba_config
 from numba.core import cgutils, types
 from numba.core.compiler import Flags
 from numba.core.typing import signature
@@ -29,20 +27,7 @@ from numba.extending import (
     register_model,
 )
 
-from rowmesh.sw.kernels import kept_in
-
-__all__ = ["Choice", "Record", "builder", "cached", "conjunction", "record"]
-
-
-@contextmanager
-def cached() -> Iterator[None]:
-    """Have numba keep what is decorated meanwhile in the project's cache."""
-    before = numba_config.CACHE_DIR  # type: ignore[attr-defined]
-    numba_config.CACHE_DIR = kept_in("compiled")  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        numba_config.CACHE_DIR = before  # type: ignore[attr-defined]
+__all__ = ["Choice", "Record", "builder", "conjunction", "record"]
 
 
 class Choice(types.Type):  # type: ignore[misc]

@@ -15,8 +15,8 @@ import functools
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from collections.abc import Mapping as Dict
+from pathlib import Path
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -28,7 +28,7 @@ from rowmesh.hw.drain import UNSEEN, lane_depth
 from rowmesh.hw.multicast import ROW_FIELDS
 from rowmesh.hw.pe import PE_FIELDS
 from rowmesh.hw.router import Side
-from rowmesh.sw.compiled import cached
+from rowmesh.sw.kernels import digest_of, kernel
 from rowmesh.sw.mapping import ceil_div
 from rowmesh.sw.nestcounts import Ints, Steps, count, expand, peak, times
 from rowmesh.sw.nestprogram import Loop, Nest
@@ -765,5 +765,4 @@ def _occupy(
     return sent, held
 
 
-with cached():
-    _occupied = numba.njit(cache=True, nogil=True)(_occupy)
+_occupied = kernel(digest_of([Path(__file__)]))(_occupy)

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from rowmesh.hw.config import ArchConfig, ConfigError
 from rowmesh.sw.activity import edges, link_cycles, pe_steps, used_pes
 from rowmesh.sw.dataflow import load_dataflows
+from rowmesh.sw.energy import DEFAULT, load_energy
 from rowmesh.sw.files import InputError
 from rowmesh.sw.mapper import find_mapping
 from rowmesh.sw.mapping import Mapping
 from rowmesh.sw.mesh import MeshMapping
 from rowmesh.sw.model import predict
+from rowmesh.sw.objective import Objective
 from rowmesh.sw.results import LayerResult
 from rowmesh.sw.runfile import RunLayer
 
@@ -185,17 +187,20 @@ def changes(config: ArchConfig) -> Iterator[tuple[Change, ArchConfig | None]]:
             yield change, changed
 
 
-def _cycles(run: RunLayer, config: ArchConfig) -> int:
+def _cycles(run: RunLayer, config: ArchConfig, energy: str | None) -> int:
     """Predict the layer on an architecture, by the search of the run or by its mapping if that was given."""
     search = run.result.search
     if "mapping" in search:
         return predict(run.mapping_on(config)).cycles
     flows = load_dataflows(search.get("dataflow", "rs"))
-    return predict(find_mapping(config, run.layer, flows, search.get("objective", "cycles"))).cycles
+    goal = Objective(search.get("objective", "cycles"), load_energy(energy or search.get("energy", DEFAULT)))
+    return predict(find_mapping(config, run.layer, flows, goal)).cycles
 
 
 def what_helps(
-    run: RunLayer, progress: Callable[[str, float | None], None] = lambda stage, fraction: None
+    run: RunLayer,
+    progress: Callable[[str, float | None], None] = lambda stage, fraction: None,
+    energy: str | None = None,
 ) -> tuple[int, list[Change]]:
     """Predict the layer with one parameter changed at a time.
 
@@ -204,6 +209,8 @@ def what_helps(
     run : RunLayer
     progress : callable
         Takes a stage and the share of all that is done.
+    energy : str, optional
+        Table of costs of accesses of the search, the run's by default.
 
     Returns
     -------
@@ -215,10 +222,10 @@ def what_helps(
     Raises
     ------
     InputError
-        If the file of results does not say what was run, or the dataflow's file is gone.
+        If the file of results does not say what was run, or a file of the dataflow or of the energy is gone.
     """
     progress("as it is", 0.0)
-    before = _cycles(run, run.config)
+    before = _cycles(run, run.config, energy)
     found = []
     for number, (change, config) in enumerate(changes(run.config), 1):
         progress(f"{change.parameter} {change.old} -> {change.new}", number / (len(_changed(run.config)) + 1))
@@ -226,7 +233,7 @@ def what_helps(
             found.append(change)
             continue
         try:
-            after = _cycles(run, config)
+            after = _cycles(run, config, energy)
         except InputError as error:
             what = "not with the run's mapping" if "mapping" in run.result.search else "no mapping"
             reason = f"{what}: {str(error).rpartition(': ')[2]}"

@@ -15,6 +15,7 @@ from rowmesh.sw.mapping import IllegalMappingError, Mapping, ceil_div
 from rowmesh.sw.mesh import MeshMapping, Splits
 from rowmesh.sw.meshcounts import access_counts
 from rowmesh.sw.model import predict
+from rowmesh.sw.objective import Objective
 from rowmesh.sw.parallelism import best_split, shares
 from rowmesh.sw.runfile import RunLayer
 from rowmesh.sw.workload import Layer
@@ -133,7 +134,13 @@ def _can_run(config: ArchConfig, layer: Layer, splits: Splits, share: Mapping) -
     return True
 
 
-def examine(config: ArchConfig, layer: Layer, flows: tuple[Dataflow, ...], run: RunLayer | None = None) -> Exam:
+def examine(
+    config: ArchConfig,
+    layer: Layer,
+    flows: tuple[Dataflow, ...],
+    run: RunLayer | None = None,
+    objective: Objective | str = "cycles",
+) -> Exam:
     """Examine a layer.
 
     Parameters
@@ -144,13 +151,15 @@ def examine(config: ArchConfig, layer: Layer, flows: tuple[Dataflow, ...], run: 
         The mapper's choice is among all of them; so is each bound.
     run : RunLayer, optional
         Results of this layer: its mapping and its cycles are taken, not the search's and the model's.
+    objective : Objective or str
+        Of the search.
 
     Raises
     ------
     InputError
         If nothing fits.
     """
-    mapping = run.mapping if run else find_mapping(config, layer, flows)
+    mapping = run.mapping if run else find_mapping(config, layer, flows, objective)
     splits = [best_split(config, layer, flows, step) for step in (2, 3, 4)]
     fewest = _fewest_steps(config, layer, flows, pe_steps(mapping))
     counts, busy = access_counts(mapping), link_cycles(mapping)

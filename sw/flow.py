@@ -1,16 +1,15 @@
 """From a configuration and a layer to Verilog, a mapping, a run and its comparison."""
 
+import functools
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from platformdirs import user_cache_path
 
 from rowmesh import hw
 from rowmesh.hw.axi import PAGE_BYTES
@@ -18,6 +17,7 @@ from rowmesh.hw.command_processor import first_fetch
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.core import pe_counter
 from rowmesh.hw.top import Top, global_prefix, metadata
+from rowmesh.sim.cache import built_once, cache_folder, keep_newest
 from rowmesh.sim.run import SimJob, SimResult, simulate, simulate_all
 from rowmesh.sw.activity import pe_macs
 from rowmesh.sw.assembler import compile_layers, memory_map, packed_weights
@@ -141,19 +141,15 @@ def predict_mapping(mapping: Mapping | MeshMapping) -> MappedLayer:
     return MappedLayer(mapping, predict(mapping))
 
 
+_KEPT_DESIGNS = 64
+
+
 def _verilog_folder(config: ArchConfig) -> Path:
     """Generate into the cache, once for each configuration and version of the generator."""
     digest = hashlib.sha256(repr(asdict(config)).encode() + _GENERATOR)
-    root = Path(os.environ["ROWMESH_CACHE"]) if "ROWMESH_CACHE" in os.environ else user_cache_path("rowmesh")
-    folder = root / "verilog" / digest.hexdigest()[:32]
-    if not (folder / "rowmesh.json").exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix="new-"))
-        generate(config, scratch)
-        try:
-            scratch.rename(folder)
-        except OSError:  # somebody else was faster
-            shutil.rmtree(scratch)
+    folder = cache_folder("verilog") / digest.hexdigest()[:32]
+    built_once(folder, functools.partial(generate, config))
+    keep_newest(folder, _KEPT_DESIGNS)
     return folder
 
 

@@ -1,6 +1,5 @@
 """The mapper: looks at the mappings that the dataflows allow and keeps the one that the model predicts to be best."""
 
-import functools
 import itertools
 import math
 import time
@@ -22,6 +21,7 @@ from rowmesh.sw.mapspace import Space, flattened
 from rowmesh.sw.mesh import MeshMapping
 from rowmesh.sw.model import COARSE, FINE, Effort, config_cycles, predict_parts, work
 from rowmesh.sw.objective import Budget, Floats, Objective
+from rowmesh.sw.oncesearched import once_a_shape
 from rowmesh.sw.rules import RULES
 from rowmesh.sw.timing.run import StuckError
 from rowmesh.sw.workload import Layer
@@ -63,6 +63,8 @@ class Search:
         The least cost in closed form.
     dropped : tuple of str
         Why mappings were dropped whose programs would block, one reason each.
+    estimates : Mapping
+        The least of each dataflow of which a mapping can run.
     """
 
     mapping: Mapping | MeshMapping
@@ -73,6 +75,17 @@ class Search:
     exhaustive: bool
     estimate: float
     dropped: tuple[str, ...] = ()
+    estimates: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def rival(self) -> tuple[str, float] | None:
+        """The next best dataflow, and by what share its estimate is above that of the one that was chosen."""
+        own = self.estimates.get(self.mapping.dataflow, 0.0)
+        others = {name: cost for name, cost in self.estimates.items() if name != self.mapping.dataflow}
+        if not others or not own or not math.isfinite(own):
+            return None
+        name = min(others, key=lambda one: others[one])
+        return name, (others[name] - own) / abs(own)
 
     def describe(self) -> str:
         """Return it in one line."""
@@ -191,6 +204,8 @@ class Pool:
     energy: Floats = field(default_factory=lambda: np.zeros(0))
     visited: int = 0
     valid: int = 0
+    estimates_of: dict[str, float] = field(default_factory=dict)
+    """The least cost of each dataflow."""
     broken: dict[int, tuple[int, Space, Ints]] = field(default_factory=dict)
 
     def look(self, space: Space, rows: Ints) -> None:
@@ -208,6 +223,8 @@ class Pool:
         if self.least is not None:
             cycles = np.maximum(cycles, np.ceil(self.least(worth.words)).astype(np.int64))
         values = self.objective.costs(cycles + self.config_cycles, worth.words)
+        flow = space.flow.name
+        self.estimates_of[flow] = min(float(values.min()), self.estimates_of.get(flow, math.inf))
         if len(self.keys) >= _KEPT:
             better = values < self.keys[-1, 0]
             if not better.any():
@@ -276,7 +293,7 @@ def look_at(pool: Pool, chunks: Iterator[tuple[Space, Ints]], budget: Budget, en
     return True
 
 
-@functools.lru_cache(maxsize=1024)
+@once_a_shape
 def search(
     config: ArchConfig,
     layer: Layer,
@@ -352,6 +369,7 @@ def search(
         exhaustive=exhaustive,
         estimate=float(pool.keys[0, 0]),
         dropped=tuple(dropped),
+        estimates=pool.estimates_of,
     )
 
 

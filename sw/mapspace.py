@@ -6,15 +6,15 @@ and whether iacts stay in the global buffer, are multiplied out by a compiled lo
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw.batch import FACTORS, FLAGS, STATIONARY, Ints
-from rowmesh.sw.compiled import cached
 from rowmesh.sw.dataflow import Dataflow
+from rowmesh.sw.kernels import digest_of, kernel
 from rowmesh.sw.limits import ofmap_bits
 from rowmesh.sw.mapping import ceil_div
 from rowmesh.sw.tensors import TensorLayout
@@ -156,8 +156,7 @@ def _product(
     return count
 
 
-with cached():
-    _expand = numba.njit(cache=True, nogil=True)(_product)
+_expand = kernel(digest_of([Path(__file__)]))(_product)
 
 
 class Space:

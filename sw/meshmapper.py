@@ -135,7 +135,10 @@ def search_mesh(
     if chosen is None:
         names = ", ".join(flow.name for flow in flows)
         raise UnmappableError(f"layer {layer.name}: no mapping ({names}) fits {config.name}: {dropped_text(dropped)}")
-    return Search(chosen, visited, valid, valid, predicted, False, best, tuple(dropped))
+    estimates: dict[str, float] = {}
+    for cost, _, mapping in candidates:
+        estimates[mapping.dataflow] = min(cost, estimates.get(mapping.dataflow, math.inf))
+    return Search(chosen, visited, valid, valid, predicted, False, best, tuple(dropped), estimates)
 
 
 def _words(mapping: MeshMapping) -> list[int]:

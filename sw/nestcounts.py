@@ -7,13 +7,13 @@ much as a nest has loops, however many steps it has.
 import functools
 from collections.abc import Collection, Iterator
 from collections.abc import Mapping as Dict
+from pathlib import Path
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from rowmesh.sw.compiled import cached
+from rowmesh.sw.kernels import digest_of, kernel
 from rowmesh.sw.nestprogram import Loop, Nest
 
 __all__ = ["Steps", "count", "expand", "peak", "times"]
@@ -227,5 +227,4 @@ def _steps(table: Ints, strides: Ints, bases: Ints, found: Ints) -> int:
     return number
 
 
-with cached():
-    _walk = numba.njit(cache=True, nogil=True)(_steps)
+_walk = kernel(digest_of([Path(__file__)]))(_steps)

@@ -122,7 +122,7 @@ class Objective:
         self._rates = [self.table.rates.get(name, 0.0) for name in ACCESSES]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Objective) and (self.text, self.table.name) == (other.text, other.table.name)
+        return isinstance(other, Objective) and (self.text, self.table) == (other.text, other.table)
 
     def __hash__(self) -> int:
         return hash((self.text, self.table.name))

@@ -17,6 +17,7 @@ __all__ = [
     "Budgets",
     "DataflowName",
     "EnergyName",
+    "JsonFile",
     "LayerNames",
     "MappingFile",
     "Memory",
@@ -93,9 +94,13 @@ EnergyName = Annotated[
     typer.Option(
         "--energy",
         metavar="NAME",
-        help=f"Costs of accesses: a shipped table ({', '.join(files.shipped_names('energy'))}) or the path of a "
-        "YAML file.",
+        help="Costs of accesses, for objectives and reports: a shipped table "
+        f"({', '.join(files.shipped_names('energy'))}) or the path of a YAML file.",
     ),
+]
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="Write the results to this file.", show_default=False),
 ]
 MappingFile = Annotated[
     Path | None,

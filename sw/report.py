@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TextIO
 
 from rich import box
@@ -17,6 +17,9 @@ from rowmesh.sw.results import ACCESSES, PARTS, LayerResult, Prediction
 from rowmesh.sw.workload import Layer, Workload
 
 __all__ = [
+    "LEVELS",
+    "Cell",
+    "aligned",
     "arch_table",
     "array_of",
     "console",
@@ -28,7 +31,7 @@ __all__ = [
     "workload_table",
 ]
 
-_LEVELS = (("dram", "DRAM"), ("glb", "GLB"), ("noc", "NoC"), ("spad", "spad"))
+LEVELS = (("dram", "DRAM"), ("glb", "GLB"), ("noc", "NoC"), ("spad", "spad"))
 _PIPE_WIDTH = 120
 
 
@@ -106,7 +109,7 @@ def _row(name: str, results: Sequence[LayerResult], *, passed: bool, style: str 
         ([f"{cycles:,}"], ""),
         ([off], "red" if late else "" if judged else "dim"),
         ([f"{sum(result.macs for result in results) / slots:.3f}" if slots else "-"], ""),
-        *(_words(results, level) for level, _ in _LEVELS),
+        *(_words(results, level) for level, _ in LEVELS),
         ([short(sum(result.outputs.checked for result in results))], ""),
         ([f"{mismatches:,}"], "red" if mismatches else ""),
         (["pass"], "green") if passed else (["FAIL"], "bold red"),
@@ -120,7 +123,7 @@ _HEADER: tuple[list[str], ...] = (
     ["RTL", "cycles"],
     ["", "error"],
     ["MACs/PE", "/cycle"],
-    *([title, "words"] for _, title in _LEVELS),
+    *([title, "words"] for _, title in LEVELS),
     ["outputs", "checked"],
     ["mis-", "matched"],
     ["", ""],
@@ -128,9 +131,17 @@ _HEADER: tuple[list[str], ...] = (
 _LEFT = (0, 1, len(_HEADER) - 1)  # columns of words; the others are numbers
 
 
-def _aligned(rows: Sequence[Sequence[Cell]]) -> Text:
-    """Return rows of cells as aligned lines; nothing is ever cut off."""
-    widths = [max(len(part) for row in rows for part in row[column][0]) for column in range(len(_HEADER))]
+def aligned(rows: Sequence[Sequence[Cell]], left: Collection[int]) -> Text:
+    """Return rows of cells as aligned lines; nothing is ever cut off.
+
+    Parameters
+    ----------
+    rows : sequence of rows
+        Each cell is its lines and their style.
+    left : collection of int
+        Columns of words; the others are numbers.
+    """
+    widths = [max(len(part) for cell in column for part in cell[0]) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
         for number in range(max(len(parts) for parts, _ in row)):
@@ -139,7 +150,7 @@ def _aligned(rows: Sequence[Sequence[Cell]]) -> Text:
                 part = parts[number] if number < len(parts) else ""
                 pad = " " * (widths[column] - len(part))
                 line.append("  " if column else "")
-                if column in _LEFT:
+                if column in left:
                     line.append(part, style).append(pad)
                 else:
                     line.append(pad).append(part, style)
@@ -171,7 +182,7 @@ def result_table(title: str, programs: Sequence[Sequence[Layer]], results: Seque
             good = all(passed[index] for index in conv)
             rows.append(_row("all conv", [results[index] for index in conv], passed=good, style="bold"))
         rows.append(_row("total", results, passed=all(passed), style="bold"))
-    return Text(f"{title}\n", "bold") + _aligned([[(lines, "bold") for lines in _HEADER], *rows])
+    return Text(f"{title}\n", "bold") + aligned([[(lines, "bold") for lines in _HEADER], *rows], _LEFT)
 
 
 def prediction_lines(layer: Layer, arch: ArchConfig, predicted: Prediction) -> list[str]:
@@ -182,7 +193,7 @@ def prediction_lines(layer: Layer, arch: ArchConfig, predicted: Prediction) -> l
         f"cycles {predicted.cycles:,}, {share:.3f} MACs per PE and cycle on {arch.pes} PEs",
         f"parts  {parts}",
     ]
-    for level, header in (*_LEVELS, ("pe", "PE")):
+    for level, header in (*LEVELS, ("pe", "PE")):
         counts = ", ".join(
             f"{name.removeprefix(f'{level}.')} {count:,}"
             for name, count in predicted.accesses.items()

@@ -1,7 +1,7 @@
 """The commands that look at what a run found: ``explain``, ``report``, ``eyexam`` and ``scorecard``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -10,13 +10,16 @@ from rich.table import Table
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import dataflow as dataflows
 from rowmesh.sw import report, runfile, spec
-from rowmesh.sw.energy import DEFAULT, load_energy
-from rowmesh.sw.explain import Change
+from rowmesh.sw.energy import DEFAULT, EnergyTable, load_energy
 from rowmesh.sw.files import InputError
+from rowmesh.sw.objective import Objective
 from rowmesh.sw.options import Arch, Batch, DataflowName, EnergyName, LayerNames, WorkloadName, select_layers
 from rowmesh.sw.progress import StageBars
-from rowmesh.sw.scorecard import Score
 from rowmesh.sw.writing import new_text
+
+if TYPE_CHECKING:  # what these import takes seconds
+    from rowmesh.sw.explain import Change
+    from rowmesh.sw.scorecard import Score
 
 __all__ = ["register"]
 
@@ -47,6 +50,15 @@ def explain(
             "--search/--no-search", help="Look for the parameter that would help most: one search for each of them."
         ),
     ] = True,
+    energy: Annotated[
+        str | None,
+        typer.Option(
+            "--energy",
+            metavar="NAME",
+            help="Costs of accesses for the search, a shipped table or a file; the run's by default.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> int:
     """Say where a run's cycles went, and what would help.
 
@@ -76,7 +88,7 @@ def explain(
         if search:
             with StageBars() as progress:
                 progress.start()
-                before, changes = explained.what_helps(one, progress.layer(one.name, index, len(runs)))
+                before, changes = explained.what_helps(one, progress.layer(one.name, index, len(runs)), energy)
             screen.print(_changes(before, changes, one))
             screen.print(explained.verdict(before, changes, result), soft_wrap=True)
     return 0
@@ -111,6 +123,7 @@ def eyexam(
     layer: LayerNames = None,
     batch: Batch = None,
     dataflow: DataflowName = "rs",
+    energy: EnergyName = DEFAULT,
     run: Annotated[
         Path | None,
         typer.Option(
@@ -132,7 +145,7 @@ def eyexam(
     """
     config = spec.load_arch(arch)
     layers = select_layers(workload, layer, batch)
-    flows = dataflows.load_dataflows(dataflow)
+    flows, goal = dataflows.load_dataflows(dataflow), Objective(table=load_energy(energy))
     measured = {one.name: one for one in runfile.read_run(run)} if run else {}
     if run:
         for chosen in layers:
@@ -143,7 +156,7 @@ def eyexam(
     screen, exams = report.console(), []
     with new_text(html) as write:
         for index, chosen in enumerate(layers):
-            exams.append(examine(config, chosen, flows, measured.get(chosen.name)))
+            exams.append(examine(config, chosen, flows, measured.get(chosen.name), goal))
             screen.print("\n" * bool(index) + chosen.describe(), style="bold", soft_wrap=True)
             table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
             table.add_column("")
@@ -179,6 +192,7 @@ def scorecard_(
         Path | None,
         typer.Option("--out", "-o", metavar="FILE", help="Write the mappings to this YAML file.", show_default=False),
     ] = None,
+    energy: EnergyName = DEFAULT,
 ) -> int:
     """Put the Eyeriss chip's AlexNet table beside runs of alexnet.
 
@@ -189,7 +203,7 @@ def scorecard_(
     if bool(run) == (arch is not None):
         raise InputError("give either results (RUN.json) or --search ARCH" + (", not both" if run else ""))
     if arch is not None:
-        return _score_search(spec.load_arch(arch), out)
+        return _score_search(spec.load_arch(arch), load_energy(energy), out)
     if out:
         raise InputError("--out: is for mappings that are searched, and with results there is none: leave it out")
     runs = [one for path in run or () for one in runfile.read_run(path)]
@@ -210,14 +224,15 @@ def scorecard_(
     return 0
 
 
-def _score_search(config: ArchConfig, out: Path | None) -> int:
+def _score_search(config: ArchConfig, table: EnergyTable, out: Path | None) -> int:
     from rowmesh.sw import flow, mappingfile, scorecard
     from rowmesh.sw.mesh import single
 
     with new_text(out) as write:
-        found = [scorecard.best_mapping(config, name) for name in scorecard.CHIP]
+        found = [scorecard.best_mapping(config, name, table) for name in scorecard.CHIP]
         rs = dataflows.load_dataflows("rs")
-        fastest = [(layer, single(flow.map_layer(config, layer, rs).mapping, "scorecard")) for layer, _ in found]
+        least = Objective(table=table)
+        fastest = [(layer, single(flow.map_layer(config, layer, rs, least).mapping, "scorecard")) for layer, _ in found]
         batch = f"batch {scorecard.CHIP_BATCH}"
         titles = (
             f"PREDICTED, {batch}, mappings for the criteria",
@@ -233,7 +248,7 @@ def _score_search(config: ArchConfig, out: Path | None) -> int:
     return 0
 
 
-def _show_scores(parts: list[tuple[str, list[Score]]], cycles: str) -> None:
+def _show_scores(parts: "list[tuple[str, list[Score]]]", cycles: str) -> None:
     from rowmesh.sw import scorecard
 
     screen = report.console()
@@ -252,7 +267,7 @@ def _show_scores(parts: list[tuple[str, list[Score]]], cycles: str) -> None:
     )
 
 
-def _score_table(found: list[Score], cycles: str) -> Table:
+def _score_table(found: "list[Score]", cycles: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("layer", no_wrap=True)
     for name in (
@@ -286,7 +301,7 @@ def _score_table(found: list[Score], cycles: str) -> Table:
     return table
 
 
-def _changes(before: int, changes: list[Change], one: runfile.RunLayer) -> Table:
+def _changes(before: int, changes: "list[Change]", one: runfile.RunLayer) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("parameter", no_wrap=True)
     for name in ("from", "to", "predicted", "saves", "MACs/PE/cycle"):

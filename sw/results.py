@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rowmesh.sw.provenance import RUN_SCHEMA, written_by
+
 __all__ = [
     "ACCESSES",
     "PARTS",
@@ -176,7 +178,7 @@ class LayerResult:
     arch, shape : Mapping
         Parameters of the architecture; the layer's fields, as of a workload file.
     search : Mapping
-        How the mapping was found: ``dataflow`` and ``objective``, or the file ``mapping``.
+        How the mapping was found: ``dataflow``, ``objective`` and table of ``energy``, or the file ``mapping``.
     """
 
     layer: str
@@ -245,8 +247,9 @@ class LayerResult:
         return reasons
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as plain values."""
+        """Return everything as plain values, and which rowmesh they are of."""
         return {
+            **written_by(RUN_SCHEMA),
             "layer": self.layer,
             "dataflow": self.dataflow,
             "mapping": dict(self.mapping),

@@ -6,13 +6,15 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import files
 from rowmesh.sw.files import InputError
 from rowmesh.sw.mapping import IllegalMappingError, Mapping
 from rowmesh.sw.mesh import CLUSTERS, MeshMapping, Splits, share_of
+from rowmesh.sw.provenance import RUN_SCHEMA
 from rowmesh.sw.results import LayerResult, Measurement, Outputs, Prediction
 from rowmesh.sw.selection import select
 from rowmesh.sw.workload import Layer
@@ -51,6 +53,15 @@ class _Gated(BaseModel):
 
 class _Entry(BaseModel):
     """One element of the list; fields that are not known are left for later versions."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_the_schema(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("schema") != RUN_SCHEMA:
+            rule = f"schema: must be {RUN_SCHEMA!r}, as this version writes it, not {given.get('schema')!r:.60}"
+            rule += ": run the layers again"
+            raise PydanticCustomError("schema", "{rule}", {"rule": rule})
+        return given
 
     layer: str
     dataflow: str
@@ -185,6 +196,8 @@ def read_run(path: str | os.PathLike[str]) -> list[RunLayer]:
         if first["type"] == "json_invalid":
             raise InputError(f"{source}: not valid JSON: {first['ctx']['error']}") from None
         place = files.show_path(first["loc"])
+        if first["type"] == "schema":
+            raise InputError(f"{source}: {place}.{first['msg']}") from None
         value = "" if first["type"] == "missing" else f", not {files.show_value(first['input'])}"
         rule = "is required" if first["type"] == "missing" else first["msg"].lower()
         raise InputError(f"{source}: {place}: {rule}{value}" if place else f"{source}: {rule}{value}") from None

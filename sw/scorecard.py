@@ -12,12 +12,13 @@ from rowmesh.hw.config import ArchConfig
 from rowmesh.sw.activity import steps, used_pes
 from rowmesh.sw.counts import access_counts
 from rowmesh.sw.dataflow import ANY, load_dataflows
+from rowmesh.sw.energy import EnergyTable
 from rowmesh.sw.files import InputError
 from rowmesh.sw.mapper import search
 from rowmesh.sw.mapping import Mapping
 from rowmesh.sw.mesh import single
 from rowmesh.sw.model import predict
-from rowmesh.sw.objective import Budget
+from rowmesh.sw.objective import Budget, Objective
 from rowmesh.sw.results import Measurement, Prediction
 from rowmesh.sw.runfile import RunLayer
 from rowmesh.sw.workload import Layer, load_workload
@@ -134,7 +135,7 @@ def fewest_dram_words(config: ArchConfig, layer: Layer) -> int:
     )
 
 
-def _least(config: ArchConfig, layer: Layer, objective: str) -> Mapping:
+def _least(config: ArchConfig, layer: Layer, objective: Objective | str) -> Mapping:
     return single(search(config, layer, load_dataflows(ANY), objective, Budget(mappings=_VISITED)).mapping, "scorecard")
 
 
@@ -152,7 +153,7 @@ def goal(chip: ChipLayer, fewest: int) -> str:
     return f"{_BEYOND:.0e} * ({' + '.join(f'max(1, {ratio})' for ratio in over)} - {len(over)}) + energy"
 
 
-def best_mapping(config: ArchConfig, name: str) -> tuple[Layer, Mapping]:
+def best_mapping(config: ArchConfig, name: str, table: EnergyTable | None = None) -> tuple[Layer, Mapping]:
     """Search the mapping of an AlexNet layer that meets the criteria for the chip's batch, or comes nearest to them.
 
     Parameters
@@ -160,13 +161,15 @@ def best_mapping(config: ArchConfig, name: str) -> tuple[Layer, Mapping]:
     config : ArchConfig
     name : str
         One of :data:`CHIP`.
+    table : EnergyTable, optional
+        Costs of accesses; the Eyeriss table by default.
 
     Returns
     -------
     (Layer, Mapping)
     """
     layer = _alexnet()[name].with_batch(CHIP_BATCH)
-    return layer, _least(config, layer, goal(CHIP[name], fewest_dram_words(config, layer)))
+    return layer, _least(config, layer, Objective(goal(CHIP[name], fewest_dram_words(config, layer)), table))
 
 
 def predicted_score(layer: Layer, mapping: Mapping) -> Score:

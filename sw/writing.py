@@ -7,10 +7,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rowmesh.sw import files
-from rowmesh.sw.files import InputError
+from rowmesh.sim.machine import DISK, writing
 
-__all__ = ["new_files", "new_text", "writing"]
+__all__ = ["new_files", "new_text"]
 
 
 @contextlib.contextmanager
@@ -52,19 +51,10 @@ def new_files(out: Path) -> Iterator[Path]:
         folder = tempfile.TemporaryDirectory(prefix=".rowmesh-", dir=there)
     with folder:
         root = Path(folder.name)
-        yield root
+        with writing(out, DISK):
+            yield root
         with writing(out):
             for path in sorted(path for path in root.rglob("*") if path.is_file()):
                 target = out / path.relative_to(root)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 path.replace(target)
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what the system says against writing a file into an :class:`InputError`."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{files.show_value(str(path))}: cannot be written: {reason}") from None

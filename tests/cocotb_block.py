@@ -105,10 +105,10 @@ def _build(verilog: str) -> Path:
     """Build, or find in the cache by the hash of the Verilog."""
     from cocotb_tools.runner import VerilatorControlFile, Verilog
 
-    from rowmesh.sim.build import check_tools
     from rowmesh.sim.toolrunner import ToolRunner
+    from rowmesh.sim.tools import require_tools
 
-    check_tools()
+    require_tools()
     digest = hashlib.sha256(repr((verilog, _FLAGS, _CONTROL, sys.version)).encode()).hexdigest()[:16]
     folder = _BUILD / digest
     _BUILD.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,11 @@
-"""The order of all tests."""
+"""The order of all tests, and what the command line says while it works."""
+
+from rowmesh.sw import progress
+
+
+def pytest_configure():
+    """Tests of what is printed must not depend on the machine's speed: nothing is said for taking long."""
+    progress.PATIENCE = 3600.0
 
 
 def pytest_collection_modifyitems(items):

@@ -3,14 +3,11 @@
 One module for each part of the hardware; all of it is compiled by numba, once for each version of these files.
 """
 
-import hashlib
 from pathlib import Path
 
-import numba
+from rowmesh.sw.kernels import digest_of, kernel
 
-from rowmesh.sw.kernels import kept_in
+__all__ = ["compiled"]
 
-_sources = sorted(Path(__file__).parent.glob("*.py"))
-_digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in _sources)).hexdigest()[:16]
-# numba looks at the caller's file only: a change of a function elsewhere would not be seen
-numba.config.CACHE_DIR = kept_in("timing", _digest)  # type: ignore[attr-defined]
+compiled = kernel(digest_of(sorted(Path(__file__).parent.glob("*.py"))))
+"""Decorates what is compiled; see :func:`rowmesh.sw.kernels.kernel`."""

@@ -6,11 +6,11 @@ link with a registered ready takes an item only if it had room at the beginning 
 
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from rowmesh.hw.link import Buffer
+from rowmesh.sw.timing import compiled
 
 __all__ = [
     "BANK",
@@ -122,7 +122,7 @@ ROUTE = records("source", "north", "east")
 on to."""
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def move_steps(rows: Records, hops: Records, links: Records, steps: Records, depth: int, segment: int) -> bool:
     """Move steps along trunk and rows to the PEs' FIFOs; return whether the first tap had room."""
     height = len(hops)
@@ -138,7 +138,7 @@ def move_steps(rows: Records, hops: Records, links: Records, steps: Records, dep
     return next_room
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def move_words(
     rows: Records,
     hops: Records,
@@ -177,7 +177,7 @@ def move_words(
     return next_room
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _leave(rows: Records, r: int) -> int:
     """Take the oldest item of a row's tap, and hand it to the next row's; return it."""
     row = rows[r]
@@ -191,7 +191,7 @@ def _leave(rows: Records, r: int) -> int:
     return item
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _along(row: Any, hops: Records, links: Records, items: Records, depth: int, segment: int, linked: int) -> bool:
     """Move what is on a row's bus, into buffets of ``depth``; return whether its first place is free.
 
@@ -225,14 +225,14 @@ def _along(row: Any, hops: Records, links: Records, items: Records, depth: int, 
     return free
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _enter(hop: Any, items: Records, item: int) -> None:
     """Put an item at a PE."""
     hop.item = item
     hop.match = hop.active and hop.low <= items[item].index <= hop.high and not items[item].edge & hop.skip
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def work(
     pes: Records, queues: Records, iacts: Records, weights: Records, steps: Records, chain_fifo: int, stages: int
 ) -> tuple[int, bool]:
@@ -292,7 +292,7 @@ def work(
     return waits, multiplies
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _fill(buffet: Any) -> None:
     """Take in the word that comes."""
     buffet.held += buffet.fill
@@ -300,7 +300,7 @@ def _fill(buffet: Any) -> None:
     buffet.fill = 0
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _release(buffet: Any, count: int, sync: int) -> None:
     """Free words; with ``sync`` the origin moves up to the head."""
     buffet.held -= count
@@ -308,7 +308,7 @@ def _release(buffet: Any, count: int, sync: int) -> None:
         buffet.stored = buffet.held
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def move_psums(
     chains: Records,
     links: Records,
@@ -410,13 +410,13 @@ def move_psums(
                     bank.quiet = 0
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def updates(bank: Any) -> bool:
     """Whether a bank has its read port busy with an update."""
     return bank.entry > 0 and not bank.entry_flags & (FIRST | VOID)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _accumulate(bank: Any, depth: int) -> None:
     """Advance a bank: it takes the psum in the register in front of it, this one that at the top of the column."""
     flags = bank.entry_flags

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from rowmesh.hw.drain import PIPELINE_STAGES, UNSEEN
+from rowmesh.sw.timing import compiled
 from rowmesh.sw.timing.array import LINK, Records, records, updates
 
 __all__ = ["WORD", "drain", "drain_state"]
@@ -31,7 +31,7 @@ def drain_state() -> Records:
     return state
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def drain(
     d: Any,
     words: Records,

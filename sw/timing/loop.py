@@ -2,11 +2,11 @@
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from rowmesh.hw.observer import PARTS
+from rowmesh.sw.timing import compiled
 from rowmesh.sw.timing.array import LINK, Records, move_psums, move_steps, move_words, work
 from rowmesh.sw.timing.drain import drain
 from rowmesh.sw.timing.memory import Memory, StoreEngine, fetch, load, read, store
@@ -47,7 +47,7 @@ class Sizes(NamedTuple):
     begin_only: bool
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def loop(
     sizes: Sizes,
     s: Streams,
@@ -261,7 +261,7 @@ def loop(
         now += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _idle(loaders: Records, wanted: npt.NDArray[np.bool_]) -> bool:
     """Whether all load engines that are wanted have delivered all of their layer."""
     for port in range(len(loaders)):
@@ -271,7 +271,7 @@ def _idle(loaders: Records, wanted: npt.NDArray[np.bool_]) -> bool:
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _settle(loader: Any, readers: Records, port: int, drain: Any) -> None:
     """Put a beat that has come to where nothing is at work that would take it: a bank, or the drain's parameters."""
     if port < len(readers):
@@ -282,7 +282,7 @@ def _settle(loader: Any, readers: Records, port: int, drain: Any) -> None:
     loader.fill = 0
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _fetch_program(memory: Memory, program: npt.NDArray[np.int64], fetched: int, now: int) -> int:
     """Request the next burst of a program when it is due; return how many have been requested."""
     requests = memory.ports[len(memory.ports) - 1]
@@ -293,21 +293,21 @@ def _fetch_program(memory: Memory, program: npt.NDArray[np.int64], fetched: int,
     return fetched + 1
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _send(row: Any, item: int) -> None:
     """Put an item into the first row's tap."""
     row.tap[row.tapped] = item
     row.tapped += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _push(link: Any, item: int) -> None:
     """Put an item into a link."""
     link.items[link.count] = item
     link.count += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _forwards(fork: Any, route: Any, room: npt.NDArray[np.bool_], c: int, mesh_cols: int, taken: bool) -> bool:
     """Whether a fork's oldest item leaves: all that it goes to had room."""
     goes = fork.count > 0 and taken
@@ -318,7 +318,7 @@ def _forwards(fork: Any, route: Any, room: npt.NDArray[np.bool_], c: int, mesh_c
     return goes
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _pass_on(forks: Records, route: Any, c: int, mesh_cols: int, row: Any) -> None:
     """Hand a fork's oldest item to the first row of its cluster and to its neighbours."""
     fork = forks[c]

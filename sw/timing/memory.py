@@ -2,11 +2,11 @@
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from rowmesh.hw.storer import TRANSFERS
+from rowmesh.sw.timing import compiled
 from rowmesh.sw.timing.array import LINK, Records, records
 
 __all__ = [
@@ -120,7 +120,7 @@ def store_state(bursts: int) -> StoreEngine:
     return StoreEngine(np.zeros(1, kind), np.zeros(bursts + 1, np.int32))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def load(x: Any, order: Records, memory: Memory, port: int, bursts: Records, now: int, longest: int, debt: int) -> None:
     """Advance the load engine of a port: request bursts, deliver beats and skips (hw/loader.py)."""
     requests = memory.ports[port]
@@ -195,7 +195,7 @@ def load(x: Any, order: Records, memory: Memory, port: int, bursts: Records, now
     x.queued += (memory.state[0].data == port) - pop
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def fetch(memory: Memory, now: int, latency: int, bursts: int) -> None:
     """Advance arbiter and memory; ``waiting`` are the requests that were there when the cycle began.
 
@@ -237,7 +237,7 @@ def fetch(memory: Memory, now: int, latency: int, bursts: int) -> None:
     x.flying += go - done
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def read(reader: Any, flits: Records, x: Any, started: bool, room: bool, queue: int) -> tuple[int, bool]:
     """Advance a bank and its reader; return the flit that leaves for the trunk (-1: none), and whether it starves."""
     sends = reader.out == 1 and room
@@ -278,7 +278,7 @@ def read(reader: Any, flits: Records, x: Any, started: bool, room: bool, queue: 
     return sent, starved
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def store(
     storer: StoreEngine, lanes: Records, bursts: Records, now: int, start: int, latency: int, flying: int
 ) -> bool:

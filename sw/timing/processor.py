@@ -3,7 +3,6 @@
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -12,6 +11,7 @@ from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.link import Buffer, Fifo
 from rowmesh.sw.memory import ROUND_TRIP
+from rowmesh.sw.timing import compiled
 from rowmesh.sw.timing.array import LINK, Records, records
 from rowmesh.sw.timing.memory import Memory, fetch
 
@@ -106,7 +106,7 @@ def processor_state(config: ArchConfig, begin: Begin | None) -> Processor:
     return Processor(state, np.zeros(beats, np.int32), np.full(beats, 1 << 30, np.int32))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def fetch_first(processor: Processor, memory: Memory, latency: int, bursts: int) -> None:
     """Fetch until the first word is about to be executed: the first fetch's other bursts are under way."""
     x = processor.state[0]
@@ -119,7 +119,7 @@ def fetch_first(processor: Processor, memory: Memory, latency: int, bursts: int)
     x.again = _LONGER
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def execute(processor: Processor, head: int, waits: bool, idle: bool, now: int, settle: int) -> bool:
     """Execute a word; return whether the tokens of the START at word ``head`` are there.
 
@@ -158,7 +158,7 @@ def execute(processor: Processor, head: int, waits: bool, idle: bool, now: int, 
     return done
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def request(processor: Processor, memory: Memory, now: int) -> None:
     """Note a beat that has come, and request a burst if there is room for the largest."""
     x = processor.state[0]

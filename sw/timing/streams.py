@@ -4,7 +4,6 @@ from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -18,6 +17,7 @@ from rowmesh.hw.pe import PE_FIELDS
 from rowmesh.hw.router import Side
 from rowmesh.sw.nestprogram import Nest
 from rowmesh.sw.programs import Programs
+from rowmesh.sw.timing import compiled
 from rowmesh.sw.timing.array import CHAIN, FIRST, HOP, LAST, PE, ROUTE, START, STEP, Records, records
 from rowmesh.sw.timing.drain import WORD
 from rowmesh.sw.timing.memory import BURST, FLIT
@@ -261,7 +261,7 @@ def _words(config: ArchConfig, nest: Nest) -> Records:
     )
 
 
-@numba.njit(cache=True)
+@compiled
 def split(
     address: npt.NDArray[np.int64],
     beats: npt.NDArray[np.int64],

@@ -1,8 +1,11 @@
 import json
+import logging
+import math
 import os
 import shutil
 import subprocess
 import sys
+import time
 import types
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import rowmesh.sw
-from rowmesh.sw import cli, report, tools
+from rowmesh.sw import cli, progress, provenance, report
+from rowmesh.sw.dataflow import load_dataflows
+from rowmesh.sw.energy import energy, load_energy
 from rowmesh.sw.files import InputError
+from rowmesh.sw.objective import Objective
 from rowmesh.sw.results import (
     ACCESSES,
     PARTS,
@@ -78,8 +84,18 @@ class FakeFlow(types.ModuleType):
         self.calls.append(("map", layer.name, layer.n))
         if layer.name == self.unmappable:
             raise self.UnmappableError(f"{layer.name}: no mapping: \nthe filter rows do not fit")
-        mapping = types.SimpleNamespace(loop_nest=lambda: "for m in 4  # DRAM\n  for [c] in 3  # spad\n")
-        search = types.SimpleNamespace(describe=lambda: f"by {objective.text}, {budget}, seed {seed}")
+        nest = "for m in 4  # DRAM\n  for [c] in 3  # spad\n"
+        mapping = types.SimpleNamespace(
+            loop_nest=lambda: nest, to_json=lambda: {"m0": 4}, dataflow=flows[0].name, layer=layer
+        )
+        counts = dict.fromkeys(("visited", "valid", "evaluated", "predicted"), 7)
+        search = types.SimpleNamespace(
+            describe=lambda: f"by {objective.text} and {objective.table.name}, {budget}, seed {seed}",
+            rival=("ws", 0.125) if len(flows) > 1 else None,
+            estimates={"rs": 8.0, "ws": 9.0, "is": math.inf},
+            exhaustive=False,
+            **counts,
+        )
         return types.SimpleNamespace(mapping=mapping, predicted=Prediction(**numbers()), search=search)
 
     def run_sequence(self, mappings, *, origins, seed, memory, progress):
@@ -102,7 +118,7 @@ def flow(monkeypatch):
     fake = FakeFlow()
     monkeypatch.setitem(sys.modules, "rowmesh.sw.flow", fake)
     monkeypatch.setattr(rowmesh.sw, "flow", fake, raising=False)
-    monkeypatch.setattr(tools, "require_tools", lambda: None)
+    monkeypatch.setattr(cli, "require_tools", lambda: None)
     monkeypatch.delenv("COLUMNS", raising=False)
     return fake
 
@@ -233,6 +249,8 @@ def test_json_has_the_promised_names(flow, tmp_path, capsys):
     assert [layer["layer"] for layer in layers] == list(DEMO)
     first = layers[0]
     assert {"layer", "dataflow", "mapping", "macs", "pes", "utilization", "cycles_per_second"} <= set(first)
+    assert (first["schema"], first["version"]) == ("rowmesh-run-1", provenance.program_version())
+    assert first["search"] == {"dataflow": "rs", "objective": "cycles", "energy": "eyeriss_65nm"}
     for side in ("predicted", "rtl"):
         assert list(first[side]) == ["cycles", "parts", "accesses"]
         assert list(first[side]["parts"]) == ["config", "fill", "compute", "noc", "dma", "psum", "drain"]
@@ -271,6 +289,87 @@ def test_map_prints_nest_and_prediction(flow, capsys):
     ]
     assert lines[4] == "  parts  config 10, fill 10, compute 9,940, noc 10, dma 10, psum 10, drain 10"
     assert "  GLB    iact.write 104, iact.read 105, weight.write 106" in lines[6]
+    assert lines[10] == "  search by cycles and eyeriss_65nm, None, seed 0"
+    assert lines[12] == "eyeriss (12 x 14 PEs, 16-bit), predicted, least cycles, energy by eyeriss_65nm"
+    spent = report.short(round(energy(numbers()["accesses"])))
+    assert lines[15].split() == ["CONV3", "rs", "10,000", "89.000", "406", "749", "916", "482", spent]
+    assert len(lines) == 16
+
+
+def test_map_ends_with_a_table_a_total_and_the_next_best_dataflow(flow, capsys):
+    argv = ["map", "eyeriss", "demo", "--dataflow", "any", "--energy", "generic_45nm", "--objective", "energy"]
+    assert cli.main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    first = flow.map_layer(None, DEMO["PHOTO"], load_dataflows("any"), Objective("energy"), None, 0).mapping.dataflow
+    assert lines.count(f"  flow   {first}; next best, by the estimates: ws +12.5%") == 3
+    assert "  search by energy and generic_45nm, None, seed 0" in lines
+    rows = [line.split() for line in lines[-4:]]
+    assert [row[:5] for row in rows[:3]] == [[name, first, "ws", "+12.5%", "10,000"] for name in DEMO]
+    assert rows[3][:3] == ["total", first, "30,000"]
+    table = load_energy("generic_45nm")
+    assert rows[3][-1] == report.short(round(3 * energy(numbers()["accesses"], table)))
+    assert lines[-6].split()[-1] == "energy"
+    assert lines[-5].split()[-1] == table.unit
+
+
+def test_what_map_finds_can_be_had_as_json(flow, tmp_path, capsys):
+    path = tmp_path / "map.json"
+    assert cli.main(["map", "tiny", "demo", "--json", str(path), "--seed", "3"]) == 0
+    entries = json.loads(path.read_text())
+    assert [entry["layer"] for entry in entries] == list(DEMO)
+    first = entries[0]
+    assert (first["schema"], first["version"]) == ("rowmesh-map-1", provenance.program_version())
+    assert first["predicted"] == numbers()
+    assert first["energy"]["total"] == pytest.approx(energy(numbers()["accesses"]))
+    assert first["search"]["seed"] == 3
+    assert first["search"]["estimates"] == {"rs": 8.0, "ws": 9.0}
+    capsys.readouterr()
+    assert cli.main(["explain", str(path)]) == 2
+    assert capsys.readouterr().err == (
+        f"rowmesh: {path}: [0].schema: must be 'rowmesh-run-1', as this version writes it, not 'rowmesh-map-1': "
+        "run the layers again\n"
+    )
+
+
+def test_an_energy_table_is_an_option_wherever_energy_matters(flow, bad, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("energy: {unit: pJ, costs: {dram: -1}}")
+    run = tmp_path / "run.json"
+    run.write_text("[]")
+    for command in (
+        ["map", "eyeriss", "demo"],
+        ["run", "eyeriss", "demo"],
+        ["report", run, "-o", tmp_path / "page.html"],
+        ["eyexam", "eyeriss", "demo"],
+        ["scorecard", "--search", "eyeriss"],
+    ):
+        assert "energy.costs.dram: must be a number of 0 or more, not -1" in bad(*command, "--energy", path)
+    assert bad("run", "eyeriss", "demo", "--mapping", path, "--energy", path).startswith("--energy: steers the search")
+    assert flow.calls == []
+
+
+def test_only_what_takes_long_is_said_off_a_terminal(monkeypatch, capsys):
+    log = logging.getLogger("rowmesh.sw.kernels")
+    monkeypatch.setattr(progress, "PATIENCE", 0.2)
+    with progress.notes(), progress.StageBars() as bars:
+        bars.layer("L", 0, 2)("map", None)
+        bars.layer("M", 1, 2)("map", None)
+    log.info("nobody listens")
+    assert capsys.readouterr().err == ""
+    with progress.notes(), progress.StageBars() as bars:
+        stage = bars.layer("L", 0, 2)
+        stage("map", None)
+        log.info("compiling")
+        time.sleep(0.6)
+        stage("map", None)
+        bars.layer("M", 1, 2)("map", None)
+        log.warning("no room\nat all")
+    assert capsys.readouterr().err.splitlines() == [
+        "compiling",
+        "[1/2] L: map",
+        "[2/2] M: map",
+        "rowmesh: no room at all",
+    ]
 
 
 def test_what_cannot_be_mapped_is_refused_before_anything_runs(flow, bad):
@@ -370,8 +469,8 @@ def test_a_missing_tool_is_named_with_its_package(monkeypatch, bad, flow, tmp_pa
     make.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert bad("run", "eyeriss", "demo") == (
-        "g++, perl not found on PATH, needed to build a simulation: "
-        "install with `apt install g++ perl` (Debian, Ubuntu) or `dnf install gcc-c++ perl` (Fedora)"
+        "g++, perl, ar not found on PATH, needed to build a simulation: "
+        "install with `apt install g++ perl binutils` (Debian, Ubuntu) or `dnf install gcc-c++ perl binutils` (Fedora)"
     )
 
 

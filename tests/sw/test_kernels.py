@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from rowmesh.sw import kernels
+from rowmesh.sim.cache import VARIABLE
 from rowmesh.sw.mapper import find_mapping
 from rowmesh.sw.model import predict_parts, predict_sequence
 from rowmesh.sw.spec import load_arch
@@ -27,19 +27,17 @@ def test_no_two_processes_give_functions_the_same_numbers(module):
 
 _KEEP = """
 import sys
-import rowmesh.sw.kernels
-import numba
-numba.config.CACHE_DIR = sys.argv[1]
 sys.path.insert(0, sys.argv[1])
 import shape
 print(shape.size(*[0] * int(sys.argv[2])))
 """
 
 
-def test_processes_that_save_at_once_keep_all(tmp_path):
+def test_processes_that_save_at_once_keep_all(tmp_path, monkeypatch):
     """Each of several processes compiles the same function for other types; all are there afterwards, and right."""
-    source = "import numba\n\n@numba.njit(cache=True)\ndef size(*given):\n    return len(given)\n"
+    source = "from rowmesh.sw.kernels import kernel\n\n@kernel('version')\ndef size(*given):\n    return len(given)\n"
     (tmp_path / "shape.py").write_text(source)
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
     counts = range(1, 7)
     for _ in range(2):
         running = [
@@ -48,11 +46,6 @@ def test_processes_that_save_at_once_keep_all(tmp_path):
         ]
         assert [int(process.communicate()[0]) for process in running] == list(counts)
     assert len(list(tmp_path.rglob("*.nbc"))) == len(counts)
-
-
-def test_the_cache_is_the_models(monkeypatch, tmp_path):
-    monkeypatch.setenv("ROWMESH_CACHE", str(tmp_path))
-    assert kernels.kept_in("a", "b") == str(tmp_path / "a" / "b")
 
 
 def test_the_timing_model_is_compiled_once_for_all_architectures_and_programs():
