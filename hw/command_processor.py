@@ -17,10 +17,13 @@ from rowmesh.hw.nest import ConfigBus
 from rowmesh.hw.program import MAGIC, STARTABLE, Op, header_layout
 from rowmesh.hw.segments import Beats, request_layout
 
-__all__ = ["SETTLE_CYCLES", "CommandProcessor", "fetch_beats", "fetch_depth", "first_fetch"]
+__all__ = ["CALM_CYCLES", "SETTLE_CYCLES", "CommandProcessor", "fetch_beats", "fetch_depth", "first_fetch"]
 
 SETTLE_CYCLES = CONFIG_LATENCY + 2
 """Cycles that configuration words, start tokens and idle bits may take between control and engines."""
+
+CALM_CYCLES = 2
+"""Cycles for which what moves in the core from one place to the next may be seen in neither."""
 
 _FETCH_BURSTS = 8  # program words that can be under way: enough for one word a cycle at 100 cycles of latency
 _FIRST_WORDS = 384  # of a program that are fetched before its length is known: no later than the first loads' beats
@@ -103,7 +106,7 @@ class CommandProcessor(Block):
     moved: Signal
 
     latency = 4
-    end_latency = SETTLE_CYCLES
+    end_latency = CALM_CYCLES
     """Cycles from the idle bits of the last engine, if a WAIT and END follow, to ``done``."""
     length_latency = 4 + 2
     """Cycles from the first word of a program to the request of what the first fetch does not hold: four words' time
@@ -265,11 +268,11 @@ class CommandProcessor(Block):
         m.d.sync += self.config.valid.eq(0)
         with m.If(settle != 0):
             m.d.sync += settle.eq(settle - 1)
-        # cycles without work: what moves from one place to the next may be seen in neither for a few cycles
-        calm = Signal(range(SETTLE_CYCLES + 1))
-        with m.If(~self.idle.all() | self.held):
+        works, calm = Signal(), Signal(range(CALM_CYCLES + 1))
+        m.d.comb += works.eq(~self.idle.all() | self.held)
+        with m.If(works):
             m.d.sync += calm.eq(0)
-        with m.Elif(calm != SETTLE_CYCLES):
+        with m.Elif(calm != CALM_CYCLES):
             m.d.sync += calm.eq(calm + 1)
         none_left = Signal()
         with m.If(take):
@@ -350,7 +353,7 @@ class CommandProcessor(Block):
                 m.next = "HEADER"
             with m.State("END"):
                 m.d.comb += self.ending.eq(1)
-                with m.If(drained & (calm == SETTLE_CYCLES) & (settle == 0) & ~self.halt):
+                with m.If(drained & (calm == CALM_CYCLES) & ~works & (settle == 0) & ~self.halt):
                     m.d.comb += [clear.eq(1), self.done.eq(1)]
                     m.next = "IDLE"
             with m.State("DEAD"):  # until a soft reset

@@ -231,7 +231,11 @@ class Core(Block):
             self.write_error.eq(store.error),
         ]
 
-        held = [drain.held, store.held, *(cluster.held for cluster in clusters), *(fork.held for fork in forks)]
+        # a step is seen in the rows three cycles later than on its way to them, where it is seen for one more
+        steps, gone = Signal(), Signal()
+        m.d.comb += steps.eq(Cat(issuer.held, *(fork.held for fork in forks)).any())
+        m.d.sync += gone.eq(steps)
+        held = [steps, gone, drain.held, store.held, *(cluster.held for cluster in clusters)]
         m.d.sync += self.held.eq(Cat(held).any())
 
         of_clusters = functools.reduce(or_, (cluster.waits for cluster in clusters))

@@ -65,6 +65,8 @@ class Issuer(Block):
     blocked : Out(1)
         A step waits for the array.
     idle : Out(1)
+    held : Out(1)
+        A step is held.
     """
 
     def __init__(self, config: ArchConfig) -> None:
@@ -78,6 +80,7 @@ class Issuer(Block):
                 "issued": Out(1),
                 "blocked": Out(1),
                 "idle": Out(1),
+                "held": Out(1),
             }
         )
 
@@ -126,5 +129,5 @@ class Issuer(Block):
         running = Signal(2)
         started = self.start.valid & self.start.ready
         m.d.sync += running.eq(running + started - (self.issued & token.last.all()))
-        m.d.comb += self.idle.eq(running == 0)
+        m.d.comb += [self.idle.eq(running == 0), self.held.eq(link.o.valid)]
         return m
