@@ -7,8 +7,9 @@ from random_mappings import random_layer
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import flow
-from rowmesh.sw.dataflow import load_dataflow
-from rowmesh.sw.mapper import UnmappableError
+from rowmesh.sw.assembler import too_many_loops
+from rowmesh.sw.dataflow import ANY, load_dataflow, load_dataflows
+from rowmesh.sw.mapper import UnmappableError, candidates, flattened
 from rowmesh.sw.spec import load_arch
 from rowmesh.sw.workload import load_workload
 
@@ -34,6 +35,29 @@ def test_demo_layers_pass_on_tiny(layer):
     result = flow.run_layer(load_arch("tiny"), layer)
     assert result.failures() == []
     assert result.outputs.checked == layer.outputs
+
+
+@pytest.mark.parametrize("arch", ["tiny", "primes"])
+def test_channels_that_are_no_whole_beats(arch):
+    """Groups of a PE and of several chains fill beats together, but not the last one.
+
+    On ``tiny`` a beat holds more channels than there are: neighbouring columns are in it.
+    """
+    config, mappings = load_arch(arch), {}
+    layers = [Layer(name=kind, kind=kind, C=6, H=8, W=10, R=2, S=2) for kind in ("avgpool", "maxpool")]
+    layers += [Layer(name="add", kind="add", C=10, H=5, W=5)]
+    layers += [Layer(name="grouped", M=6, C=4, H=6, W=9, R=3, S=3, groups=2, output=out) for out in ("raw", "requant")]
+    for layer in layers:
+        for shape in (layer, *flattened(config, layer)):
+            for _, m in candidates(config, shape, load_dataflows(ANY)):
+                beats = "whole" if m.g0 == 1 or m.g_y % max(1, m.out_lanes // m.g0) == 0 else "ragged"
+                mappings.setdefault((layer.name, layer.output, m.planar, m.ofmap_layout.planar, m.stationary, beats), m)
+    kinds = set(mappings)
+    assert any(kind[-1] == "ragged" for kind in kinds) == (arch == "primes")
+    assert any(kind[0] == "avgpool" and kind[2] for kind in kinds) == (arch == "tiny")
+    chosen = [m for m in mappings.values() if not too_many_loops(m)]
+    for result in flow.run_mappings(chosen):
+        assert result.failures() == []
 
 
 def test_the_main_job_passes():

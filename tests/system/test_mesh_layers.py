@@ -119,6 +119,24 @@ def test_blocks_and_filter_tiles_outermost():
     check([*chosen.values(), MeshMapping(config, WIDE, splits, replace(in_parts, layer=share, within=WIDE))])
 
 
+def test_parameters_of_groups_and_of_thin_filter_tiles():
+    """Shares with several filter tiles in each group, and with a last filter tile of fewer columns than the others."""
+    grouped = Layer(name="grouped", M=48, C=16, H=8, W=6, R=3, S=3, padding=1, groups=2, output="requant")
+    thin = Layer(name="thin", M=40, C=32, H=8, W=6, R=3, S=3, padding=1, output="requant")
+    config, mappings = ported(), []
+    for layer, factors, fits in (
+        (grouped, {"p_x": 2}, lambda m: m.mt > 1 and m.g_t > 1),
+        (grouped, {"g_y": 2, "p_x": 2}, lambda m: m.mt > 1),
+        (thin, {"p_x": 2}, lambda m: m.m_x_rest < m.m_x),
+        (thin, {"c_y": 2, "p_x": 2}, lambda m: m.m_x_rest < m.m_x),
+    ):
+        share = share_of(layer, splits := Splits(**factors), 0, 0).layer
+        flows = tuple(load_dataflow(name) for name in ("rs", "ws"))
+        found = next(m for _, m in candidates(config.cluster, share, flows) if fits(m))
+        mappings.append(MeshMapping(config, layer, splits, replace(found, layer=share, within=layer)))
+    check(mappings)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["mesh2x2", "mesh1x4", "eyeriss_v2"])
 @pytest.mark.parametrize("name", ["rs", "ws", "os-a", "os-b", "os-c", "is", "nlr", "rs-g", "rs-b"])
