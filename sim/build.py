@@ -10,7 +10,6 @@ at hand, and is compiled again for what these have shown.
 """
 
 import fcntl
-import functools
 import hashlib
 import json
 import os
@@ -20,7 +19,8 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -83,10 +83,6 @@ class BuildError(Exception):
     """A model could not be built; the message holds the end of the tool's log."""
 
 
-class RegisterError(Exception):
-    """There is no such register or field, or an access was answered with an error or not at all."""
-
-
 class MissingToolError(BuildError):
     """A program that the build needs is not installed; the message is one line that says what to install."""
 
@@ -99,12 +95,12 @@ class Register:
     offset: int
     width: int
     readable: bool = True
-    fields: Mapping[str, int] = field(default_factory=dict)
+    fields: Mapping[str, int]
     """Mask of each field, by name."""
 
     def word(self, *names: str) -> int:
         """Return the word in which the named fields are all ones, and all others 0."""
-        return functools.reduce(int.__or__, (self._mask(name) for name in names), 0)
+        return sum({self._mask(name) for name in names})
 
     def value(self, name: str, word: int) -> int:
         """Return a field of a word read from the register."""
@@ -117,6 +113,10 @@ class Register:
         except KeyError:
             known = ", ".join(self.fields) or "none"
             raise RegisterError(f"register {self.name} has no field {name}; it has {known}") from None
+
+
+class RegisterError(Exception):
+    """There is no such register or field, or an access was answered with an error or not at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +178,7 @@ def cache_directory() -> Path:
     return Path(override) if override else platformdirs.user_cache_path("rowmesh") / "models"
 
 
-@functools.cache
+@cache
 def check_tools() -> None:
     """Check that the programs which no wheel brings are installed.
 
@@ -341,7 +341,7 @@ def _control_file(sources: Sequence[Path], no_inline: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-@functools.cache
+@cache
 def _tool_versions() -> tuple[str, ...]:
     """Everything outside the sources that a model depends on."""
     check_tools()
