@@ -32,8 +32,8 @@ AnyMapping = Mapping | MeshMapping
 _ROWS = 6000
 """Sets of factors that are drawn for a layer."""
 
-_COMPARED = 24
-"""Legal ones of them that are compared for the rarest feature."""
+_COMPARED = 12
+"""Legal ones of them that are compared for the rarest feature: some at random, and some with the rarest factors."""
 
 _MOST_CYCLES = 12_000
 """Estimated cycles of a mapping, at most."""
@@ -301,7 +301,9 @@ class Drawn:
         costs = evaluate(config, share, rows)
         good = np.flatnonzero(costs.legal & (costs.cycles <= _MOST_CYCLES // (1 + (self.config.clusters > 1))))
         found: list[AnyMapping] = []
-        for row in rng.permutation(good)[:_COMPARED]:
+        good = rng.permutation(good)
+        rare = good[np.argsort(self._rarity(rows[good]), kind="stable")]
+        for row in dict.fromkeys([*rare[:_COMPARED], *good[:_COMPARED]]):
             one = Mapping(config=config, layer=share, dataflow=flow.name, **factors_of(rows[row]))
             if self.config.clusters == 1:
                 found.append(one)
@@ -311,6 +313,16 @@ class Drawn:
             except IllegalMappingError:
                 continue
         return found
+
+    def _rarity(self, rows: Ints) -> Ints:
+        """Return, for rows of factors, how often the rarest factor, flag or order of each has been drawn."""
+        names = [f"{name} > 1" for name in FACTORS if name not in (*FLAGS, "stationary")]
+        values = dict(zip(FACTORS, rows.T, strict=True))
+        has = [values[name.split()[0]] > 1 for name in names]
+        has += [values[name] > 0 for name in FLAGS]
+        has += [values["stationary"] == order for order in range(len(STATIONARY))]
+        counts = [self.counts[name] for name in (*names, *FLAGS, *(f"order {name}" for name in STATIONARY))]
+        return np.where(np.column_stack(has), counts, np.iinfo(np.int64).max).min(axis=1)
 
     def _shares(self, layer: Layer) -> Iterator[tuple[Splits, Layer]]:
         for splits in splits_of(self.config.mesh_rows, self.config.mesh_cols, layer):
