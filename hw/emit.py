@@ -41,10 +41,10 @@ def emit(top: Block, name: str) -> tuple[str, list[str], list[str]]:
         texts.append(rtlil.convert(block, name=module, platform=emission, emit_src=False))
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "design.il"), Path(folder, "design.v")
-        source.write_text("\n".join(texts))
+        source.write_text("\n".join(texts), encoding="utf-8")
         attributes = " ".join(f"-remove {name}" for name in _ATTRIBUTES)
         script = [line.format(source=source, target=target, attributes=attributes) for line in _SCRIPT]
         code = f"from pyosys import libyosys as ys; d = ys.Design(); [d.run_pass(p) for p in {script!r}]"
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-        verilog = tidy(target.read_text())
+        verilog = tidy(target.read_text(encoding="utf-8"))
     return verilog, re.findall(r"^module \\?(\S+?)\s*\(", verilog, flags=re.MULTILINE), emission.shared

@@ -134,7 +134,7 @@ class BuiltModel:
     def used(self, seconds: float) -> None:
         """Note how long an untrained model has simulated; some time of that and it is worth training."""
         if not self.trained and self.directory.is_dir():
-            with suppress(OSError), _seconds_of(self.directory).open("a") as file:
+            with suppress(OSError), _seconds_of(self.directory).open("a", encoding="utf-8") as file:
                 file.write(f"{seconds:.1f}\n")
 
 
@@ -146,7 +146,9 @@ def _worth_training(target: Path) -> bool:
     built, used = target / _BUILT, _seconds_of(target)
     if not built.exists() or not used.exists():
         return False
-    return sum(map(float, used.read_text().split())) > _WORTH_TRAINING * float(built.read_text())
+    return sum(map(float, used.read_text(encoding="utf-8").split())) > _WORTH_TRAINING * float(
+        built.read_text(encoding="utf-8")
+    )
 
 
 def cache_directory() -> Path:
@@ -187,7 +189,7 @@ def read_metadata(verilog_dir: Path) -> tuple[dict[str, Any], dict[str, Register
     """
     path = verilog_dir / "rowmesh.json"
     try:
-        raw = json.loads(path.read_text())
+        raw = json.loads(path.read_text(encoding="utf-8"))
         registers = {
             name: Register(
                 name=name,
@@ -298,7 +300,7 @@ def _control_file(sources: Sequence[Path], no_inline: Sequence[str]) -> str:
     modules: dict[str, str] = {}
     if no_inline:
         for path in sources:
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8")
             modules.update(re.findall(r"^module\s+\\?([^\s(#;]+)(.*?)^endmodule", text, re.MULTILINE | re.DOTALL))
     for name in no_inline:
         if name not in modules:
@@ -333,7 +335,7 @@ def _tool_versions() -> tuple[str, ...]:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock; it is released when the process ends, however it ends."""
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -375,7 +377,7 @@ def _build(
         for path in sources:
             shutil.copy(path, design / path.name)
         control_path = work / "simtop.vlt"
-        control_path.write_text(control)
+        control_path.write_text(control, encoding="utf-8")
         library = target.parent / f"runtime-{_runtime_key(kind)}"
         variables = PLAIN if trainer is None else COUNTING
         runner = ToolRunner(kind=kind, build_progress=progress, library=library, variables=variables)
@@ -413,7 +415,7 @@ def _build(
         final.mkdir()
         shutil.copy(objects / _TOP, final / _TOP)
         shutil.copy(log, final / "build.log")
-        (final / _BUILT).write_text(f"{time.monotonic() - begin:.1f}")
+        (final / _BUILT).write_text(f"{time.monotonic() - begin:.1f}", encoding="utf-8")
         final.rename(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -438,6 +440,6 @@ def _keep_library(objects: Path, library: Path, work: Path) -> None:
 
 def _useful(log: Path, lines: int = 20) -> str:
     """Return a build log's errors, or its end where it names none."""
-    text = log.read_text(errors="replace").splitlines() if log.exists() else []
+    text = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     start = next((i for i, line in enumerate(text) if re.search(r"%Error|%Warning| error: |\*\*\*", line)), None)
     return "\n".join(text[-lines:] if start is None else text[start : start + lines])

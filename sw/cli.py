@@ -2,13 +2,14 @@
 
 Exit codes: 0 if everything asked for holds, 1 if an output differs or a prediction is outside its tolerance,
 2 for bad input (one line on standard error), 3 for a fault of rowmesh itself (with a traceback), 130 when
-interrupted.
+interrupted, 141 when nobody reads the output any more.
 """
 
 import dataclasses
 import errno
 import importlib.metadata
 import json
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -289,6 +290,16 @@ def _usage(error: Any) -> str:
     return f"{error.format_message().rstrip('.')} (see `{command} --help`)"
 
 
+def _robust_streams() -> None:
+    """Let output survive a terminal that lacks a character, and a stream that is closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
+        elif getattr(stream, "errors", None) in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -302,13 +313,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit code.
     """
+    _robust_streams()
     command = typer.main.get_command(app)
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         code = command.main(arguments, prog_name="rowmesh", standalone_mode=False)
+        sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except InputError as error:
         message = str(error)
+    except (BrokenPipeError, SystemExit):  # who read the output has enough of it; typer exits for that
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except MemoryError as error:
+        message = f"there is not enough memory: {error or 'a smaller layer or batch needs less'}"
     except (KeyboardInterrupt, typer.Abort):
         print("rowmesh: interrupted", file=sys.stderr)
         return 130

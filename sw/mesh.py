@@ -307,9 +307,7 @@ def sets_of(config: ArchConfig, splits: Splits) -> Sets:
 @functools.lru_cache(maxsize=4096)
 def _part(layer: Layer, c: int, m: int, h: int, groups: int, padding: tuple[int, int, int, int]) -> Layer:
     # not checked: what a user may write is of no concern here
-    return layer.model_copy(
-        update={"c": c, "m": m, "h": h, "groups": groups, "padding": padding, "input": "random"}
-    )
+    return layer.model_copy(update={"c": c, "m": m, "h": h, "groups": groups, "padding": padding, "input": "random"})
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import random
 from typing import Any
 
 from pydantic import ValidationError
+
 from rowmesh.hw.config import CHOICES, RANGES, ArchConfig, ConfigError
 from rowmesh.sw.spec import PARAMETERS
 from rowmesh.sw.workload import KINDS, Layer
