@@ -93,6 +93,24 @@ def generate(
     return 0
 
 
+@app.command()
+def show(
+    arch: Arch,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> int:
+    """Print every parameter of an architecture, and which are defaults."""
+    config, given = spec.load_arch(arch), spec.given_fields(arch)
+    if as_json:
+        parameters = {
+            ".".join(place): {"value": getattr(config, field), "default": field not in given}
+            for place, field in spec.PARAMETERS.items()
+        }
+        print(json.dumps({"name": config.name, "parameters": parameters}, indent=2))
+    else:
+        report.console().print(report.parameter_table(config, given))
+    return 0
+
+
 @app.command("map")
 def map_(
     ctx: typer.Context,
@@ -143,6 +161,8 @@ def map_(
         if out:
             write(mappingfile.write_mappings(found, f"{workload} on {config.name}; docs/mapping.md has the format"))
     _warn_of_wraps(config, layers)
+    if assumed := spec.assumed_buffers(arch):
+        report.console(sys.stderr).print(assumed, style="yellow", soft_wrap=True)
     return 0
 
 
@@ -295,7 +315,7 @@ def _robust_streams() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
         elif getattr(stream, "errors", None) in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
