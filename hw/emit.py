@@ -59,9 +59,9 @@ def emit(top: Block, name: str, *, prefix: str = "", initial_values: bool = True
     emission = Emission(top, name, prefix)
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "design.il"), Path(folder, "design.v")
-        source.write_text(convert(emission))
+        source.write_text(convert(emission), encoding="utf-8")
         script = _script(source, target, initial_values)
         code = f"from pyosys import libyosys as ys; d = ys.Design(); [d.run_pass(p) for p in {script!r}]"
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-        verilog = tidy(target.read_text())
+        verilog = tidy(target.read_text(encoding="utf-8"))
     return verilog, re.findall(r"^module \\?(\S+?)\s*\(", verilog, flags=re.MULTILINE), emission.shared

@@ -78,7 +78,7 @@ def _run_loop(job: SimJob, model: BuiltModel) -> SimResult:
     with scratch_folder() as scratch:
         folder = JobFolder(scratch, [job], model)
         writes = folder.path / "writes.txt"
-        writes.write_text("\n".join(lines) + "\n")
+        writes.write_text("\n".join(lines) + "\n", encoding="utf-8")
         process = subprocess.run(
             [str(model.executable), *folder.plusargs, f"+writes={writes}", f"+limit={job.max_cycles}"],
             capture_output=True,

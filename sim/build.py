@@ -148,7 +148,7 @@ class BuiltModel:
     def used(self, seconds: float) -> None:
         """Note how long an untrained model has simulated; some time of that and it is worth training."""
         if not self.trained and self.directory.is_dir():
-            with suppress(OSError), _seconds_of(self.directory).open("a") as file:
+            with suppress(OSError), _seconds_of(self.directory).open("a", encoding="utf-8") as file:
                 file.write(f"{seconds:.1f}\n")
 
 
@@ -160,7 +160,9 @@ def _worth_training(target: Path) -> bool:
     built, used = target / _BUILT, _seconds_of(target)
     if not built.exists() or not used.exists():
         return False
-    return sum(map(float, used.read_text().split())) > _WORTH_TRAINING * float(built.read_text())
+    return sum(map(float, used.read_text(encoding="utf-8").split())) > _WORTH_TRAINING * float(
+        built.read_text(encoding="utf-8")
+    )
 
 
 def read_metadata(verilog_dir: Path) -> tuple[str, dict[str, Any], dict[str, Register], list[str]]:
@@ -178,7 +180,7 @@ def read_metadata(verilog_dir: Path) -> tuple[str, dict[str, Any], dict[str, Reg
     """
     path = verilog_dir / "rowmesh.json"
     try:
-        raw = json.loads(path.read_text())
+        raw = json.loads(path.read_text(encoding="utf-8"))
         registers = {
             name: Register(
                 name=name,
@@ -291,7 +293,7 @@ def _control_file(sources: Sequence[Path], no_inline: Sequence[str]) -> str:
     modules: dict[str, str] = {}
     if no_inline:
         for path in sources:
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8")
             modules.update(re.findall(r"^module\s+\\?([^\s(#;]+)(.*?)^endmodule", text, re.MULTILINE | re.DOTALL))
     for name in no_inline:
         if name not in modules:
@@ -343,7 +345,7 @@ def _build(
     for path in sources:
         shutil.copy(path, design / path.name)
     control_path = parts / "simtop.vlt"
-    control_path.write_text(control)
+    control_path.write_text(control, encoding="utf-8")
     library = cache_folder("models") / f"runtime-{_runtime_key(kind)}"
     variables = PLAIN if trainer is None else COUNTING
     runner = ToolRunner(kind=kind, build_progress=progress, library=library, variables=variables)
@@ -402,6 +404,6 @@ def _keep_library(objects: Path, library: Path, kept: Path) -> None:
 
 def _useful(log: Path, lines: int = 20) -> str:
     """Return a build log's errors, or its end where it names none."""
-    text = log.read_text(errors="replace").splitlines() if log.exists() else []
+    text = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     start = next((i for i, line in enumerate(text) if re.search(r"%Error|%Warning| error: |\*\*\*", line)), None)
     return "\n".join(text[-lines:] if start is None else text[start : start + lines])

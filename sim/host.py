@@ -325,7 +325,7 @@ class Session:
 
     def __init__(self, dut: Any) -> None:
         self.folder = Path(os.environ["ROWMESH_JOB"])
-        self.job: dict[str, Any] = json.loads((self.folder / "job.json").read_text())
+        self.job: dict[str, Any] = json.loads((self.folder / "job.json").read_text(encoding="utf-8"))
         registers = {name: Register(**entry) for name, entry in self.job["registers"].items()}
         self.host = Host(dut, registers)
         with (self.folder / "memory.bin").open("r+b") as file:

@@ -198,7 +198,7 @@ class JobFolder:
             for own in self._jobs
         ]
         entries["registers"] = {name: dataclasses.asdict(r) for name, r in model.registers.items()}
-        (path / "job.json").write_text(json.dumps(entries))
+        (path / "job.json").write_text(json.dumps(entries), encoding="utf-8")
 
     @property
     def plusargs(self) -> list[str]:
@@ -324,7 +324,7 @@ def simulate_all(
     with scratch_folder() as scratch:
         folder = JobFolder(scratch, jobs, model)
         _run_cocotb(folder, job, model, "rowmesh.sim.testbench", progress)
-        found = json.loads((folder.path / "result.json").read_text())
+        found = json.loads((folder.path / "result.json").read_text(encoding="utf-8"))
         model.used(sum(raw["seconds"] for raw in found))
         return [
             SimResult(
@@ -413,7 +413,7 @@ def _run_cocotb(
     reported = folder.path / "progress"
 
     def poll() -> None:
-        if progress is not None and reported.exists() and (text := reported.read_text()):
+        if progress is not None and reported.exists() and (text := reported.read_text(encoding="utf-8")):
             progress(int(text))
 
     log = folder.path / "simulation.log"
@@ -448,7 +448,7 @@ def _run_cocotb(
 
 def _useful(log: Path, lines: int = 30) -> str:
     """Return a simulation log from its first failure on, or its end where it names none."""
-    text = log.read_text(errors="replace").splitlines() if log.exists() else []
+    text = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     marks = re.compile(r"%Error|%Fatal|Fatal|ERROR|CRITICAL|Traceback|Assertion failed")
     start = next((i for i, line in enumerate(text) if marks.search(line)), max(0, len(text) - lines))
     return "\n".join(text[start : start + lines])

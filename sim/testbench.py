@@ -19,7 +19,7 @@ async def _report(session: Session, before: int) -> None:
     path = session.folder / "progress"
     while True:
         await Timer(_REPORT_CYCLES[session.job["memory"]] * CYCLE_NS, "ns")
-        path.write_text(str(before + session.host.cycles))
+        path.write_text(str(before + session.host.cycles), encoding="utf-8")
 
 
 async def _registers(host: Host, names: list[str]) -> dict[str, int]:
@@ -63,4 +63,4 @@ async def run_jobs(dut: Any) -> None:
         results.append(await _run(session, run, sum(result["cycles"] for result in results)))
         if results[-1]["timed_out"] or results[-1]["register_values"].get("ERROR", 0):
             break
-    (session.folder / "result.json").write_text(json.dumps(results))
+    (session.folder / "result.json").write_text(json.dumps(results), encoding="utf-8")

@@ -2,7 +2,7 @@
 
 Exit codes: 0 if everything asked for holds, 1 if an output differs or a prediction is outside its tolerance,
 2 for bad input (one line on standard error), 3 for a fault of rowmesh itself (with a traceback), 130 when
-interrupted.
+interrupted, 141 when nobody reads the output any more.
 """
 
 import dataclasses
@@ -121,6 +121,24 @@ def generate(
     return 0
 
 
+@app.command()
+def show(
+    arch: Arch,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> int:
+    """Print every parameter of an architecture, and which are defaults."""
+    config, given = spec.load_arch(arch), spec.given_fields(arch)
+    if as_json:
+        parameters = {
+            ".".join(place): {"value": getattr(config, field), "default": field not in given}
+            for place, field in spec.PARAMETERS.items()
+        }
+        print(json.dumps({"name": config.name, "parameters": parameters}, indent=2))
+    else:
+        report.console().print(report.parameter_table(config, given))
+    return 0
+
+
 @app.command("map")
 def map_(
     ctx: typer.Context,
@@ -176,6 +194,8 @@ def map_(
             entries = [mapreport.map_json(chosen, config, mapped, table, search) for chosen, mapped in pairs]
             write_json(json.dumps(entries, indent=2) + "\n")
     _warn_of_wraps(config, layers)
+    if assumed := spec.assumed_buffers(arch):
+        report.console(sys.stderr).print(assumed, style="yellow", soft_wrap=True)
     return 0
 
 
@@ -342,6 +362,16 @@ def _usage(error: Any) -> str:
     return f"{error.format_message().rstrip('.')} (see `{command} --help`)"
 
 
+def _robust_streams() -> None:
+    """Let output survive a terminal that lacks a character, and a stream that is closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+        elif getattr(stream, "errors", None) in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -355,6 +385,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit code.
     """
+    _robust_streams()
     command = typer.main.get_command(app)
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -364,6 +395,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code if isinstance(code, int) else 0
     except (InputError, MachineError) as error:
         message = str(error)
+    except (BrokenPipeError, SystemExit):  # who read the output has enough of it; typer exits for that
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except MemoryError as error:
+        message = f"there is not enough memory: {error or 'a smaller layer or batch needs less'}"
     except (KeyboardInterrupt, typer.Abort):
         print("rowmesh: interrupted", file=sys.stderr)
         return 130

@@ -329,10 +329,12 @@ def find(kind: Kind, name_or_path: str | os.PathLike[str]) -> tuple[str, str]:
             f"{show_value(given)}: no such file"
             + (f", did you mean {show_value(near)}?" if near else f"; shipped {title}s are {', '.join(names)}")
         )
-    near = suggest(given, [*_own_files(), *names])
+    own = {Path(name).stem: name for name in _own_files()}
+    near = suggest(given, [*own, *names])
+    near = own.get(near, near) if near else None
     raise InputError(
         f"no {title} named {show_value(given)}"
-        + (f", did you mean {show_value(near) if near not in names else near}?" if near else "")
+        + (f", did you mean {near if near in names else show_value(near)}?" if near else "")
         + f" Shipped are {', '.join(names)}; or give the path of a YAML file"
     )
 

@@ -110,7 +110,7 @@ def generate(
     paths = []
     with tempfile.TemporaryDirectory(dir=out_dir, prefix=".new-") as scratch:
         for name, text in texts.items():
-            Path(scratch, name).write_text(text)
+            Path(scratch, name).write_text(text, encoding="utf-8")
         for name in texts:
             os.replace(Path(scratch, name), out_dir / name)
             paths.append(out_dir / name)

@@ -9,6 +9,7 @@ where not), ``min`` and ``max``. Nothing else is evaluated.
 import ast
 import operator
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -204,6 +205,8 @@ def _parsed(text: str, given: str) -> ast.expr:
             raise wrong(f"only {' and '.join(_CALLED)} of two or more values can be called")
         if isinstance(node, ast.Constant) and type(node.value) not in (int, float):
             raise wrong(f"{files.show_value(node.value)} is not a number")
+        if isinstance(node, ast.Constant) and not abs(node.value) <= sys.float_info.max:  # type: ignore[operator,arg-type]
+            raise wrong(f"a number must be at most {sys.float_info.max:.3g}")
         known = (ast.Name, ast.Call, ast.Constant, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Load, *_BINARY, *_COMPARED)
         if not isinstance(node, (*known, ast.USub, ast.UAdd)):
             raise wrong(f"{type(node).__name__} is not arithmetic (+ - * / **, comparisons, min and max)")

@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rowmesh.hw.config import ArchConfig
+from rowmesh.hw.config import CHOICES, RANGES, ArchConfig
 from rowmesh.sw.dataflow import Dataflow
 from rowmesh.sw.energy import EnergyTable
 from rowmesh.sw.results import ACCESSES, PARTS, LayerResult, Prediction
+from rowmesh.sw.spec import PARAMETERS
 from rowmesh.sw.workload import Layer, Workload
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "console",
     "missing_outputs",
     "name_table",
+    "parameter_table",
     "prediction_lines",
     "result_table",
     "short",
@@ -230,6 +232,24 @@ def arch_table(entries: Iterable[tuple[ArchConfig, str]]) -> Table:
         kilobytes = f"{arch.glb_bytes / 1024:.1f}".removesuffix(".0")
         size = f"{arch.rows} x {arch.cols}"
         table.add_row(arch.name, size, str(arch.data_width), f"{kilobytes} kB", description)
+    return table
+
+
+def parameter_table(config: ArchConfig, given: Collection[str]) -> Table:
+    """Return the parameters of an architecture, one a row, with those that its file does not give marked."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(config.name, no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("legal", no_wrap=True)
+    for place, field in PARAMETERS.items():
+        value = getattr(config, field)
+        if field in RANGES:
+            legal = f"{RANGES[field][0]} to {RANGES[field][1]}"
+        else:
+            legal = " or ".join(map(str, CHOICES.get(field, ("true", "false"))))
+        shown = str(value).lower() if isinstance(value, bool) else str(value)
+        table.add_row(".".join(place), shown, "" if field in given else "default", legal)
     return table
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from rowmesh.hw.config import ArchConfig, ConfigError
 from rowmesh.sw import files
 
-__all__ = ["PARAMETERS", "describe_arch", "given_fields", "load_arch"]
+__all__ = ["PARAMETERS", "assumed_buffers", "describe_arch", "given_fields", "load_arch"]
 
 # The one table: group and key in the file, field of ArchConfig.
 PARAMETERS: Mapping[tuple[str, str], str] = {
@@ -52,6 +52,10 @@ PARAMETERS: Mapping[tuple[str, str], str] = {
     ("control", "pe_counters"): "pe_counters",
 }
 
+_BUFFERS = (
+    *("iact_spad", "weight_spad", "psum_spad"),
+    *("glb_iact_flits", "glb_weight_flits", "psum_bank_words", "param_words"),
+)
 _REQUIRED = (("array", "rows"), ("array", "cols"))
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _TOP = "architecture"
@@ -86,6 +90,25 @@ def given_fields(name_or_path: str | os.PathLike[str]) -> frozenset[str]:
         If the file is wrong.
     """
     return _loaded(*files.read("arch", name_or_path), False)[1]
+
+
+def assumed_buffers(name_or_path: str | os.PathLike[str]) -> str:
+    """Return in one line the sizes of buffers that a user's file leaves out; nothing if it gives all.
+
+    Raises
+    ------
+    InputError
+        If the file is wrong.
+    """
+    if os.fspath(name_or_path) in files.shipped_names("arch"):
+        return ""
+    config, given = _loaded(*files.read("arch", name_or_path), False)
+    sizes = [
+        f"{'.'.join(place)} {getattr(config, field)}"
+        for place, field in PARAMETERS.items()
+        if field in _BUFFERS and field not in given
+    ]
+    return f"note: {config.name} has default sizes of {', '.join(sizes)}" if sizes else ""
 
 
 def _loaded(stem: str, document: files.Document, buildable: bool) -> tuple[ArchConfig, frozenset[str]]:

@@ -238,8 +238,8 @@ class Layer(BaseModel):
                 missing = next((key for key in ("M", "N", "K") if key not in data), None)
                 if missing:
                     _refuse(missing, None, "given in a matmul layer: [M, K] times [K, N]", 1)
-                _refuse_all(_wrong_sizes(data, {"M": LARGEST_PLANE, "N": LARGEST, "K": LARGEST}))
-                _refuse_all(_not_of(data, ("C", "H", "W", "S", *_WINDOWS)))
+                limits = {"M": LARGEST_PLANE, "N": LARGEST, "K": LARGEST}
+                _refuse_all([*_wrong_sizes(data, limits), *_not_of(data, ("C", "H", "W", "S", *_WINDOWS))])
                 rows, columns, depth = (data.pop(key) for key in ("M", "N", "K"))
                 data |= {"N": 1, "M": columns, "C": depth, "H": 1, "W": rows, "R": 1, "S": 1}
         elif kind in ("depthwise", "avgpool", "maxpool") and "C" in data:

@@ -99,8 +99,8 @@ def _layer_fields(draw: random.Random) -> dict[str, Any]:
         fields["output"] = draw.choice(("raw", "requant"))
     if fields.get("C") in (1, 3) and draw.random() < 0.3:
         fields["input"] = "photo"
-    if draw.random() < 0.03:  # a size at its end
-        fields[draw.choice([name for name in fields if name in "NMCHWK"])] = draw.choice((32767, 65535, 65536))
+    if draw.random() < 0.02:  # a size at its end
+        fields[draw.choice([name for name in fields if name in "MCHWK"])] = draw.choice((32767, 65535, 65536))
     return fields
 
 
