@@ -41,7 +41,10 @@ def emit(top: Block, name: str) -> tuple[str, list[str], list[str]]:
         texts.append(rtlil.convert(block, name=module, platform=emission, emit_src=False))
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "design.il"), Path(folder, "design.v")
-        source.write_text("\n".join(texts))
+        try:
+            source.write_text("\n".join(texts))
+        except OSError as error:  # the system does not say which file has no room
+            raise OSError(error.errno, error.strerror, str(source)) from error
         attributes = " ".join(f"-remove {name}" for name in _ATTRIBUTES)
         script = [line.format(source=source, target=target, attributes=attributes) for line in _SCRIPT]
         code = f"from pyosys import libyosys as ys; d = ys.Design(); [d.run_pass(p) for p in {script!r}]"
