@@ -59,7 +59,10 @@ def emit(top: Block, name: str, *, prefix: str = "", initial_values: bool = True
     emission = Emission(top, name, prefix)
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "design.il"), Path(folder, "design.v")
-        source.write_text(convert(emission), encoding="utf-8")
+        try:
+            source.write_text(convert(emission), encoding="utf-8")
+        except OSError as error:  # the system does not say which file has no room
+            raise OSError(error.errno, error.strerror, str(source)) from error
         script = _script(source, target, initial_values)
         code = f"from pyosys import libyosys as ys; d = ys.Design(); [d.run_pass(p) for p in {script!r}]"
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

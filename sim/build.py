@@ -377,9 +377,8 @@ def _build(
                     path.unlink()
             runner.make_again(TRAINED, log)
     except (RuntimeError, SystemExit) as error:
-        text = _useful(log)
-        check_room(text)
-        raise BuildError(f"Verilator could not build the {kind} model: {error}\n{text}") from error
+        check_room(log)
+        raise BuildError(f"Verilator could not build the {kind} model: {error}\n{_useful(log)}") from error
     _keep_library(objects, library, kept)
     shutil.copy(objects / _TOP, work / _TOP)
     shutil.rmtree(parts)

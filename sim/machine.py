@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ def writing(path: Path, only: Collection[int] = ()) -> Iterator[None]:
     path : Path
         What the message names.
     only : collection of int
-        Numbers of errors, where other ones have other causes; all by default.
+        Numbers of errors, where other ones have other causes; all by default. If they name a file, the message does.
     """
     try:
         yield
@@ -41,7 +42,8 @@ def writing(path: Path, only: Collection[int] = ()) -> Iterator[None]:
         if number not in only if only else number is None and "\0" not in str(path):
             raise
         reason = getattr(error, "strerror", None) or error
-        raise MachineError(f"{shown(path)}: cannot be written: {reason}") from error
+        place = Path(error.filename) if only and getattr(error, "filename", None) else path
+        raise MachineError(f"{shown(place)}: cannot be written: {reason}") from error
 
 
 @contextmanager
@@ -64,13 +66,23 @@ def scratch_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def check_room(log: str) -> None:
-    """Raise the error of a full disk if the log of a program that failed tells of it.
+_LITTLE = 1 << 24
+
+
+def check_room(log: Path) -> None:
+    """Look in the log of a program that failed for a full disk, which may be why it is empty.
 
     Raises
     ------
+    MachineError
+        With the line that tells of it.
     OSError
-        Without a path: the caller's ``writing`` knows it.
+        Without a path, if it is that of the log: the caller's ``writing`` knows it.
     """
-    if os.strerror(errno.ENOSPC) in log:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    text = log.read_text(errors="replace") if log.exists() else ""
+    full = os.strerror(errno.ENOSPC)
+    for line in text.splitlines():
+        if full in line:
+            raise MachineError(line.strip())
+    if not text and shutil.disk_usage(log.parent).free < _LITTLE:
+        raise OSError(errno.ENOSPC, full)

@@ -439,10 +439,10 @@ def _run_cocotb(
         )
         tests, failures = get_results(results)
     except (RuntimeError, SystemExit) as error:
-        check_room(_useful(log))
+        check_room(log)
         raise SimulationError(f"the simulation ended abnormally ({error})\n{_useful(log)}") from None
     if failures or not tests:
-        check_room(_useful(log))
+        check_room(log)
         raise SimulationError(f"{failures} of {tests} tests failed\n{_useful(log)}")
 
 

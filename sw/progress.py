@@ -14,7 +14,7 @@ __all__ = ["PATIENCE", "Stage", "StageBars", "notes"]
 
 Stage = Callable[[str, float | None], None]
 
-PATIENCE = 2.0
+PATIENCE = 5.0
 """Seconds after which a command says what it does even though its input may yet be refused."""
 
 

@@ -1,5 +1,6 @@
 """The commands that look at what a run found: ``explain``, ``report``, ``eyexam`` and ``scorecard``."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +9,7 @@ from rich import box
 from rich.table import Table
 
 from rowmesh.hw.config import ArchConfig
+from rowmesh.sim.cache import cache_folder
 from rowmesh.sw import dataflow as dataflows
 from rowmesh.sw import report, runfile, spec
 from rowmesh.sw.energy import DEFAULT, EnergyTable, load_energy
@@ -31,6 +33,11 @@ RunFile = Annotated[
     Path,
     typer.Argument(metavar="RUN.json", help="Results, as `rowmesh run --json` writes them.", show_default=False),
 ]
+
+
+def _give_matplotlib_a_folder() -> None:
+    """Let matplotlib, which looks for a folder when it is imported, take one in the cache."""
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_folder("matplotlib")))
 
 
 def register(app: typer.Typer) -> None:
@@ -109,6 +116,7 @@ def report_(
     runs = runfile.select_results([one for path in run for one in runfile.read_run(path)], layer)
     for one in runs:
         _ = one.mapping
+    _give_matplotlib_a_folder()
     from rowmesh.sw import htmlreport
 
     with new_text(out) as write:
@@ -150,6 +158,7 @@ def eyexam(
     if run:
         for chosen in layers:
             runfile.check_same(run, measured.get(chosen.name), config, chosen, [flow.name for flow in flows])
+    _give_matplotlib_a_folder()
     from rowmesh.sw import htmlreport
     from rowmesh.sw.eyexam import examine
 

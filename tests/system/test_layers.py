@@ -7,11 +7,11 @@ from random_mappings import random_layer
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import flow
-from rowmesh.sw.assembler import too_many_loops
+from rowmesh.sw.assembler import beyond_limits
 from rowmesh.sw.dataflow import ANY, load_dataflow, load_dataflows
 from rowmesh.sw.mapper import UnmappableError, candidates, flattened
 from rowmesh.sw.spec import load_arch
-from rowmesh.sw.workload import load_workload
+from rowmesh.sw.workload import Layer, load_workload
 
 SMALL = {
     "glb_iact_flits": 256,
@@ -55,7 +55,7 @@ def test_channels_that_are_no_whole_beats(arch):
     kinds = set(mappings)
     assert any(kind[-1] == "ragged" for kind in kinds) == (arch == "primes")
     assert any(kind[0] == "avgpool" and kind[2] for kind in kinds) == (arch == "tiny")
-    chosen = [m for m in mappings.values() if not too_many_loops(m)]
+    chosen = [m for m in mappings.values() if not beyond_limits(m)]
     for result in flow.run_mappings(chosen):
         assert result.failures() == []
 
