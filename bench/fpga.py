@@ -237,7 +237,7 @@ def measure(arch: str = "fpga4x4", seed: int = 1) -> dict[str, Any]:
     begin = time.monotonic()
     config = load_arch(arch)
     folder = BUILD / config.name
-    design, top = generate(config, folder)[:2]
+    design, top = generate(config, folder, prefix="")[:2]
     wrapper = folder / f"{HARNESS}.v"
     wrapper.write_text(harness(json.loads(top.read_text())["ports"]))
     netlist = folder / f"{HARNESS}.json"
