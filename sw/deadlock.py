@@ -75,7 +75,7 @@ def check_deadlock_freedom(config: ArchConfig, programs: Programs) -> None:
     chains = clusters.check_chains(drain)
     edges = [f"edge{flag}_mask" for flag in range(config.edge_flags)]
     psums = _only(step, "emit_mask", "first_mask", "last_mask", "start_mask", *edges)
-    for tile in _classes(step, _TILES, (psums, drain, store)):
+    for tile in _classes(step, _TILES, (psums, _drain_classes(drain), _store_classes(store))):
         words = _check_psums(config, tile, step, chains)
         beats = _check_drain(config, tile, drain, words, clusters.drained)
         _check_store(config, tile, store, beats)
@@ -362,6 +362,29 @@ def _used(config: ArchConfig, steps: Steps) -> Ints:
     return np.clip(_columns(config, steps) - groups * config.lanes, 0, config.lanes)
 
 
+def _drain_classes(drain: Nest) -> Nest:
+    """Return a drain with the conditions by which it takes other words in one tile than in another."""
+    release = [drain.values[f"release{k}"] for k in range(4)]
+    told = {
+        "release_mask": True,
+        "flush_mask": True,
+        "edge_mask": drain.values["columns"] != drain.values["columns_edge"],
+        "short_mask": (release[0], release[2]) != (release[1], release[3]),
+        "thin_mask": release[:2] != release[2:],
+    }
+    return _only(drain, *(name for name, tells in told.items() if tells))
+
+
+def _store_classes(store: Nest) -> Nest:
+    """Return a store engine's nest with the conditions by which it takes other beats in one tile than in another."""
+    values = store.values
+    told = {
+        "edge_mask": values["columns"] != values["columns_edge"],
+        "length_mask": values["length"] != values["length_last"],
+    }
+    return _only(store, *(name for name, tells in told.items() if tells))
+
+
 def _check_drain(
     config: ArchConfig, tile: Dict[str, int], drain: Nest, made: tuple[int, Ints], clusters: Sequence[int]
 ) -> npt.NDArray[np.bool_]:
@@ -461,7 +484,7 @@ def _check_params(config: ArchConfig, load: Nest | None, drain: Nest) -> None:
     outer = [name for name in ("n", "pt", "qt") if _bound(load, name) > 1]
     over = [*outer, "g", "mt"]
     tiles, thin = drain.values["param_release"], drain.values["param_thin"]
-    named = _named((drain, load))
+    named = _named((_only(drain, "param_mask", "thin_mask", "edge_mask"), load))
     for corner in itertools.product(*({0, _bound(drain, name) - 1} if name in named else {0} for name in outer)):
         inside = dict(zip(outer, corner, strict=True))
         needs, frees = {}, {}
@@ -494,7 +517,7 @@ def _needed_params(config: ArchConfig, drain: Nest, tile: Dict[str, int]) -> int
     members = max(drain.values.get(f"member_param{k}", 0) for k in range(config.drain_clusters))
     others = [name for name in _TILES if name not in tile]
     most = 0
-    for corner in _classes(drain, others, (drain,)):
+    for corner in _classes(drain, others, (_only(drain, "edge_mask"),)):
         steps = expand(drain, ("param", "group"), {**tile, **corner})
         used = _used(config, steps)
         last = steps.output("param") + np.maximum(0, used - 1) * drain.values["lane_param"] + members + 1

@@ -49,6 +49,12 @@ _KEPT, _PREDICTED, _IN_VAIN = 3, 12, 6
 """Mappings of each split that are kept; that are predicted in all; those in sequence that are not better than one
 before."""
 
+_LOOKED_AT = 60
+"""Mappings of each split of which some may be kept."""
+
+_Candidate = tuple[float, float, MeshMapping]
+"""A mapping with its cost and energy."""
+
 
 def splits_of(rows: int, cols: int, layer: Layer) -> Iterator[Splits]:
     """Yield every way to split a layer over a mesh.
@@ -96,7 +102,8 @@ def search_mesh(
     """
     flows = tuple(flows or (load_dataflow("rs"),))
     goal = objective if isinstance(objective, Objective) else Objective(objective)
-    candidates: list[tuple[float, float, MeshMapping]] = []
+    candidates: list[_Candidate] = []
+    looked_at: list[tuple[Pool, Layer, Splits]] = []
     visited = valid = 0
     reason = "no dimension can be split over its clusters"
     for shape in (layer, *flattened(config, layer)):
@@ -117,21 +124,20 @@ def search_mesh(
                 some = spaces_of(config.cluster, share, flows, whole=False, shapes=(share,))
                 look_at(pool, chunks(some, None if budget is None else seed), budget or Budget(), math.inf)
                 visited, valid = visited + pool.visited, valid + pool.valid
-            found, why = _best_of(pools[kind], config, shape, splits, goal)
+            looked_at.append((pools[kind], shape, splits))
+            found, why = _best_of(pools[kind], config, shape, splits, goal, _KEPT)
             candidates += found
             reason = why or reason
     if not candidates:
         names = ", ".join(flow.name for flow in flows)
         raise UnmappableError(f"layer {layer.name}: no mapping ({names}) fits {config.name}: {reason}")
-    # of those that are about as good, those of the least energy first
-    best = min(cost for cost, _, _ in candidates)
-    goal.check_value(best, layer.name)
-    limit = best + goal.slack * abs(best)
-    candidates.sort(key=lambda one: (one[0] > limit, one[0] if one[0] > limit else one[1]))
+    goal.check_value(min(cost for cost, _, _ in candidates), layer.name)
     dropped: list[str] = []
-    chosen, predicted = _chosen(
-        [mapping for _, _, mapping in candidates], [cost for cost, _, _ in candidates], goal, dropped
-    )
+    chosen, predicted, best = _chosen(candidates, goal, dropped)
+    if chosen is None:  # all that were kept of each split would block
+        tried = [mapping for *_, mapping in candidates]
+        more = [one for of in looked_at for one in _best_of(of[0], config, *of[1:], goal, _LOOKED_AT)[0]]
+        chosen, predicted, best = _chosen([one for one in more if one[2] not in tried], goal, dropped)
     if chosen is None:
         names = ", ".join(flow.name for flow in flows)
         raise UnmappableError(f"layer {layer.name}: no mapping ({names}) fits {config.name}: {dropped_text(dropped)}")
@@ -167,15 +173,15 @@ def _least(config: ArchConfig, splits: Splits, words: Ints) -> Floats:
 
 
 def _best_of(
-    pool: Pool, config: ArchConfig, layer: Layer, splits: Splits, goal: Objective
-) -> tuple[list[tuple[float, float, MeshMapping]], str]:
-    """Return the best mappings of a split with their costs and energy, and why there is none."""
+    pool: Pool, config: ArchConfig, layer: Layer, splits: Splits, goal: Objective, kept: int
+) -> tuple[list[_Candidate], str]:
+    """Return the best mappings of a split, as many as are ``kept``, and why there is none."""
     if not pool.valid:
         return [], pool.reason()
     found, why = [], ""
     costs = pool.keys[:, 0]
     apart = costs > costs[0] + goal.slack * abs(costs[0])
-    for index in np.lexsort((np.where(apart, costs, pool.energy), apart))[: 20 * _KEPT]:
+    for index in np.lexsort((np.where(apart, costs, pool.energy), apart))[:_LOOKED_AT]:
         share = pool.mapping(int(index))
         try:
             mapping = MeshMapping(config, layer, splits, replace(share, within=layer))
@@ -188,24 +194,32 @@ def _best_of(
         words = np.array([_words(mapping)])
         cycles = np.array([float(pool.estimates[index]) + pool.config_cycles])
         found.append((float(goal.costs(cycles, words)[0]), float(goal.energy(words)[0]), mapping))
-        if len(found) >= _KEPT:
+        if len(found) >= kept:
             break
     return found, why
 
 
 def _chosen(
-    candidates: list[MeshMapping], costs: list[float], goal: Objective, dropped: list[str]
-) -> tuple[MeshMapping | None, int]:
-    """Predict the best candidates, and return the best of them; of those that are alike, the one of least energy.
+    found_of_splits: Sequence[_Candidate], goal: Objective, dropped: list[str]
+) -> tuple[MeshMapping | None, int, float]:
+    """Predict the best candidates; return the best of them, how many were predicted, and the least estimate.
 
-    Mappings whose programs would block are ``dropped``: the list takes why.
+    Of those that are alike, it is the one of least energy. Mappings whose programs would block are ``dropped``: the
+    list takes why.
     """
+    if not found_of_splits:
+        return None, 0, math.inf
+    # of those that are about as good, those of the least energy first
+    estimate = min(cost for cost, _, _ in found_of_splits)
+    limit = estimate + goal.slack * abs(estimate)
+    ranked = sorted(found_of_splits, key=lambda one: (one[0] > limit, one[0] if one[0] > limit else one[1]))
+    candidates, costs = [mapping for _, _, mapping in ranked], [cost for cost, _, _ in ranked]
     if not goal.depends_on_cycles:
         for candidate in candidates:
             if not (reason := would_block(candidate)):
-                return candidate, 0
+                return candidate, 0, estimate
             dropped.append(reason)
-        return None, 0
+        return None, 0, estimate
     found: dict[int, float] = {}
     in_vain = 0
     most = max(1, min(_PREDICTED, _CLUSTERS // candidates[0].config.clusters))
@@ -225,11 +239,11 @@ def _chosen(
                 found[k] = float(goal.costs(np.array([cycles]), np.array([_words(candidates[k])]))[0])
         in_vain = 0 if min(found.values(), default=math.inf) < least else in_vain + len(some)
     if not found:
-        return None, 0
+        return None, 0, estimate
     best = min(found.values())
     alike = [k for k in found if found[k] <= best + goal.slack * abs(best)]
     energy = dict(zip(alike, goal.energy(np.array([_words(candidates[k]) for k in alike])), strict=True))
-    return candidates[min(alike, key=lambda k: (energy[k], found[k], k))], len(found)
+    return candidates[min(alike, key=lambda k: (energy[k], found[k], k))], len(found), estimate
 
 
 def _reached(estimates: list[float], best: float) -> bool:

@@ -5,7 +5,7 @@ much as a nest has loops, however many steps it has.
 """
 
 import functools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from collections.abc import Mapping as Dict
 from pathlib import Path
 from typing import NamedTuple
@@ -131,7 +131,7 @@ class Steps(NamedTuple):
         chosen = self.nest.conditions.get(condition)
         if chosen is None:
             return np.zeros(self.number, bool)
-        mask = _bits(self.nest.loops, chosen)
+        mask = _bits(_places(self.nest.loops), chosen)
         return np.asarray(((self.last if flag == "last" else self.first) & mask) == mask)
 
     def edges(self, flags: int) -> Ints:
@@ -143,8 +143,15 @@ class Steps(NamedTuple):
         return found
 
 
-def _bits(loops: Collection[Loop], names: Collection[str]) -> int:
-    return sum(1 << place for place, loop in enumerate(loops) if loop.name in names)
+def _places(loops: Sequence[Loop]) -> dict[str, int]:
+    return {loop.name: 1 << place for place, loop in enumerate(loops)}
+
+
+def _bits(places: Dict[str, int], names: Collection[str]) -> int:
+    bits = 0
+    for name in names:
+        bits |= places[name]
+    return bits
 
 
 def expand(
@@ -164,10 +171,11 @@ def expand(
     """
     fixed, loops = fixed or {}, nest.loops
     names = [name for name in outputs if name in nest.bases or any(name in loop.strides for loop in loops)]
+    places = _places(loops)
     run = [fixed.get(loop.name, _ENDS if loop.name in ends else _ALL) for loop in loops]
     table = np.array(
         [
-            (loop.bound, loop.bound if loop.last is None or not loop.when else loop.last, _bits(loops, loop.when), at)
+            (loop.bound, loop.bound if loop.last is None or not loop.when else loop.last, _bits(places, loop.when), at)
             for loop, at in zip(loops, run, strict=True)
         ],
         np.int64,

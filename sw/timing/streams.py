@@ -22,7 +22,7 @@ from rowmesh.sw.timing.array import CHAIN, FIRST, HOP, LAST, PE, ROUTE, START, S
 from rowmesh.sw.timing.drain import WORD
 from rowmesh.sw.timing.memory import BURST, FLIT
 
-__all__ = ["Streams", "decode", "edge_flags", "flit_lanes", "split", "streams"]
+__all__ = ["Streams", "split", "streams"]
 
 Tokens = Dict[str, npt.NDArray[np.int64]]
 

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw import cli
+from rowmesh.sw import cli, mappingfile
 from rowmesh.sw.assembler import beyond_limits
 from rowmesh.sw.batch import FACTORS, FLAGS
 from rowmesh.sw.dataflow import ANY, load_dataflows
@@ -65,6 +65,14 @@ def test_blocks_and_filter_tiles_outermost_round_trip(tmp_path):
         if mapping.blocked:
             kinds.add((mapping.m_outer, mapping.q_block_rest < mapping.q_block))
     assert kinds == {*itertools.product((False, True), repeat=2)}
+
+
+def test_a_mapping_whose_program_would_block_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "m.yaml"
+    path.write_text(write_mappings([(LAYER, find_mapping(SMALL, LAYER))]))
+    monkeypatch.setattr(mappingfile, "would_block", lambda m: "DRAIN: it waits")
+    with pytest.raises(InputError, match=r"m\.yaml:\d+: .*mapping of small cannot run: DRAIN: it waits$"):
+        read_mappings(path, SMALL, [LAYER])
 
 
 def test_a_plane_as_a_row_is_kept(tmp_path):

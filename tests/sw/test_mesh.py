@@ -5,14 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from drawn import draw
 
 from rowmesh.hw.config import ArchConfig, ConfigError
 from rowmesh.hw.router import Side
+from rowmesh.hw.top import descriptors
 from rowmesh.sw import flow
 from rowmesh.sw.assembler import memory_map, packed_weights, programs
 from rowmesh.sw.golden import conv2d
 from rowmesh.sw.mapper import UnmappableError
-from rowmesh.sw.mapping import IllegalMappingError
+from rowmesh.sw.mapping import IllegalMappingError, Mapping
 from rowmesh.sw.mesh import MeshMapping, Splits, mode_of, route_of, sets_of, share_of, sharings
 from rowmesh.sw.meshcounts import access_counts
 from rowmesh.sw.meshmapper import splits_of
@@ -270,3 +272,18 @@ def test_larger_meshes_are_for_the_model_only():
         config.check_buildable()
     with pytest.raises(ConfigError, match="only the model"):
         flow.generate(config, None)
+
+
+def test_a_single_array_is_a_mesh_of_one_cluster():
+    """Every engine's words are the same: no nest has a second version."""
+    singles = (mapping for mapping in draw(seed=20) if isinstance(mapping, Mapping))
+    for mapping in itertools.islice(singles, 30):
+        mesh = MeshMapping(mapping.config, mapping.layer, Splits(), mapping)
+        alone, of_one = (programs(m, memory_map(m)) for m in (mapping, mesh))
+        layouts = descriptors(mapping.config)
+        for own, other in ((alone.shared, of_one.shared), (alone.clusters[0], of_one.clusters[0])):
+            assert {e: nest.encode(layouts[e]) for e, nest in own.items()} == {
+                e: nest.encode(layouts[e]) for e, nest in other.items()
+            }
+        assert alone.arrays == of_one.arrays
+        assert access_counts(mapping) == access_counts(mesh)
