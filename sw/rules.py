@@ -90,39 +90,41 @@ _CAPACITY = (
     ),
     Rule(
         lambda m: m.chains * m.chain <= m.config.rows,
-        lambda m: f"{m.chains} chains of {m.chain} PEs exceed the {m.config.rows} rows",
+        lambda m: f"{m.chains} chains of {m.chain} PEs exceed the {m.config.rows} rows (array.rows)",
     ),
     Rule(
         lambda m: m.columns <= m.config.cols,
-        lambda m: f"{m.columns} columns exceed the array's {m.config.cols}",
+        lambda m: f"{m.columns} columns exceed the array's {m.config.cols} (array.cols)",
     ),
     Rule(
         lambda m: m.iact_slots <= m.config.iact_spad,
-        lambda m: f"{m.iact_slots} iacts exceed the spad of {m.config.iact_spad}",
+        lambda m: f"{m.iact_slots} iacts exceed the spad of {m.config.iact_spad} (spads.iact)",
     ),
     Rule(
         lambda m: m.weights <= m.config.weight_spad,
-        lambda m: f"{m.weights} weights exceed the spad of {m.config.weight_spad}",
+        lambda m: f"{m.weights} weights exceed the spad of {m.config.weight_spad} (spads.weight)",
     ),
     Rule(
         lambda m: pe_psums(m) <= m.config.psum_spad,
-        lambda m: f"{pe_psums(m)} psums of a PE exceed the spad of {m.config.psum_spad}",
+        lambda m: f"{pe_psums(m)} psums of a PE exceed the spad of {m.config.psum_spad} (spads.psum)",
     ),
     Rule(
         lambda m: m.bank_words <= m.config.psum_bank_words,
-        lambda m: f"{m.bank_words} psums exceed the bank of {m.config.psum_bank_words}",
+        lambda m: f"{m.bank_words} psums exceed the bank of {m.config.psum_bank_words} (glb.psum_bank_words)",
     ),
     Rule(
         lambda m: kept_flits(m) <= m.config.glb_iact_flits,
-        lambda m: f"{kept_flits(m)} iact flits exceed the global buffer's {m.config.glb_iact_flits}",
+        lambda m: f"{kept_flits(m)} iact flits exceed the global buffer's {m.config.glb_iact_flits} (glb.iact_flits)",
     ),
     Rule(
         lambda m: m.layer.output != "requant" or m.m_x * m.column_filters <= m.config.param_words,
-        lambda m: f"parameters of {m.m_x * m.column_filters} filters exceed {m.config.param_words}",
+        lambda m: (
+            f"parameters of {m.m_x * m.column_filters} filters exceed {m.config.param_words} (output.param_words)"
+        ),
     ),
     Rule(
         lambda m: m.layer.kind != "maxpool" or m.config.max_pooling,
-        lambda m: "maxpool needs PEs with max_pooling",
+        lambda m: "maxpool needs PEs that can (pe.max_pooling: true)",
     ),
     Rule(
         lambda m: m.layer.kind != "maxpool" or m.chain == 1,
@@ -249,7 +251,7 @@ _SPACE = (
     ),
     Rule(
         lambda m: m.g_n == 1 or not m.planar,
-        lambda m: "several groups at once need the blocked form",
+        lambda m: "several groups at once need as many channels as a beat has words",
     ),
     Rule(
         lambda m: m.p_rest == m.p_n or m.p0 == 1,
@@ -261,15 +263,17 @@ _SPACE = (
     ),
     Rule(
         lambda m: m.m_x == 1 or m.inner == 1 or m.inner % m.config.lanes == 0,
-        lambda m: f"columns beside filters across columns must be a multiple of the {m.config.lanes} drain lanes",
+        lambda m: (
+            f"columns beside filters across columns must be a multiple of the {m.config.lanes} lanes (output.lanes)"
+        ),
     ),
     Rule(
         lambda m: tag_indices(m) <= 1 << m.config.tag_width,
-        lambda m: f"{tag_indices(m)} tag indices exceed {m.config.tag_width} bits",
+        lambda m: f"{tag_indices(m)} tag indices exceed {m.config.tag_width} bits (noc.tag_width)",
     ),
     Rule(
         lambda m: tag_phases(m) <= 1 << m.config.tag_width,
-        lambda m: f"{tag_phases(m)} tag phases exceed {m.config.tag_width} bits",
+        lambda m: f"{tag_phases(m)} tag phases exceed {m.config.tag_width} bits (noc.tag_width)",
     ),
     Rule(
         lambda m: edge_count(m) <= m.config.edge_flags,
@@ -319,7 +323,7 @@ _FLITS = (
     ),
     Rule(
         lambda m: not m.planar or m.layer.stride[1] <= m.window,
-        lambda m: "a stride beyond the filter needs the blocked form",
+        lambda m: "a stride beyond the filter needs as many channels as a beat has words",
     ),
     Rule(
         lambda m: not m.planar or m.qt == 1 or (m.q0 * m.layer.stride[1]) % m.lanes == 0,

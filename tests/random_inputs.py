@@ -41,10 +41,13 @@ def random_arch(seed: int, *, small: bool = False) -> ArchConfig:
             elif draw.random() < 0.6:
                 fields[name] = _number(draw, low, high, 2 * getattr(usual, name))
         fields["mesh_rows"], fields["mesh_cols"] = draw.choice(_MESHES if not small else _MESHES[:8])
-        for name in ("iact_ports", "weight_ports"):
-            fields[name] = draw.choice((1, 1, fields.get("iact_ports", 1), fields.get(name, 2)))
+        ports = draw.choice((1, 1, 1, 2, 3, 4))
+        fields["rows"] = min(-(-fields["rows"] // ports) * ports, 64)
+        fields["iact_ports"], fields["weight_ports"] = draw.choice(((ports, ports), (1, ports), (ports, 1)))
         fields["drain_lanes"] = draw.choice((0, 0, 1, draw.randint(0, 2 * fields["cols"])))
-        fields["burst_beats"] = 1 << draw.choice((0, 1, 2, 3, 4, 4, 4, 5, draw.randint(0, 8)))
+        fields["burst_beats"] = burst = 1 << draw.choice((0, 1, 2, 3, 4, 4, 4, 5, draw.randint(0, 8)))
+        for name, least in (("glb_iact_flits", 2), ("glb_weight_flits", 2), ("param_words", 1)):
+            fields[name] = max(fields.get(name, getattr(usual, name)), least * burst)
         for field in dataclasses.fields(ArchConfig):
             if field.type is bool and draw.random() < 0.3:
                 fields[field.name] = draw.random() < 0.5

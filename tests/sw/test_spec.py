@@ -94,13 +94,18 @@ def test_everything_but_the_shape_is_defaulted(tmp_path):
 
 
 SHAPE = "  array: {rows: 4, cols: 4}\n"
+REQUIRED = "".join(f"; line {{0}}: architecture.array.{key}: is required, for example 4" for key in ("rows", "cols"))
 
 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
         ("  array: {rows: 4}", ":2: architecture.array.cols: is required, for example 4"),
-        ("  name: x", ":1: architecture.array.rows: is required, for example 4"),
+        (
+            "  name: x",
+            ":1: architecture.array.rows: is required, for example 4; line 1: architecture.array.cols: is required, "
+            "for example 4",
+        ),
         (
             "  array:\n    rows: 4\n    cols: 0",
             ":4: architecture.array.cols: must be from 1 to 64, not 0 (nearest legal value: 1)",
@@ -117,8 +122,8 @@ SHAPE = "  array: {rows: 4, cols: 4}\n"
             SHAPE + "  glb: {zzz: 16}",
             ":3: architecture.glb.zzz: unknown key, known keys are iact_flits, weight_flits, psum_bank_words",
         ),
-        ("  arry: {rows: 4, cols: 4}", ":2: architecture.arry: unknown key, did you mean array?"),
-        ("  array: [4, 4]", ":2: architecture.array: must be a mapping, not [4, 4]"),
+        ("  arry: {rows: 4, cols: 4}", ":2: architecture.arry: unknown key, did you mean array?" + REQUIRED.format(1)),
+        ("  array: [4, 4]", ":2: architecture.array: must be a mapping, not [4, 4]" + REQUIRED.format(2)),
         (
             "  name: 4 x 4\n" + SHAPE,
             ":2: architecture.name: must be a letter, then letters, digits, _ or -, not '4 x 4' "

@@ -233,7 +233,8 @@ def test_the_line_is_the_fields_own(tmp_path):
     with pytest.raises(InputError) as info:
         load_workload(write(tmp_path, text))
     assert str(info.value) == (
-        f"{tmp_path}/w.yaml:17: workload.layers[1].stride: {PAIR}, not 'zero' (nearest legal value: 1); 1 more after it"
+        f"{tmp_path}/w.yaml:17: workload.layers[1].stride: {PAIR}, not 'zero' (nearest legal value: 1); "
+        f"line 18: workload.layers[1].N: {INT}, not 0 (nearest legal value: 1)"
     )
 
 
@@ -251,7 +252,10 @@ FC = "{name: A, kind: fc, M: 1, C: 1}"
             f"workload:\n  layers: [{FC}]\n  description: 3",
             ":3: workload.description: must be a string, not 3",
         ),
-        ("workload:\n  layer: []", ":2: workload.layer: unknown key, did you mean layers?; 1 more after it"),
+        (
+            "workload:\n  layer: []",
+            ":2: workload.layer: unknown key, did you mean layers?; line 1: workload.layers: is required",
+        ),
         ("workload: {}", ":1: workload.layers: is required"),
         ("workload: 5", ":1: workload: must be a mapping, not 5"),
         ("workload: {7: 8}", ":1: workload[7]: a key must be a string, not 7"),
