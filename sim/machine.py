@@ -42,7 +42,8 @@ def writing(path: Path, only: Collection[int] = ()) -> Iterator[None]:
         if number not in only if only else number is None and "\0" not in str(path):
             raise
         reason = getattr(error, "strerror", None) or error
-        place = Path(error.filename) if only and getattr(error, "filename", None) else path
+        named = getattr(error, "filename", None) if only else None
+        place = Path(named) if named else path
         raise MachineError(f"{shown(place)}: cannot be written: {reason}") from error
 
 
