@@ -197,7 +197,7 @@ def lock_of(target: Path) -> Path:
 def _remove_leftovers(target: Path) -> None:
     """Remove what killed processes were building beside a target whose lock is held: whoever still builds has one."""
     for path in target.parent.glob(f"{_NEW}*"):
-        name = path.name.removeprefix(_NEW).rpartition("-")[0]
+        name = path.name.removeprefix(_NEW).rpartition("-")[0] or "unknown"
         with contextlib.ExitStack() as stack:
             if name != target.name:
                 try:

@@ -41,8 +41,9 @@ def writing(path: Path, only: Collection[int] = ()) -> Iterator[None]:
         number = getattr(error, "errno", None)
         if number not in only if only else number is None and "\0" not in str(path):
             raise
-        reason, named = getattr(error, "strerror", None) or error, getattr(error, "filename", None)
-        place = Path(named) if only and named else path
+        reason = getattr(error, "strerror", None) or error
+        named = getattr(error, "filename", None) if only else None
+        place = Path(named) if named else path
         raise MachineError(f"{shown(place)}: cannot be written: {reason}") from error
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rowmesh.hw.config import ArchConfig, ConfigError
+from rowmesh.sim.cache import cache_folder
 from rowmesh.sim.machine import DISK, MachineError
 from rowmesh.sim.tools import require_tools
 from rowmesh.sw import dataflow as dataflows
@@ -170,6 +171,7 @@ def map_(
     _only_without_file(ctx, mapping)
     flows, table = dataflows.load_dataflows(dataflow), load_energy(energy)
     goal, limit = Objective(objective, table), Budget.parse(budget) if budget is not None else None
+    cache_folder()
     from rowmesh.sw import flow, mappingfile, mapreport
 
     with new_text(out) as write, new_text(json_file) as write_json:
@@ -251,6 +253,7 @@ def run(
     flows = dataflows.load_dataflows(dataflow)
     goal, limit = Objective(objective, load_energy(energy)), Budget.parse(budget) if budget is not None else None
     require_tools()
+    cache_folder()  # that there is one is checked before anything is said
     from rowmesh.sw import flow, mappingfile
     from rowmesh.sw.mapping import Mapping
     from rowmesh.sw.mesh import MeshMapping

@@ -1,11 +1,13 @@
 """Functions that numba compiles, once for each version of what they are made of: their code is kept in the cache."""
 
+import contextlib
 import functools
 import hashlib
 import itertools
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +25,7 @@ __all__ = ["COMPILING", "digest_of", "kernel"]
 COMPILING = "compiling the search and the timing model, once for this machine: about a minute"
 """What the log says (once, as information) when code is not in the cache."""
 
-_KEPT_VERSIONS = 8
+_KEPT_VERSIONS = 24  # three of a version of rowmesh
 
 _log = logging.getLogger(__name__)
 
@@ -55,9 +57,44 @@ def kernel(digest: str, **options: Any) -> Callable[[Callable[..., Any]], Any]:
     def decorate(function: Callable[..., Any]) -> Any:
         dispatcher = numba.njit(nogil=True, **options)(function)
         dispatcher._cache = _Kept(function, digest)
+        dispatcher.compile = _alone(dispatcher.compile)
         return dispatcher
 
     return decorate
+
+
+_within = threading.RLock()
+_depth = 0
+
+
+def _alone(compile_: Callable[..., Any]) -> Callable[..., Any]:
+    """Let one process compile, or load, what it calls with all that this calls: others find it in the cache."""
+
+    @functools.wraps(compile_)
+    def alone(signature: Any) -> Any:
+        global _depth
+        with _within, contextlib.ExitStack() as stack:
+            if not _depth:
+                _hold(stack)
+            _depth += 1
+            stack.callback(_leave)
+            return compile_(signature)
+
+    return alone
+
+
+def _hold(stack: contextlib.ExitStack) -> None:
+    path = cache_folder("compiled") / "compiling.lock"
+    try:
+        stack.enter_context(locked(path, wait=False))
+    except BlockingIOError:
+        _log.info("waiting for another process that compiles the search and the timing model")
+        stack.enter_context(locked(path))
+
+
+def _leave() -> None:
+    global _depth
+    _depth -= 1
 
 
 class _Place:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from rowmesh.sw.spec import load_arch
 from rowmesh.sw.timing.loop import loop
 from rowmesh.sw.workload import Layer
 
+ROOT = Path(__file__).parents[2]
 _NUMBER = "import rowmesh.sw.{}; from numba.core.bytecode import FunctionIdentity as f; print(next(f._unique_ids))"
 
 
@@ -29,23 +31,32 @@ _KEEP = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import shape
-print(shape.size(*[0] * int(sys.argv[2])))
+print(shape.size(*[0] * int(sys.argv[2])), sum(shape.size.stats.cache_misses.values()))
 """
 
 
-def test_processes_that_save_at_once_keep_all(tmp_path, monkeypatch):
-    """Each of several processes compiles the same function for other types; all are there afterwards, and right."""
+def test_processes_that_compile_at_once_keep_all_and_compile_nothing_twice(tmp_path, monkeypatch):
+    """Each of several processes compiles the same function, some for other types; all are kept, and right."""
     source = "from rowmesh.sw.kernels import kernel\n\n@kernel('version')\ndef size(*given):\n    return len(given)\n"
     (tmp_path / "shape.py").write_text(source)
     monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
-    counts = range(1, 7)
-    for _ in range(2):
+    counts = (1, 2, 3, 3)
+    for compiled in (3, 0):
         running = [
             subprocess.Popen([sys.executable, "-c", _KEEP, str(tmp_path), str(n)], stdout=subprocess.PIPE)
             for n in counts
         ]
-        assert [int(process.communicate()[0]) for process in running] == list(counts)
-    assert len(list(tmp_path.rglob("*.nbc"))) == len(counts)
+        outputs = [tuple(map(int, process.communicate()[0].split())) for process in running]
+        assert [size for size, _ in outputs] == list(counts)
+        assert sum(misses for _, misses in outputs) == compiled
+    assert len(list((tmp_path / "cache").rglob("*.nbc"))) == 3
+
+
+def test_all_that_is_compiled_is_kept_in_the_project_s_cache():
+    """numba's own caching writes beside the sources, when they are imported."""
+    sources = [path for top in ("hw", "sw", "sim") for path in (ROOT / top).rglob("*.py")]
+    assert sources
+    assert [path for path in sources if "cache=True" in path.read_text()] == []
 
 
 def test_the_timing_model_is_compiled_once_for_all_architectures_and_programs():

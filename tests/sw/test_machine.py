@@ -65,6 +65,15 @@ def test_generated_files_on_a_full_disk(capsys, tmp_path, full_from):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("command", ["map", "run"])
+def test_a_cache_that_is_a_file(capsys, tmp_path, monkeypatch, command):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ROWMESH_CACHE", str(tmp_path / "file"))
+    assert failed(capsys, command, "tiny", "demo") == (
+        f"ROWMESH_CACHE: must be a folder that can be written, '{tmp_path}/file' is a file"
+    )
+
+
 def test_a_cache_on_a_full_disk(tmp_path):
     def build(folder):
         (folder / "half").touch()
