@@ -12,14 +12,34 @@ from rowmesh.hw.layouts import psum_layout
 from rowmesh.sw.golden import requantize
 
 CONFIG, _ = arch()
-LEVELS, LANES, COLS = CONFIG.nest_levels, CONFIG.lanes, CONFIG.cols
-GROUPS = CONFIG.bank_groups
+LEVELS, COLS, OWN, LANES = CONFIG.nest_levels, CONFIG.cols, CONFIG.lanes, CONFIG.all_lanes
+MEMBERS = CONFIG.drain_clusters
+SETS = CONFIG.clusters // MEMBERS
+BANKS = range(CONFIG.clusters * COLS)
 SLOTS, WIDTH = CONFIG.flit_words, CONFIG.data_width
 SPAN = 32 // WIDTH
 DEPTH = CONFIG.psum_bank_words
 DESCRIPTOR = drain_descriptor(CONFIG)
-# levels of the tests' programs: word of a beat, beat, position, group, short tiles, thin tiles
-WORD, BEAT, POSITION, GROUP, SHORT, THIN = range(6)
+# levels of the tests' programs: word of a beat, beat, position, group, set of clusters, short tiles, thin tiles
+WORD, BEAT, POSITION, GROUP, SET, SHORT, THIN = range(7)
+
+
+def place_of(bank):
+    """Set, member of the set, and column of a bank."""
+    cluster, col = divmod(bank, COLS)
+    return *divmod(cluster, MEMBERS), col
+
+
+def group_of(bank):
+    """Group that a bank is drained in."""
+    of_set, _, col = place_of(bank)
+    return of_set * CONFIG.bank_groups + col // OWN
+
+
+def lane_of(bank):
+    """Lane that a bank's words take."""
+    _, member, col = place_of(bank)
+    return member * OWN + col % OWN
 
 
 class Unit:
@@ -30,7 +50,7 @@ class Unit:
         self.dut = dut
         self.start = bench.source("start", 1)
         self.params = bench.source("fill", 64)
-        self.psums = [bench.source(f"psum__{col}", psum_layout(CONFIG)) for col in range(COLS)]
+        self.psums = [bench.source(f"psum__{bank}", psum_layout(CONFIG)) for bank in BANKS]
         self.lanes = [bench.sink(f"lanes__{lane}", beat_layout(CONFIG)) for lane in range(LANES)]
         self.freed = 0
         bench.hooks.append(self._count)
@@ -48,28 +68,38 @@ class Unit:
 class Work:
     """A descriptor's data and what has to come out."""
 
-    def __init__(self, random, program, sizes, params):
+    def __init__(self, random, program, sizes, params, *, sets=1, passes=1):
         """``sizes`` and ``params``: words of each column and parameters of each tile, in order."""
         loops, bases, values = program
         self.words = DESCRIPTOR.encode(*program)
         self.beats = [[] for _ in range(LANES)]
-        self.psums = [[] for _ in range(COLS)]
+        self.psums = [[] for _ in BANKS]
+        own = [
+            bank
+            for bank in BANKS
+            for of_set, member, col in [place_of(bank)]
+            if of_set < sets and col < values["columns"] and values.get("members", 1) >> member & 1
+        ]
         self.params = []
         big = 1 << (CONFIG.acc_width - 1)
         scale = random.choice((1e-8, 1e-6, 1e-3))
-        banks, table = [[] for _ in range(COLS)], []
+        banks, table = [[] for _ in BANKS], []
         for size, count in zip(sizes, params, strict=True):
-            for col in range(values["columns"]):
+            for bank in own:
                 tile = [random.randrange(-big, big) >> random.choice((0, 8, 16)) for _ in range(size)]
-                banks[col] += tile
-                self.psums[col] += [
-                    {"value": value, "first": 1, "last": 1, "start": k == 0} for k, value in enumerate(tile)
-                ]
+                banks[bank] += tile
+                parts = [[random.randrange(-big, big) for _ in range(size)] for _ in range(passes - 1)]
+                rest = [wrap(value - sum(split), CONFIG.acc_width) for value, *split in zip(tile, *parts, strict=True)]
+                for number, part in enumerate([*parts, rest]):
+                    self.psums[bank] += [
+                        {"value": value, "first": number == 0, "last": number == passes - 1, "start": k == 0}
+                        for k, value in enumerate(part)
+                    ]
             for _ in range(count):
                 bias = random.randrange(-(1 << 20), 1 << 20)
                 table.append((bias, np.float32(scale * random.uniform(0.5, 2.0))))
         self.params = [bias & 0xFFFFFFFF | int(factor.view(np.uint32)) << 32 for bias, factor in table]
-        head, first_param = [0] * COLS, 0
+        head, first_param = [0 for _ in BANKS], 0
         gathered = [[0, 0] for _ in range(LANES)]
         limits = values["zero_point"], values["clamp_low"], values["clamp_high"]
         for token in nest(LEVELS, loops, bases):
@@ -78,14 +108,18 @@ class Work:
                 return holds(values.get(name, 0), token.last, LEVELS)
 
             columns = values["columns_edge" if last("edge_mask") else "columns"]
-            for lane in range(LANES):
-                col = token.out["group"] * LANES + lane
+            group = [bank for bank in own if group_of(bank) == token.out["group"]]
+            self.ends_with_a_word = any(place_of(bank)[2] < columns for bank in group)
+            for bank in group:
+                _, member, col = place_of(bank)
                 if col >= columns:
                     continue
-                word = banks[col][head[col] + token.out["offset"]]
+                lane = lane_of(bank)
+                word = banks[bank][head[bank] + token.out["offset"]]
                 bias, factor = 0, None
                 if values["use_param"]:
-                    bias, factor = table[first_param + token.out["param"] + lane * values["lane_param"]]
+                    distance = col % OWN * values["lane_param"] + values.get(f"member_param{member}", 0)
+                    bias, factor = table[first_param + token.out["param"] + distance]
                 total = wrap(word + bias, CONFIG.acc_width)
                 slot, beat = token.out["slot"], gathered[lane]
                 if values["raw"]:
@@ -100,13 +134,11 @@ class Work:
                     gathered[lane] = [0, 0]
             if last("release_mask"):
                 released = values[f"release{last('short_mask') | last('thin_mask') << 1}"]
-                for lane in range(LANES):
-                    col = token.out["group"] * LANES + lane
-                    if col < values["columns"]:
-                        head[col] += released
+                for bank in group:
+                    head[bank] += released
             if last("param_mask"):
                 first_param += values["param_thin" if last("thin_mask") else "param_release"]
-        assert all(head[col] == len(banks[col]) for col in range(COLS))
+        assert all(head[bank] == len(banks[bank]) for bank in BANKS)
         assert first_param == len(table)
 
 
@@ -118,7 +150,11 @@ def _program(random):
     words = random.randint(1, SLOTS // step)
     words_last = random.randint(1, words)
     columns = random.randint(1, COLS)
-    groups = -(-columns // LANES)
+    groups, sets = -(-columns // OWN), random.randint(1, SETS)
+    of_members = {}
+    if MEMBERS > 1:
+        of_members = {f"member_param{member}": random.randint(0, 5) for member in range(MEMBERS)}
+        of_members["members"] = random.randrange(1, 1 << MEMBERS)
     while True:
         beats, positions = random.randint(1, 3), random.randint(1, 3)
         beats_thin, positions_short = random.randint(1, beats), random.randint(1, positions)
@@ -144,7 +180,8 @@ def _program(random):
             for thin in (0, 1)
             for short in (0, 1)
         }
-        counts = [beats * words + (LANES - 1) * lane_param, beats_thin * words + (LANES - 1) * lane_param]
+        beside = (OWN - 1) * lane_param + max(of_members.get(f"member_param{k}", 0) for k in range(MEMBERS))
+        counts = [beats * words + beside, beats_thin * words + beside]
         if max(sizes.values()) <= DEPTH and max(counts) <= CONFIG.param_words:
             break
     extra = random.randint(0, 2) if max(sizes.values()) + 2 <= DEPTH else 0
@@ -153,13 +190,14 @@ def _program(random):
         (beats, beats_thin, 1 << THIN, strides[BEAT]),
         (positions, positions_short, 1 << SHORT, strides[POSITION]),
         (groups, groups, 0, strides[GROUP]),
+        (sets, sets, 0, {"group": CONFIG.bank_groups}),
         (shorts, shorts, 0, {}),
         (thins, thins, 0, {}),
     ]
     low, high = sorted(random.choices(range(-(1 << (WIDTH - 1)), 1 << (WIDTH - 1)), k=2))
     values = {
         "columns": columns,
-        "columns_edge": random.randint(0 if groups == 1 else (groups - 1) * LANES, columns),
+        "columns_edge": random.randint(0 if groups == 1 else (groups - 1) * OWN, columns),
         "edge_mask": mask_word(LEVELS, random.choice((None, [SHORT], [SHORT, THIN]))),
         "release_mask": mask_word(LEVELS, [WORD, BEAT, POSITION]),
         **{f"release{short | thin << 1}": sizes[thin, short] + extra for thin in (0, 1) for short in (0, 1)},
@@ -169,7 +207,8 @@ def _program(random):
         "lane_param": lane_param,
         "param_release": counts[0] if use_param else 0,
         "param_thin": counts[1] if use_param else 0,
-        "param_mask": mask_word(LEVELS, [WORD, BEAT, POSITION, GROUP]),
+        "param_mask": mask_word(LEVELS, [WORD, BEAT, POSITION, GROUP, SET]),
+        **of_members,
         "use_param": use_param,
         "raw": raw,
         "zero_point": random.randrange(-20, 20),
@@ -181,25 +220,32 @@ def _program(random):
         (loops, {}, values),
         [sizes[tile] + extra for tile in tiles],
         [counts[thin] * use_param for thin, _ in tiles],
+        sets,
     )
 
 
 @cocotb.test()
 async def random_tiles(dut):
-    """Random tiles, groups, edges, parameters, raw and requantised, back to back, everything stalling."""
+    """Random tiles, groups, sets, edges, parameters, raw and requantised, back to back, everything stalling.
+
+    Tiles of several passes update a bank while the drain reads it.
+    """
     unit = Unit(dut)
     bench = unit.bench
     await bench.reset()
     expected = [[] for _ in range(LANES)]
-    before, parameters, partial = [], 0, 0
+    before, silent, parameters, partial = [], [], 0, 0
     for number, random in enumerate(seeds(40)):
-        work = Work(random, *_program(random))
-        # the bank's last user has to be done with the pipeline
+        *program, sets = _program(random)
+        work = Work(random, *program, sets=sets, passes=random.randint(1, 3))
+        # the bank's last user has to be done with the pipeline; of one whose last words give no beat only `idle` tells
         if number >= 2:
             marks = before[-2]
             await bench.until(
                 lambda marks=marks: all(len(s.items) >= n for s, n in zip(unit.lanes, marks, strict=True))
             )
+            if silent[-2]:
+                await bench.until(lambda: unit.start.done and int(dut.idle.value))
         if number % 8 == 0:
             bench.random_stalls()
         await bench.configure(work.words, number % 2)
@@ -208,6 +254,7 @@ async def random_tiles(dut):
         for lane, beats in enumerate(work.beats):
             expected[lane] += beats
             partial += sum(beat["strobe"] != (1 << CONFIG.beat_bytes) - 1 for beat in beats)
+        silent.append(not work.ends_with_a_word)
         before.append([len(beats) for beats in expected])
         parameters += len(work.params)
     await bench.until(lambda: all(len(s.items) >= len(e) for s, e in zip(unit.lanes, expected, strict=True)))
@@ -229,8 +276,9 @@ def _stream(words, flush, *, raw=0, count=1):
         (words // flush, words // flush, 0, {"offset": flush}),
         (count, count, 0, {}),
     ]
-    columns = min(COLS, LANES)
+    columns = min(COLS, OWN)
     values = {
+        **({"members": (1 << MEMBERS) - 1} if MEMBERS > 1 else {}),
         "columns": columns,
         "columns_edge": columns,
         "release_mask": mask_word(LEVELS, [0, 1]),

@@ -23,7 +23,7 @@ class DrainUnit(Block):
         self.drain = Drain(config)
         hidden = ("banks", "returned")
         members = {name: member for name, member in self.drain.signature.members.items() if name not in hidden}
-        members["psum"] = In(stream.Signature(psum_layout(config))).array(config.cols)
+        members["psum"] = In(stream.Signature(psum_layout(config))).array(config.clusters * config.cols)
         super().__init__(members)
 
     def elaborate(self, platform):
@@ -33,17 +33,17 @@ class DrainUnit(Block):
             wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(drain, name))
         for name in ("freed", "idle", "waits"):
             m.d.comb += getattr(self, name).eq(getattr(drain, name))
-        for lane in range(self._config.lanes):
+        for lane in range(self._config.all_lanes):
             m.submodules[f"queue{lane}"] = queue = Fifo(beat_layout(self._config), lane_depth(self._config))
             wiring.connect(m, drain.lanes[lane], queue.i)
             wiring.connect(m, queue.o, wiring.flipped(self.lanes[lane]))
             m.d.sync += drain.returned[lane].eq(queue.o.valid & queue.o.ready)
-        for col in range(self._config.cols):
-            m.submodules[f"bank{col}"] = bank = PsumBank(self._config)
-            m.submodules[f"entry{col}"] = entry = PsumEntry(self._config)
-            wiring.connect(m, wiring.flipped(self.psum[col]), entry.i)
+        for number in range(self._config.clusters * self._config.cols):
+            m.submodules[f"bank{number}"] = bank = PsumBank(self._config)
+            m.submodules[f"entry{number}"] = entry = PsumEntry(self._config)
+            wiring.connect(m, wiring.flipped(self.psum[number]), entry.i)
             wiring.connect(m, entry.o, bank.i)
-            port = drain.banks[col]
+            port = drain.banks[number]
             for name in ("offset", "enable", "free", "release"):
                 m.d.comb += getattr(bank, name).eq(getattr(port, name))
             for name in ("finals", "response"):

@@ -10,7 +10,7 @@ from rowmesh.hw.buffet import Buffet
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.flags import mask_word
-from rowmesh.hw.loader import Loader
+from rowmesh.hw.loader import DEBT, LONGEST_SKIP, Loader
 from rowmesh.hw.read_arbiter import ReadArbiter
 from rowmesh.hw.segments import Splitter
 from rowmesh.hw.storer import Storer
@@ -221,6 +221,28 @@ def test_loader_skips_in_a_saturated_memory():
     }))  # fmt: skip
     cycles = bench.fill_cycles
     assert cycles[-1] - cycles[0] + 1 <= len(cycles) + 4 * 60, "a long skip costs a few cycles"
+
+
+@pytest.mark.parametrize("bound", [DEBT, 64])
+def test_loader_holds_no_more_beats_than_it_has_room_for(bound, monkeypatch):
+    """Seven skips of full length behind every burst, from a near memory: without its bound the loader loses beats."""
+    monkeypatch.setattr("rowmesh.hw.loader.DEBT", bound)
+    bench, beats = LoadBench(clip=True, depth=20_000, latency=5), CONFIG.burst_beats
+    descriptor = (
+        [(20, 20, 0, {"address": beats * SIZE})],
+        {"address": 0, "x": 0, "y": 0, "block": 0},
+        {"length": beats + 7 * LONGEST_SKIP, "width": beats, "height": 1, "blocks": 1},
+    )
+    expected = bench.expect(*descriptor)
+
+    async def start(ctx):
+        await write_config(ctx, bench.loader.config, 0, bench.loader.descriptor.encode(*descriptor))
+        await put(ctx, bench.loader.start, 0)
+        for _ in range(1000):
+            await ctx.tick()
+
+    simulate(bench.top, start, bench.memory.run, bench.destination)
+    assert (bench.slots == expected) == (bound == DEBT)
 
 
 def test_loader_wide_addresses():
