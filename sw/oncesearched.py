@@ -43,7 +43,7 @@ def renamed(mapping: Mapping | MeshMapping, name: str) -> Mapping | MeshMapping:
 def once_a_shape(search: _Search) -> _Search:
     """Decorate a search so that what it finds, for equal layers and other arguments, is found once.
 
-    Its second argument is the layer; what it returns is a dataclass with a ``mapping``.
+    Its second argument is the layer; what it returns is a dataclass with a ``mapping``. ``cache_clear`` forgets all.
     """
 
     @functools.lru_cache(maxsize=1024)
@@ -57,4 +57,5 @@ def once_a_shape(search: _Search) -> _Search:
             return result
         return replace(result, mapping=renamed(result.mapping, layer.name))
 
+    once.cache_clear = found.cache_clear  # type: ignore[attr-defined]
     return cast(_Search, once)

@@ -71,7 +71,7 @@ class FakeFlow(types.ModuleType):
         self.unmappable = None
         self.crash = None
 
-    def generate(self, arch, out_dir):
+    def generate(self, arch, out_dir, **options):
         (out_dir / "sub").mkdir()
         written = [out_dir / f"{arch.name}.v", out_dir / "sub" / "regs.h"]
         for path in written:

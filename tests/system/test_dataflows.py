@@ -55,7 +55,7 @@ def drawn(config, flows, kind, cases):
 
 def test_kinds_are_right_or_refused():
     flows = tuple(load_dataflow(name) for name in FLOWS)
-    mappings = [mapping for kind in KINDS for mapping in drawn(SHAPES[0], flows, kind, 4)]
+    mappings = [mapping for kind in KINDS for mapping in drawn(SHAPES[0], flows, kind, 6)]
     assert {mapping.layer.kind for mapping in mappings} == set(KINDS)
     check(mappings)
 
