@@ -247,7 +247,7 @@ def run(
         try:
             config = config.replace(pe_counters=True)
         except ConfigError as error:
-            raise InputError(f"--pe-counters: {error}") from None
+            raise InputError(f"--pe-counters: {'; '.join(text for _, text in error.complaints)}") from None
     layers = select_layers(workload, layer, batch)
     _only_without_file(ctx, mapping, "energy")
     flows = dataflows.load_dataflows(dataflow)

@@ -23,7 +23,9 @@ from rowmesh.sw.activity import pe_macs
 from rowmesh.sw.assembler import compile_layers, memory_map, packed_weights
 from rowmesh.sw.compiler import MemoryMap
 from rowmesh.sw.dataflow import Dataflow
+from rowmesh.sw.files import InputError
 from rowmesh.sw.layerdata import LayerData, make_data, nonzero_macs
+from rowmesh.sw.limits import beyond_reach
 from rowmesh.sw.mapper import Search, UnmappableError, search
 from rowmesh.sw.mapping import Mapping, ceil_div
 from rowmesh.sw.memory import MEMORY_LATENCY, WRITE_LATENCY
@@ -191,11 +193,10 @@ def _places(mappings: Sequence[Mapping | MeshMapping], program_bytes: int, base:
     for mapping in mappings:
         own = memory_map(mapping, 0 if places else program_bytes)
         places.append(own.moved(places[-1].size if places else base))
-    if places[-1].size > 1 << mappings[0].config.axi_addr_width:
-        raise RunError(
-            f"{len(places)} layers need {places[-1].size:,} bytes of memory, more than the "
-            f"{mappings[0].config.axi_addr_width} bits of an address reach: choose fewer with --layer"
-        )
+    if reason := beyond_reach(mappings[0].config, places[-1].size):
+        fewer = ": choose fewer with --layer" if len(places) > 1 else ""
+        names = _joined([mapping.layer.name for mapping in mappings])
+        raise InputError(f"{names} do not fit the memory together: {reason}{fewer}")
     return places
 
 
@@ -219,7 +220,7 @@ def make_job(
         If the program could block.
     ValueError
         If a nest has more loops than its engine.
-    RunError
+    InputError
         If the memory would be larger than addresses reach.
     """
     mappings = [mapping for mapping, _ in layers]
@@ -314,7 +315,9 @@ def run_sequence(
     Raises
     ------
     RunError
-        If the hardware reports an error or does not finish, or if the memory would be larger than addresses reach.
+        If the hardware reports an error or does not finish.
+    InputError
+        If the memory would be larger than addresses reach.
     """
     progress("golden", None)
     case = _prepared(mappings, seed, memory)

@@ -71,7 +71,7 @@ def _border(draw: random.Random, most: int) -> Any:
     return values[0] if count == 1 else values
 
 
-def _layer_fields(draw: random.Random) -> dict[str, Any]:
+def _layer_fields(draw: random.Random, large: bool) -> dict[str, Any]:
     kind = draw.choice(KINDS)
     fields: dict[str, Any] = {"kind": kind}
     if kind == "matmul":
@@ -102,16 +102,16 @@ def _layer_fields(draw: random.Random) -> dict[str, Any]:
         fields["output"] = draw.choice(("raw", "requant"))
     if fields.get("C") in (1, 3) and draw.random() < 0.3:
         fields["input"] = "photo"
-    if draw.random() < 0.02:  # a size at its end
+    if draw.random() < 0.02 and large:  # a size at its end
         fields[draw.choice([name for name in fields if name in "MCHWK"])] = draw.choice((32767, 65535, 65536))
     return fields
 
 
-def random_layer(seed: int) -> dict[str, Any]:
-    """Draw a layer, as the fields of a file."""
+def random_layer(seed: int, *, large: bool = True) -> dict[str, Any]:
+    """Draw a layer, as the fields of a file; ``large``: now and then with a size at the end of its range."""
     draw = random.Random(f"layer {seed}")
     while True:
-        fields = {"name": f"L{seed}", **_layer_fields(draw)}
+        fields = {"name": f"L{seed}", **_layer_fields(draw, large)}
         try:
             Layer(**fields)
         except ValidationError:

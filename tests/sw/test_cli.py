@@ -158,7 +158,7 @@ def test_run_passes_and_prints_a_row_a_layer(flow, capsys):
 
 def test_counters_of_too_many_pes_are_refused(bad):
     assert bad("run", "squeezelerator32", "demo", "--pe-counters").startswith(
-        "--pe-counters: ArchConfig.pe_counters must be false with more than 400 PEs, not true with 1024"
+        "--pe-counters: must be false with more than 400 PEs, not true with 1024"
     )
 
 

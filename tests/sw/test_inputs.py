@@ -9,9 +9,10 @@ import pytest
 
 from rowmesh.hw.config import COORDINATE_WIDTH, ArchConfig
 from rowmesh.hw.nest import BOUND_WIDTH
-from rowmesh.sw import cli, dataflow, mapper, spec
-from rowmesh.sw.assembler import beyond_limits
+from rowmesh.sw import cli, dataflow, flow, mapper, spec
+from rowmesh.sw.assembler import beyond_limits, memory_map
 from rowmesh.sw.compiler.loads import load_weight
+from rowmesh.sw.files import InputError
 from rowmesh.sw.limits import beyond_memory
 from rowmesh.sw.mapping import IllegalMappingError, Mapping
 from rowmesh.sw.mapspace import flattened
@@ -98,6 +99,14 @@ def test_the_largest_legal_size_is_legal():
     assert beyond_memory(TINY.replace(axi_addr_width=64), fits.with_batch(65497))
 
 
+def test_layers_of_one_program_share_what_addresses_reach():
+    mapping = mapper.find_mapping(TINY, Layer(name="L", kind="fc", M=1024, C=65536))
+    size = memory_map(mapping, 0).size
+    assert flow._places([mapping] * ((1 << 32) // size), 0)
+    with pytest.raises(InputError, match=r"L do not fit the memory together: .*choose fewer with --layer"):
+        flow._places([mapping] * ((1 << 32) // size + 1), 0)
+
+
 def test_a_plane_too_large_for_a_row_is_no_row():
     layer = Layer(name="L", M=8, C=8, H=182, W=180, R=1, S=1)
     assert [row.w for row in flattened(TINY, layer)] == [182 * 180]
@@ -113,8 +122,6 @@ def test_the_segments_of_many_weights_can_be_counted():
         object.__setattr__(bare, name, value)
     object.__setattr__(bare, "stationary", "weight")
     object.__setattr__(bare, "within", None)
-    from rowmesh.sw.assembler import memory_map
-
     segment = load_weight(bare, memory_map(bare), 0).loops[-1]
     assert 1 < segment.bound <= 1 << BOUND_WIDTH
 

@@ -207,7 +207,9 @@ def test_every_legal_mapping_has_a_program():
     """Mappings of layers whose filters of a column are as many as parameters have room, or close to it."""
     tried = 0
     for filters, kind, name in itertools.product((8, 15, 16), ("avgpool", "depthwise", "conv"), ("os-a", "os-c", "ws")):
-        config = ArchConfig(rows=4, cols=4, data_width=16, param_words=filters, psum_spad=32, weight_spad=64)
+        config = ArchConfig(
+            rows=4, cols=4, data_width=16, param_words=filters, burst_beats=8, psum_spad=32, weight_spad=64
+        )
         layer = Layer.model_validate(
             {"name": "x", "kind": kind, "C": 64, "H": 3, "W": 3, "R": 3, "S": 3} | ({"M": 64} if kind == "conv" else {})
         )
