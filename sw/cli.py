@@ -106,7 +106,10 @@ def generate(
     with new_files(out) as folder:
         from rowmesh.sw import flow
 
-        written = [path.relative_to(folder) for path in flow.generate(config, folder, prefix=prefix, initial_values=initial_values)]
+        written = [
+            path.relative_to(folder)
+            for path in flow.generate(config, folder, prefix=prefix, initial_values=initial_values)
+        ]
     for path in written:
         print(out / path)
     return 0

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from platformdirs import user_cache_path
@@ -57,6 +58,10 @@ _GENERATOR = hashlib.sha256(
 ).digest()
 
 _WATCHDOG = 200_000  # cycles without progress that end a run
+
+
+KIND: Literal["run", "regress"] = "run"
+"""What layers are simulated with; the tests of whole layers choose ``regress``."""
 
 
 class RunError(RuntimeError):
@@ -138,15 +143,15 @@ def predict_mapping(mapping: Mapping | MeshMapping) -> MappedLayer:
     return MappedLayer(mapping, predict(mapping))
 
 
-def _verilog_folder(config: ArchConfig) -> Path:
+def _verilog_folder(config: ArchConfig, initial_values: bool = True) -> Path:
     """Generate into the cache, once for each configuration and version of the generator."""
-    digest = hashlib.sha256(repr(asdict(config)).encode() + _GENERATOR)
+    digest = hashlib.sha256(repr((asdict(config), initial_values)).encode() + _GENERATOR)
     root = Path(os.environ["ROWMESH_CACHE"]) if "ROWMESH_CACHE" in os.environ else user_cache_path("rowmesh")
     folder = root / "verilog" / digest.hexdigest()[:32]
     if not (folder / "rowmesh.json").exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix="new-"))
-        generate(config, scratch)
+        generate(config, scratch, initial_values=initial_values)
         try:
             scratch.rename(folder)
         except OSError:  # somebody else was faster
@@ -201,7 +206,12 @@ def _places(mappings: Sequence[Mapping | MeshMapping], program_bytes: int) -> li
 
 
 def make_job(
-    layers: Sequence[tuple[Mapping | MeshMapping, LayerData]], *, seed: int, memory: str, max_cycles: int
+    layers: Sequence[tuple[Mapping | MeshMapping, LayerData]],
+    *,
+    seed: int,
+    memory: str,
+    max_cycles: int,
+    kind: Literal["run", "regress"] | None = None,
 ) -> SimJob:
     """Compile mappings to a program and lay out its memory: everything that a simulation needs.
 
@@ -211,6 +221,9 @@ def make_job(
         Those of one program, in their order.
     seed, memory, max_cycles
         See :class:`rowmesh.sim.run.SimJob`.
+    kind : {"run", "regress"}, optional
+        For ``regress`` the Verilog has no initial values, the simulation begins with random ones, and assertions are
+        on; KIND by default.
 
     Raises
     ------
@@ -223,6 +236,7 @@ def make_job(
     """
     mappings = [mapping for mapping, _ in layers]
     config = mappings[0].config
+    kind = KIND if kind is None else kind
 
     def image_of(places: list[MemoryMap]) -> bytes:
         program = compile_layers(list(zip(mappings, places, strict=True)))
@@ -237,7 +251,7 @@ def make_job(
             (place.param, pack_params(config, data.bias, data.scale)),
         ]
     return SimJob(
-        verilog_dir=_verilog_folder(config),
+        verilog_dir=_verilog_folder(config, initial_values=kind == "run"),
         image=image,
         memory_size=places[-1].size,
         program_address=places[0].program,
@@ -247,6 +261,7 @@ def make_job(
         write_latency=WRITE_LATENCY,
         seed=seed,
         max_cycles=max_cycles,
+        kind=kind,
         register_writes={"WATCHDOG": _WATCHDOG},
     )
 
