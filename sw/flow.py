@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -62,6 +63,10 @@ _GENERATOR = hashlib.sha256(
 _WATCHDOG = 200_000  # cycles without progress that end a run
 
 _FILLER = b"\xa5"  # of ofmaps before a run, so that a word that is not written is seen, and between tensors
+
+
+KIND: Literal["run", "regress"] = "run"
+"""What layers are simulated with; the tests of whole layers choose ``regress``."""
 
 
 class RunError(RuntimeError):
@@ -146,11 +151,11 @@ def predict_mapping(mapping: Mapping | MeshMapping) -> MappedLayer:
 _KEPT_DESIGNS = 64
 
 
-def _verilog_folder(config: ArchConfig) -> Path:
+def _verilog_folder(config: ArchConfig, initial_values: bool = True) -> Path:
     """Generate into the cache, once for each configuration and version of the generator."""
-    digest = hashlib.sha256(repr(asdict(config)).encode() + _GENERATOR)
+    digest = hashlib.sha256(repr((asdict(config), initial_values)).encode() + _GENERATOR)
     folder = cache_folder("verilog") / digest.hexdigest()[:32]
-    built_once(folder, functools.partial(generate, config))
+    built_once(folder, functools.partial(generate, config, initial_values=initial_values))
     keep_newest(folder, _KEPT_DESIGNS)
     return folder
 
@@ -201,7 +206,13 @@ def _places(mappings: Sequence[Mapping | MeshMapping], program_bytes: int, base:
 
 
 def make_job(
-    layers: Sequence[tuple[Mapping | MeshMapping, LayerData]], *, seed: int, memory: str, max_cycles: int, base: int = 0
+    layers: Sequence[tuple[Mapping | MeshMapping, LayerData]],
+    *,
+    seed: int,
+    memory: str,
+    max_cycles: int,
+    kind: Literal["run", "regress"] | None = None,
+    base: int = 0,
 ) -> SimJob:
     """Compile mappings to a program and lay out its memory: everything that a simulation needs.
 
@@ -211,6 +222,9 @@ def make_job(
         Those of one program, in their order.
     seed, memory, max_cycles
         See :class:`rowmesh.sim.run.SimJob`.
+    kind : {"run", "regress"}, optional
+        For ``regress`` the Verilog has no initial values, the simulation begins with random ones, and assertions are
+        on; KIND by default.
     base : int
         Address of the program, a multiple of 4096; the tensors follow.
 
@@ -225,6 +239,7 @@ def make_job(
     """
     mappings = [mapping for mapping, _ in layers]
     config = mappings[0].config
+    kind = KIND if kind is None else kind
 
     def image_of(places: list[MemoryMap]) -> bytes:
         program = compile_layers(list(zip(mappings, places, strict=True)))
@@ -242,7 +257,7 @@ def make_job(
     size = ceil_div(places[-1].size, PAGE_BYTES) * PAGE_BYTES
     ends = [*(address for address, _ in contents[1:]), size]
     return SimJob(
-        verilog_dir=_verilog_folder(config),
+        verilog_dir=_verilog_folder(config, initial_values=kind == "run"),
         image=[(at, content.ljust(end - at, _FILLER)) for (at, content), end in zip(contents, ends, strict=True)],
         memory_size=size,
         program_address=places[0].program,
@@ -252,6 +267,7 @@ def make_job(
         write_latency=WRITE_LATENCY,
         seed=seed,
         max_cycles=max_cycles,
+        kind=kind,
         register_writes={
             "WATCHDOG": _WATCHDOG,
             "BUDGET": max_cycles,

@@ -94,7 +94,7 @@ class CopyEngine(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         program = Signal(64)
-        scratch = Signal(32)
+        scratch = Signal(32, reset_less=True)
         error = Signal(32)
         busy = Signal()
         done = Signal()
@@ -207,7 +207,9 @@ def write_copy_dut(folder: Path) -> Path:
     source = folder / "rowmesh.il"
     source.write_text(rtlil.convert(CopyEngine(), name="rowmesh"))
     design = libyosys.Design()
-    for command in (f"read_rtlil {source}", "proc -nomux -norom", "memory_collect"):
+    # without initial values, as `rowmesh generate --no-initial-values` has it: what a kind of model begins with counts
+    commands = (f"read_rtlil {source}", "proc -nomux -norom", "setattr -unset init w:*", "memory_collect")
+    for command in commands:
         libyosys.run_pass(command, design)
     libyosys.run_pass(f"write_verilog -norename {folder / 'rowmesh.v'}", design)
     source.unlink()

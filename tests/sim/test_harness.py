@@ -106,6 +106,16 @@ def test_random_stalls_change_cycles_and_nothing_else(design):
     assert results[0].cycles == results[2].cycles != results[1].cycles
 
 
+def test_what_has_no_reset_begins_at_random_in_a_regression(design):
+    """SCRATCH is neither reset nor written; with the same seed it has the same content."""
+    values = [
+        simulate(copy_job(design, kind=kind, seed=seed)).registers["SCRATCH"]
+        for kind, seed in (("run", 1), ("regress", 1), ("regress", 2), ("regress", 1))
+    ]
+    assert values[0] == 0
+    assert values[1] == values[3] != values[2]
+
+
 @pytest.mark.parametrize("memory", ["fast", "axi-random"])
 @pytest.mark.parametrize(
     ("fault", "error"),
