@@ -150,7 +150,7 @@ def run_campaign(path, monkeypatch, seed, count):
     file = path / "plan.json"
     file.write_text(json.dumps(plan))
     monkeypatch.setenv("ROWMESH_FAULTS", str(file))
-    job = dataclasses.replace(jobs[0], memory_size=BASE + window + 0x10000, kind="regress")  # with assertions
+    job = dataclasses.replace(jobs[0], memory_size=BASE + window + 0x10000)
     run_test(job, "fault_campaign")
     ends = json.loads(file.with_suffix(".ends").read_text())
     assert sum(ends.values()) == count
