@@ -133,7 +133,7 @@ class Core(Block):
     """
 
     idle_latency = 1
-    held_latency = 4
+    held_latency = 3
 
     def __init__(self, config: ArchConfig) -> None:
         self._config = config
@@ -236,7 +236,7 @@ class Core(Block):
         m.d.comb += steps.eq(Cat(issuer.held, *(fork.held for fork in forks)).any())
         m.d.sync += gone.eq(steps)
         held = [steps, gone, drain.held, store.held, *(cluster.held for cluster in clusters)]
-        m.d.sync += self.held.eq(Cat(held).any())
+        m.d.comb += self.held.eq(Cat(held).any())
 
         of_clusters = functools.reduce(or_, (cluster.waits for cluster in clusters))
         waits = {

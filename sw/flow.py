@@ -192,7 +192,7 @@ def _accesses(mappings: Sequence[Mapping | MeshMapping], r: dict[str, int]) -> d
     }
 
 
-def _places(mappings: Sequence[Mapping | MeshMapping], program_bytes: int, base: int) -> list[MemoryMap]:
+def _places(mappings: Sequence[Mapping | MeshMapping], program_bytes: int, base: int = 0) -> list[MemoryMap]:
     """Lay out the memory of layers in one program, which comes first, from an address on."""
     places: list[MemoryMap] = []
     for mapping in mappings:
