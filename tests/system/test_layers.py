@@ -87,18 +87,17 @@ def test_random_stalls_change_no_word_and_no_count():
 
 
 def run_random(config, count, *, exact):
-    """Run random layers, or see them refused: every word, every count, every part's cycles.
+    """Run so many random layers, and see others refused: every word, every count, every part's cycles.
 
     They run one after another, and then all in one program.
     """
     rng, mappings = random.Random(config.name), []
-    for number in range(count):
+    while len(mappings) < count:
         try:
-            mappings.append(flow.map_layer(config, random_layer(rng, f"random{number}")).mapping)
+            mappings.append(flow.map_layer(config, random_layer(rng, f"random{len(mappings)}")).mapping)
         except UnmappableError as error:
             assert "random" in str(error)
             assert "\n" not in str(error)
-    assert mappings
     for mapping, result in zip(mappings, flow.run_mappings(mappings), strict=True):
         assert result.outputs.checked == mapping.layer.outputs
         assert result.failures() == []
@@ -110,10 +109,10 @@ def run_random(config, count, *, exact):
 
 
 def test_random_layers_are_right_and_predicted_or_refused():
-    run_random(ARCHITECTURES[-1], 8, exact=True)
+    run_random(ARCHITECTURES[-1], 6, exact=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ARCHITECTURES, ids=lambda config: config.name)
 def test_many_random_layers_are_right_and_predicted_or_refused(config):
-    run_random(config, 100, exact=False)
+    run_random(config, 60, exact=False)
