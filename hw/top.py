@@ -96,20 +96,18 @@ class Top(Block):
         config = self._config
         axi, axil = (flat_interface(self, prefix, signature) for prefix, signature in _interfaces(config).items())
 
-        # parts of the core take a reset a cycle late (with_own_reset): all others stay in it until then
+        # parts of the core take a reset a cycle late (with_own_reset): the others stay in it until then
         reset, waking = Signal(), Signal(init=1, reset_less=True)
-        for name in ("control", "core"):
-            m.domains += ClockDomain(name, local=True)
-            m.d.comb += ClockSignal(name).eq(ClockSignal())
+        m.domains.core = ClockDomain("core", local=True)
         m.d.sync += waking.eq(ResetSignal())
         m.d.comb += [
-            ResetSignal("control").eq(ResetSignal() | waking),
-            ResetSignal("core").eq(ResetSignal("control") | reset),
+            ClockSignal("core").eq(ClockSignal()),
+            ResetSignal("core").eq(ResetSignal() | waking | reset),
         ]
-        in_control, in_core = DomainRenamer("control"), DomainRenamer("core")
+        in_core = DomainRenamer("core")
         control = Control(config, counter_widths(config), WAITS, ENGINES)
         core, arbiter = Core(config), ReadArbiter(config, 1 + len(loaders(config)))
-        m.submodules.control = in_control(control)
+        m.submodules.control = control
         m.submodules.core = in_core(core)
         m.submodules.arbiter = in_core(arbiter)
 
@@ -137,7 +135,7 @@ class Top(Block):
             control.read_port.eq(arbiter.error_port),
             control.write_error.eq(core.write_error),
             control.outstanding.eq(Cat(arbiter.outstanding != 0, core.writes_outstanding != 0)),
-            control.unexpected.eq(Cat(arbiter.unexpected, core.unexpected)),
+            control.unexpected.eq(Cat(arbiter.unexpected, core.unexpected & ~waking)),
             control.read_outside.eq(arbiter.outside),
             control.outside_port.eq(arbiter.outside_port),
             control.write_outside.eq(core.outside),
