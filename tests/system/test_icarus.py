@@ -16,14 +16,13 @@ from rowmesh.sw.workload import Layer, load_workload
 SMALL = Layer(name="small", M=6, C=3, H=5, W=9, R=3, S=3, padding=1, input="photo", output="requant")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layer", "initial_values"),
     [
         (SMALL, True),
         (SMALL, False),
-        (load_workload("demo").layers[2], True),
-        (load_workload("demo").layers[2], False),
+        pytest.param(load_workload("demo").layers[2], True, marks=pytest.mark.slow),
+        pytest.param(load_workload("demo").layers[2], False, marks=pytest.mark.slow),
     ],
     ids=lambda value: value.name if isinstance(value, Layer) else {True: "fpga", False: "asic"}[value],
 )
