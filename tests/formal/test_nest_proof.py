@@ -339,7 +339,8 @@ def test_affine_control(check: str, old: str, new: str) -> None:
     [
         pytest.param(2, 4, True, 36, id="2-queued", marks=pytest.mark.slow),
         pytest.param(3, 1, True, 38, id="3-queued-links"),
-        pytest.param(2, 4, False, 28, id="2-overlapped"),
+        pytest.param(2, 4, False, 24, id="2-overlapped"),
+        pytest.param(2, 4, False, 28, id="2-overlapped-longer", marks=pytest.mark.slow),
         pytest.param(2, 1, False, 30, id="2-overlapped-links", marks=pytest.mark.slow),
         pytest.param(3, 2, True, 40, id="3-queued", marks=pytest.mark.slow),
     ],

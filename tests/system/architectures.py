@@ -16,7 +16,7 @@ MEDIUM = {
     "nest_levels": 11,
 }
 SHAPES = [
-    ArchConfig(name="a45", rows=4, cols=5, data_width=16, **MEDIUM),
+    ArchConfig(name="a45", rows=4, cols=5, data_width=16, **MEDIUM | {"psum_spad": 64, "read_bursts": 32}),
     ArchConfig(name="b74", rows=7, cols=4, data_width=8, acc_width=24, **MEDIUM),
     ArchConfig(
         name="c83", rows=8, cols=3, data_width=16, link_segment=2, iact_ports=2, weight_ports=2, drain_lanes=2, **MEDIUM

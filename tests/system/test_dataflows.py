@@ -137,7 +137,7 @@ def test_psums_of_a_block_stay_while_channels_pass():
 
 def test_layers_begin_with_a_part_of_their_weights():
     """In parts of a block: whole and broken last parts, several rows and images, alone and before and behind others."""
-    config = SHAPES[0].replace(read_bursts=32, psum_spad=64)
+    config = SHAPES[0]
     layers = [
         Layer(name="conv", N=n, M=20, C=16, H=h, W=w, R=1, S=1, output=output)
         for n, h, w, output in ((1, 1, 29, "requant"), (2, 3, 13, "raw"), (1, 2, 16, "requant"))
