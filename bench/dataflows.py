@@ -22,8 +22,7 @@ from rowmesh.sw import flow
 from rowmesh.sw.counts import beats_once
 from rowmesh.sw.dataflow import ANY, Dataflow, load_dataflow, load_dataflows
 from rowmesh.sw.files import InputError
-from rowmesh.sw.mapping import Mapping
-from rowmesh.sw.mesh import MeshMapping
+from rowmesh.sw.mesh import LayerMapping
 from rowmesh.sw.spec import load_arch
 from rowmesh.sw.workload import Layer, load_workload
 
@@ -146,7 +145,7 @@ SYSTOLIC = {
 """Layers of AlexNet, and the shapes of 1x1 layers of ResNet-50 and MobileNet."""
 
 
-def _next_cycles(mapping: Mapping | MeshMapping) -> int:
+def _next_cycles(mapping: LayerMapping) -> int:
     """Cycles of a layer in a program of others, here itself: of a run of four less those of a run of three.
 
     Three, since the command processor fetches the programs of the second and the third one, as far as it has room,

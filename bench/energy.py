@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw.activity import steps
+from rowmesh.sw.activity import pe_steps
 from rowmesh.sw.counts import access_counts
 from rowmesh.sw.dataflow import Dataflow, Factor, load_dataflow
 from rowmesh.sw.energy import by_level
@@ -139,7 +139,7 @@ def measure(case: Case) -> Found | None:
     for (level, _), spent in by_level(counts).items():
         energy[level] += spent
     dram = sum(words for name, words in counts.items() if name.startswith("dram."))
-    return Found(energy, dram, layer.macs, steps(best.mapping))
+    return Found(energy, dram, layer.macs, pe_steps(best.mapping))
 
 
 def together(found: Sequence[Found | None]) -> Found | None:

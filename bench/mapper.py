@@ -21,7 +21,7 @@ from rowmesh.sw.counts import words
 from rowmesh.sw.dataflow import load_dataflows
 from rowmesh.sw.estimate import estimate
 from rowmesh.sw.mapper import search
-from rowmesh.sw.mapping import Mapping
+from rowmesh.sw.mapping import ClusterMapping
 from rowmesh.sw.mapspace import Space
 from rowmesh.sw.model import FINE, predict_parts, work
 from rowmesh.sw.objective import Budget, Objective
@@ -71,7 +71,7 @@ def speeds(config: ArchConfig, layer: Layer) -> dict[str, float]:
 
     def alone() -> None:
         for factors in some:
-            mapping = Mapping(config=config, layer=layer, dataflow="rs", **factors)
+            mapping = ClusterMapping(config=config, layer=layer, dataflow="rs", **factors)
             estimate(mapping)
             words(mapping)
 

@@ -31,7 +31,7 @@ from rowmesh.sw.counts import beats_once
 from rowmesh.sw.dataflow import load_dataflow
 from rowmesh.sw.layerdata import make_data
 from rowmesh.sw.mapper import UnmappableError
-from rowmesh.sw.mesh import MeshMapping, Splits, mode_of, share_of, sharings
+from rowmesh.sw.mesh import LayerMapping, Splits, mode_of, replications, sub_layer
 from rowmesh.sw.model import predict
 from rowmesh.sw.results import LayerResult
 from rowmesh.sw.spec import load_arch
@@ -83,22 +83,19 @@ def _mapped(config: ArchConfig, layer: Layer) -> flow.MappedLayer:
     return flow.map_layer(config, layer, tuple(load_dataflow(name) for name in FLOWS))
 
 
-def _given(config: ArchConfig, layer: Layer, factors: dict[str, int]) -> MeshMapping:
-    """Return a mapping with a given split, and the mapper's choice for the share."""
+def _given(config: ArchConfig, layer: Layer, factors: dict[str, int]) -> LayerMapping:
+    """Return a mapping with a given split, and the mapper's choice for a cluster's part."""
     splits = Splits(**factors)
-    share = share_of(layer, splits, 0, 0).layer
-    found = _mapped(config.cluster, share).mapping
-    return MeshMapping(config, layer, splits, replace(found, layer=share, within=layer))
+    found = _mapped(config.cluster, sub_layer(layer, splits, 0, 0).layer).mapping
+    return LayerMapping(config, layer, splits, found.cluster)
 
 
-def _modes(mapping: Any) -> tuple[str, ...]:
-    return tuple(mapping.mode(name) for name in LINKS) if isinstance(mapping, MeshMapping) else ("", "")
+def _modes(mapping: LayerMapping) -> tuple[str, ...]:
+    return tuple(mapping.mode(name) if mapping.config.clusters > 1 else "" for name in LINKS)
 
 
-def _split(mapping: Any) -> str:
+def _split(mapping: LayerMapping) -> str:
     """Return the dimensions of a split with their parts."""
-    if not isinstance(mapping, MeshMapping):
-        return ""
     return " ".join(f"{name} {parts}" for name, parts in vars(mapping.splits).items() if parts > 1)
 
 
@@ -130,7 +127,7 @@ def modes(console: Console) -> list[dict[str, Any]]:
         results = flow.run_mappings(mappings)
         for operand in LINKS:
             shape = config.mesh_rows, config.mesh_cols
-            for mode in dict.fromkeys(mode_of(same, *shape) for same in sharings(operand, *shape)):
+            for mode in dict.fromkeys(mode_of(same, *shape) for same in replications(operand, *shape)):
                 of_mode = [k for k, mapping in enumerate(mappings) if mapping.mode(operand) == mode]
                 if not of_mode:
                     raise LookupError(f"{arch}: no split shows {operand}s in the mode {mode}")
@@ -166,7 +163,7 @@ def figure(console: Console) -> list[dict[str, Any]]:
             chosen = _mapped(config, layer).mapping
             cases.append((layer, wanted, "mapper", chosen))
             like = Splits(**splits[arch])
-            if isinstance(chosen, MeshMapping) and chosen.splits != like:
+            if chosen.splits != like:
                 cases.append((layer, wanted, "figure", _given(config, layer, splits[arch])))
         results = flow.run_mappings([mapping for *_, mapping in cases])
         for (layer, wanted, by, mapping), result in zip(cases, results, strict=True):
@@ -201,7 +198,7 @@ def _scaling_row(workload: str, name: str, wide: int, place: tuple[int, int], si
     words = mapped.predicted.accesses
     reads = sum(words[f"dram.{what}.read"] for what in ("iact", "weight", "param"))
     cycles = result.rtl.cycles if result else mapped.predicted.cycles
-    splits = getattr(mapped.mapping, "splits", Splits())
+    splits = mapped.mapping.splits
     return {
         "layer": f"{name}, {config.axi_data_width}-bit memory",
         "clusters": config.clusters,

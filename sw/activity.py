@@ -3,51 +3,52 @@
 import numpy as np
 import numpy.typing as npt
 
-from rowmesh.sw.counts import access_counts, dram_beats, weight_beats
+from rowmesh.sw.counts import access_counts, weight_beats, words
 from rowmesh.sw.estimate import drain_cycles, iact_cycles
-from rowmesh.sw.mapping import Mapping, ceil_div
-from rowmesh.sw.mesh import MeshMapping
-from rowmesh.sw.meshcounts import access_counts as mesh_counts
+from rowmesh.sw.mapping import ClusterMapping, ceil_div
+from rowmesh.sw.mesh import LayerMapping
+from rowmesh.sw.results import ACCESSES
 
 __all__ = ["edges", "link_cycles", "pe_macs", "pe_steps", "steps", "used_pes"]
 
 
-def steps(m: Mapping) -> int:
+def steps(m: ClusterMapping) -> int:
     """Return the steps of the layer: cycles of a PE that works in all of them."""
     columns = (m.qt - 1) * m.q_pe + m.q_pe_rest
     outside = m.layer.n * m.g_t * m.mt * m.ct * m.r_t * m.m1
     return outside * m.row_steps * columns * m.taps * m.pe_filters
 
 
-def pe_steps(m: Mapping | MeshMapping) -> int:
-    """Return the steps of a layer or, of a mesh, those of a cluster's share."""
-    return steps(m if isinstance(m, Mapping) else m.share)
+def pe_steps(m: LayerMapping) -> int:
+    """Return the steps of a layer: those of a cluster, which all work at the same time."""
+    return steps(m.cluster)
 
 
-def used_pes(m: Mapping | MeshMapping) -> int:
+def used_pes(m: LayerMapping) -> int:
     """Return how many PEs work in at least one step."""
-    if isinstance(m, MeshMapping):
-        return m.splits.rows * m.splits.cols * used_pes(m.share)
-    return m.chains * m.chain * m.columns
+    return m.splits.clusters * m.cluster.chains * m.cluster.chain * m.cluster.columns
 
 
-def pe_macs(m: Mapping | MeshMapping) -> npt.NDArray[np.int64]:
+def pe_macs(m: LayerMapping) -> npt.NDArray[np.int64]:
     """Return the multiply-accumulates of each PE.
 
     Parameters
     ----------
-    m : Mapping or MeshMapping
+    m : LayerMapping
 
     Returns
     -------
     ndarray
-        Shape (rows, cols), of a mesh (mesh_rows * rows, mesh_cols * cols); psums move from row 0 upwards. Its sum is
+        Shape (mesh_rows * rows, mesh_cols * cols); psums move from row 0 upwards. Its sum is
         the layer's multiply-accumulates, its largest value at most :func:`pe_steps`.
     """
-    if isinstance(m, MeshMapping):
-        clusters = np.zeros((m.config.mesh_rows, m.config.mesh_cols), np.int64)
-        clusters[: m.splits.rows, : m.splits.cols] = 1
-        return np.kron(clusters, pe_macs(m.share))
+    clusters = np.zeros((m.config.mesh_rows, m.config.mesh_cols), np.int64)
+    clusters[: m.splits.rows, : m.splits.cols] = 1
+    return np.kron(clusters, _cluster_macs(m.cluster))
+
+
+def _cluster_macs(m: ClusterMapping) -> npt.NDArray[np.int64]:
+    """Return the multiply-accumulates of each PE of a cluster, (rows, cols)."""
     macs = np.zeros((m.config.rows, m.config.cols), np.int64)
     always = m.layer.n * m.g_t * m.r_t * m.m1 * m.taps * m.pe_filters
     for row, used in enumerate(m.rows):
@@ -67,15 +68,15 @@ def pe_macs(m: Mapping | MeshMapping) -> npt.NDArray[np.int64]:
     return macs
 
 
-def edges(of: Mapping | MeshMapping) -> list[tuple[str, int, int, int]]:
-    """Return the dimensions whose last tile leaves PEs idle; those of a mesh are its clusters'.
+def edges(of: LayerMapping) -> list[tuple[str, int, int, int]]:
+    """Return the dimensions whose last tile leaves PEs of a cluster idle.
 
     Returns
     -------
     list of (str, int, int, int)
         What is spread over the array, places of a full tile, places that the last tile uses, number of tiles.
     """
-    m = of if isinstance(of, Mapping) else of.share
+    m = of.cluster
     axes = [
         ("filters across the columns", m.m_x, m.m_x_rest, m.mt),
         ("channel groups along the chain", m.c_s, m.c_s_rest, m.ct),
@@ -85,7 +86,7 @@ def edges(of: Mapping | MeshMapping) -> list[tuple[str, int, int, int]]:
     return [axis for axis in axes if axis[1] != axis[2]]
 
 
-def link_cycles(m: Mapping | MeshMapping) -> dict[str, int]:
+def link_cycles(of: LayerMapping) -> dict[str, int]:
     """Return for how many cycles each link is busy over the layer, wherever it is the busiest of its kind.
 
     Rates are those of docs/architecture.md: a beat or a flit a cycle, a word a cycle along a row's bus, one psum
@@ -97,14 +98,9 @@ def link_cycles(m: Mapping | MeshMapping) -> dict[str, int]:
     dict
         Cycles of ``dram read``, ``dram write``, ``iact noc``, ``weight noc``, ``psum noc`` and ``drain``.
     """
-    if isinstance(m, MeshMapping):
-        counts, sets = mesh_counts(m), m.sets.rows * m.sets.cols
-        read = sum(counts[f"dram.{what}.read"] for what in ("iact", "weight", "param")) // m.config.flit_words
-        share = link_cycles(m.share)
-        written = share["dram write"] * m.splits.rows // m.splits.c_y * m.splits.cols
-        return {**share, "dram read": read, "dram write": written, "drain": sets * share["drain"]}
+    m, counts, sets = of.cluster, access_counts(of), of.sets.rows * of.sets.cols
     x = m.layer
-    counts, tiles = access_counts(m), x.n * m.g_t * m.mt
+    tiles = x.n * m.g_t * m.mt
     iact, drain = 0, 0
     for q_tile, q_pe, q_count in ((min(m.q0, x.q), m.q_pe, m.qt - 1), (m.q_rest, m.q_pe_rest, 1)):
         for p, count in ((m.p_n, m.row_steps - 1), (m.p_rest, 1)):
@@ -115,11 +111,12 @@ def link_cycles(m: Mapping | MeshMapping) -> dict[str, int]:
             if q_count and count:
                 drain += tiles * q_count * count * drain_cycles(m, q_pe, rows)
     of_row = m.ct * m.r_t * (m.m // (m.m0 * m.m_y)) * m.weights  # weights that pass along the busiest row
+    banked = of.splits.clusters // of.splits.c_y  # clusters whose psums go to their banks
     return {
-        "dram read": sum(dram_beats(m).values()),
-        "dram write": ceil_div(x.outputs, m.out_lanes),
+        "dram read": sum(counts[f"dram.{what}.read"] for what in ("iact", "weight", "param")) // of.config.flit_words,
+        "dram write": ceil_div(x.outputs, m.out_lanes) * banked,
         "iact noc": iact,
         "weight noc": m.weight_rounds * m.g_t * max(weight_beats(m) // m.weight_ports, of_row),
-        "psum noc": ceil_div(counts["noc.psum.delivered"], m.columns),
-        "drain": drain,
+        "psum noc": ceil_div(words(m)[ACCESSES.index("noc.psum.delivered")], m.columns),
+        "drain": drain * sets,
     }

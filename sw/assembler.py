@@ -1,6 +1,7 @@
-"""From a mapping, of one array or of a mesh, to a layer's programs, and from these to the words that are fetched."""
+"""From a mapping to a layer's programs, and from these to the words that are fetched."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from collections.abc import Mapping as Dict
 from dataclasses import replace
 
 import numpy as np
@@ -12,15 +13,15 @@ from rowmesh.hw.descriptor import SELECT_ADDRESS, Engine
 from rowmesh.hw.nest import FieldError
 from rowmesh.hw.pe import PE_FIELDS
 from rowmesh.hw.program import Program
-from rowmesh.hw.router import route_word
+from rowmesh.hw.router import Side, route_word
 from rowmesh.hw.top import descriptors
 from rowmesh.sw import compiler
 from rowmesh.sw.compiler import MemoryMap
 from rowmesh.sw.counts import weight_beats
 from rowmesh.sw.deadlock import DeadlockError, check_deadlock_freedom
 from rowmesh.sw.limits import beyond_reach
-from rowmesh.sw.mapping import Mapping
-from rowmesh.sw.mesh import MeshMapping
+from rowmesh.sw.mapping import ClusterMapping
+from rowmesh.sw.mesh import LayerMapping, sub_layer
 from rowmesh.sw.nestprogram import Loop, Nest
 from rowmesh.sw.packing import pack_weights
 from rowmesh.sw.programs import Programs
@@ -42,87 +43,80 @@ __all__ = [
 _OF_CLUSTER = (Engine.LOAD_IACT, Engine.LOAD_WEIGHT, Engine.READ_IACT, Engine.READ_WEIGHT)
 
 
-def _share_bytes(m: MeshMapping) -> int:
-    return weight_beats(m.share) * m.share.g_t * m.config.beat_bytes
+def _part_bytes(m: ClusterMapping) -> int:
+    """Bytes of a part of the weights."""
+    return weight_beats(m) * m.g_t * m.config.beat_bytes
 
 
-def memory_map(m: Mapping | MeshMapping, program_bytes: int = 1 << 16) -> MemoryMap:
+def memory_map(m: LayerMapping, program_bytes: int = 1 << 16) -> MemoryMap:
     """Lay out the memory of a layer: program, iacts, weights, parameters, ofmap."""
-    if isinstance(m, Mapping):
-        return MemoryMap.of(m, program_bytes)
-    return MemoryMap.of(m.share, program_bytes, weight_bytes=m.weight_shares * _share_bytes(m), filters=m.layer.m)
+    weight_bytes = m.splits.weight_parts * _part_bytes(m.cluster)
+    return MemoryMap.of(m.cluster, program_bytes, weight_bytes, m.layer.m)
 
 
-def packed_weights(m: Mapping | MeshMapping, weights: npt.NDArray[np.int64]) -> bytes:
+def packed_weights(m: LayerMapping, weights: npt.NDArray[np.int64]) -> bytes:
     """Pack weights [M, C / G, R, S] in the order of use, cluster after cluster."""
-    if isinstance(m, Mapping):
-        return pack_weights(m, weights)
-    packed: dict[int, tuple[Mapping, npt.NDArray[np.int64]]] = {}
-    for (y, x), (share, mapping) in m.shares.items():
-        channels = share.layer.c // share.layer.groups
-        first = share.channel if m.splits.c_y > 1 else 0
-        own = weights[share.filter : share.filter + share.layer.m, first : first + channels]
-        packed.setdefault(m.weight_share(y, x), (mapping, own))
-    return b"".join(pack_weights(*packed[number]) for number in range(m.weight_shares))
+    packed: dict[int, bytes] = {}
+    for y, x in m.splits.places():
+        number, part = m.splits.weight_part(y, x), sub_layer(m.layer, m.splits, y, x)
+        if number not in packed:
+            channels = part.layer.c // part.layer.groups
+            first = part.channel if m.splits.c_y > 1 else 0
+            own = weights[part.filter : part.filter + part.layer.m, first : first + channels]
+            packed[number] = pack_weights(m.of_part(part.layer), own)
+    return b"".join(packed[number] for number in range(m.splits.weight_parts))
 
 
-def programs(
-    m: Mapping | MeshMapping, memory: MemoryMap, zero_point: int = 0, clamp: tuple[int, int] | None = None
-) -> Programs:
+def programs(m: LayerMapping, memory: MemoryMap, zero_point: int = 0, clamp: tuple[int, int] | None = None) -> Programs:
     """Return the programs of a layer.
 
     Parameters
     ----------
-    m : Mapping or MeshMapping
+    m : LayerMapping
     memory : MemoryMap
     zero_point : int
         Zero point of a requantised ofmap.
     clamp : (int, int) or None
         Smallest and largest output; None: the data width's range.
     """
-    if isinstance(m, Mapping):
-        nests = compiler.nests(m, memory, zero_point, clamp)
-        own = {engine: nest for engine, nest in nests.items() if engine.first in _OF_CLUSTER}
-        return Programs({k: nest for k, nest in nests.items() if k not in own}, [own], [subscriptions(m)])
-
-    config, layout = m.config, m.iact_layout
-    clusters: list[dict[Engine, Nest]] = []
-    arrays = [subscriptions(m.share, chained) for chained in (False, True)]
-    idle = dict.fromkeys(arrays[0], 0)
+    config, layout, splits = m.config, m.iact_layout, m.splits
+    chained = [subscriptions(m.cluster, psums_come) for psums_come in ((False, True) if splits.c_y > 1 else (False,))]
+    idle = dict.fromkeys(chained[0], 0)
     shared: dict[Engine, Nest] = {}
-    of_clusters = []
-    for number in range(config.clusters):
-        y, x = divmod(number, config.mesh_cols)
-        if (y, x) not in m.shares:
+    clusters: list[dict[Engine, Nest]] = []
+    arrays = []
+    places = [divmod(number, config.mesh_cols) for number in range(config.clusters)]
+    for y, x in places:
+        if y >= splits.rows or x >= splits.cols:
             clusters.append({})
-            of_clusters.append(idle)
+            arrays.append(idle)
             continue
-        share, mapping = m.shares[y, x]
+        part = sub_layer(m.layer, splits, y, x)
         place = replace(
             memory,
             iact=memory.iact
-            + share.channel // layout.words_per_beat * layout.stride_block
-            + share.input_row * layout.stride_row,
-            weight=memory.weight + m.weight_share(y, x) * _share_bytes(m),
+            + part.channel // layout.words_per_beat * layout.stride_block
+            + part.input_row * layout.stride_row,
+            weight=memory.weight + splits.weight_part(y, x) * _part_bytes(m.cluster),
         )
-        nests = compiler.nests(mapping, place, zero_point, clamp, m.param_shares)
-        if number == 0:
-            shared = {engine: nest for engine, nest in nests.items() if engine.first not in _OF_CLUSTER}
-        loads = {engine: nest for engine, nest in nests.items() if engine.first in _OF_CLUSTER}
-        clusters.append({k: nest for k, nest in loads.items() if m.own(k.name.split("_")[1].lower(), y, x)})
-        of_clusters.append(arrays[y % m.splits.c_y > 0])
+        nests = compiler.nests(m.of_part(part.layer), place, zero_point, clamp, splits.filter_parts)
+        own = {engine: nest for engine, nest in nests.items() if engine.first in _OF_CLUSTER}
+        if not shared:
+            shared = {engine: nest for engine, nest in nests.items() if engine not in own}
+        sources = {name: splits.route(name, y, x).source for name in OPERANDS}
+        clusters.append({e: nest for e, nest in own.items() if sources[e.name.split("_")[1].lower()] is Side.LOCAL})
+        arrays.append(chained[y % splits.c_y > 0])
     shared |= {Engine.DRAIN: _drain(m, shared[Engine.DRAIN]), Engine.STORE: _store(m, shared[Engine.STORE])}
-    places = [divmod(number, config.mesh_cols) for number in range(config.clusters)]
     return Programs(
         shared,
         clusters,
-        of_clusters,
-        {operand: [m.route(operand, *place) for place in places] for operand in OPERANDS},
-        [y < m.splits.rows and not m.heads(y) for y, _ in places],
+        arrays,
+        {operand: [splits.route(operand, *place) for place in places] for operand in OPERANDS},
+        [y < splits.rows and not splits.banks_psums(y) for y, _ in places],
     )
 
 
-def _over_sets(m: MeshMapping, nest: Nest, along_y: dict[str, int], along_x: dict[str, int]) -> list[Loop]:
+def _over_sets(m: LayerMapping, nest: Nest, along_y: dict[str, int], along_x: dict[str, int]) -> list[Loop]:
     """Loops of a nest with those over the sets of clusters that have psums, behind the one over row steps.
 
     Strides are given from a cluster with psums to the next.
@@ -136,16 +130,16 @@ def _over_sets(m: MeshMapping, nest: Nest, along_y: dict[str, int], along_x: dic
     return [*loops[:at], *outer, *loops[at:]]
 
 
-def _param_strides(m: MeshMapping) -> tuple[int, int]:
+def _param_strides(m: LayerMapping) -> tuple[int, int]:
     """Parameters from a cluster to the next along y and x, in units of a cluster's."""
     s = m.splits
     along_x = int(s.m_x * s.g_x > 1)
     return (s.m_x * s.g_x if s.m_y * s.g_y > 1 else 0), along_x
 
 
-def _drain(m: MeshMapping, nest: Nest) -> Nest:
+def _drain(m: LayerMapping, nest: Nest) -> Nest:
     a, sets = m.config, m.sets
-    own = m.share.m_x * m.share.column_filters if nest.values["use_param"] else 0
+    own = m.cluster.m_x * m.cluster.column_filters if nest.values["use_param"] else 0
     per_y, per_x = (stride * own for stride in _param_strides(m))
     loops = [
         replace(loop, strides={**loop.strides, "group": steps * a.bank_groups})
@@ -158,7 +152,7 @@ def _drain(m: MeshMapping, nest: Nest) -> Nest:
         conditions["param_mask"] = ("cy", "cx", *mask)
     values = dict(nest.values)
     for name in ("param_release", "param_thin"):
-        values[name] *= m.param_shares
+        values[name] *= m.splits.filter_parts
     if a.drain_clusters > 1:
         places = [divmod(k, a.drain_shape[1]) for k in range(a.drain_clusters)]
         heads = [y in sets.members_y and x < sets.members_x for y, x in places]
@@ -169,9 +163,9 @@ def _drain(m: MeshMapping, nest: Nest) -> Nest:
     return Nest(loops, bases, conditions, values)
 
 
-def _store(m: MeshMapping, nest: Nest) -> Nest:
+def _store(m: LayerMapping, nest: Nest) -> Nest:
     s, sets, layout = m.splits, m.sets, m.ofmap_layout
-    share = m.share.layer
+    share = m.cluster.layer
     of_filters = share.m // (1 if layout.planar else layout.words_per_beat) * layout.stride_block
     per_y, per_x = (stride * of_filters for stride in _param_strides(m))
     if s.p_y > 1:
@@ -213,8 +207,8 @@ _FIRST_IN_PARTS = (
     (Engine.DRAIN, Engine.STORE),
     (Engine.LOAD_PARAM,),
 )
-"""Likewise, if it begins with a part of its weights (:attr:`rowmesh.sw.mapping.Mapping.part`): iacts are loaded beside
-the weights, and parameters, which only the drain needs, behind them."""
+"""Likewise, if it begins with a part of its weights (:attr:`rowmesh.sw.mapping.ClusterMapping.part`): iacts are loaded
+beside the weights, and parameters, which only the drain needs, behind them."""
 
 FIRST_STARTED = tuple(engine for group in _FIRST[:2] for engine in group)
 """Engines that are written before STEP is started, or with it."""
@@ -226,7 +220,7 @@ SWITCH_WORDS = 5
 """Words of a program between two layers, behind the next one's descriptors: three STARTs and two WAITs."""
 
 
-def assemble(*layers: tuple[Mapping | MeshMapping, Programs]) -> Program:
+def assemble(*layers: tuple[LayerMapping, Programs]) -> Program:
     """Write the programs of layers, one after another, as the words that the command processor executes.
 
     The engines of the first layer are started as soon as their descriptors are there, those of a mesh all together; one
@@ -260,45 +254,71 @@ def assemble(*layers: tuple[Mapping | MeshMapping, Programs]) -> Program:
     return program
 
 
-def _write(program: Program, bank: int, m: Mapping | MeshMapping, parts: Programs) -> None:
-    """Write the subscriptions and descriptors of a layer."""
-    layouts = descriptors(m.config)
+def _first_groups(m: LayerMapping) -> tuple[tuple[Engine, ...], ...]:
+    """Return a first layer's engines in groups, in the order in which these are written and started."""
     if m.config.clusters > 1:
-        _write_mesh(m.config.clusters, m, parts, program, bank)
-        return
-    for words in array_writes(m.config, parts.arrays[0]):
-        program.write(bank, words)
-    for nests in (*parts.clusters, parts.shared):
-        for engine, nest in nests.items():
-            program.write(bank, nest.encode(layouts[engine]))
+        return (tuple(engine for group in _FIRST for engine in group),)
+    return _FIRST_IN_PARTS if m.cluster.part else _FIRST
 
 
-def _begin(program: Program, bank: int, m: Mapping | MeshMapping, parts: Programs) -> None:
+def _begin(program: Program, bank: int, m: LayerMapping, parts: Programs) -> None:
     """Write a first layer and start it."""
-    if m.config.clusters > 1:
-        _write(program, bank, m, parts)
-        program.start(bank, *parts.started)
-        return
-    layouts = descriptors(m.config)
-    nests = {**parts.clusters[0], **parts.shared}
-    array = array_writes(m.config, parts.arrays[0])
-    in_parts = isinstance(m, Mapping) and m.part > 0
-    for group in _FIRST_IN_PARTS if in_parts else _FIRST:
-        # ports are opened by words of the array
-        if array and (m.config.ports > 1 or Engine.STEP in group):
-            for words in array:
-                program.write(bank, words)
-            array = []
-        for engine, nest in nests.items():
-            if engine.first in group:
-                program.write(bank, nest.encode(layouts[engine]))
+    written = False
+    for group in _first_groups(m):
+        with_array = not written and (m.config.ports > 1 or Engine.STEP in group)  # whose words open ports
+        _write(program, bank, m, parts, group, with_array=with_array)
+        written |= with_array
         if some := [engine for engine in parts.started if engine in group]:
-            if in_parts and Engine.LOAD_PARAM in group:
+            if group == (Engine.LOAD_PARAM,) and m.cluster.part:
                 program.wait(Engine.LOAD_WEIGHT)
             program.start(bank, *some)
 
 
-def _too_many(m: Mapping | MeshMapping, parts: Programs) -> str:
+def _write(
+    program: Program,
+    bank: int,
+    m: LayerMapping,
+    parts: Programs,
+    group: Collection[Engine] = tuple(Engine),
+    *,
+    with_array: bool = True,
+) -> None:
+    """Write the descriptors of a group of engines, and the subscriptions: what all clusters have, then what differs."""
+    layouts, everywhere = descriptors(m.config), list(range(m.config.clusters))
+
+    def encoded(nests: Dict[Engine, Nest]) -> dict[Engine, dict[int, int]]:
+        return {engine: nest.encode(layouts[engine]) for engine, nest in nests.items() if engine.first in group}
+
+    _select(m, program, bank, everywhere)
+    for words in array_writes(m.config, parts.arrays[0]) if with_array else []:
+        program.write(bank, words)
+    first = encoded(parts.clusters[0])
+    for words in (*first.values(), *encoded(parts.shared).values()):
+        program.write(bank, words)
+    if m.config.clusters == 1:
+        return
+    kinds: dict[tuple[tuple[int, int], ...], list[int]] = {}
+    for number in everywhere:
+        own: dict[int, int] = {}
+        for operand in OPERANDS:
+            route = parts.routes[operand][number]
+            own[mesh_address(operand)] = route_word(route.source, route.outputs)
+        own[mesh_address("psum")] = int(parts.north[number])
+        for address, word in parts.arrays[number].items():
+            if word != parts.arrays[0][address] and (any(parts.arrays[number].values()) or _activates(address)):
+                own[address] = word
+        for engine, words in encoded(parts.clusters[number]).items():
+            # a word that only the first cluster has is zero: a field, or the bound of a level that runs once
+            every = {**dict.fromkeys(first[engine], 0), **words}
+            own |= {address: word for address, word in every.items() if first[engine].get(address) != word}
+        kinds.setdefault(tuple(sorted(own.items())), []).append(number)
+    for words_of_kind, numbers in kinds.items():
+        _select(m, program, bank, numbers)
+        program.write(bank, dict(words_of_kind))
+    _select(m, program, bank, everywhere)
+
+
+def _too_many(m: LayerMapping, parts: Programs) -> str:
     """Return which engine's nest has fewer levels than a mapping needs loops, or nothing if all have enough."""
     levels = m.config.nest_levels
     for nests in (parts.clusters[0], parts.shared):
@@ -309,7 +329,7 @@ def _too_many(m: Mapping | MeshMapping, parts: Programs) -> str:
     return ""
 
 
-def beyond_limits(m: Mapping | MeshMapping) -> str:
+def beyond_limits(m: LayerMapping) -> str:
     """Return what the fields of the engines' descriptors cannot hold of a mapping, or nothing if they hold all."""
     place = memory_map(m)
     if reason := beyond_reach(m.config, place.size):
@@ -326,7 +346,7 @@ def beyond_limits(m: Mapping | MeshMapping) -> str:
     return ""
 
 
-def would_block(m: Mapping | MeshMapping) -> str:
+def would_block(m: LayerMapping) -> str:
     """Return why a mapping's program could block, or nothing if it cannot."""
     try:
         check_deadlock_freedom(m.config, programs(m, memory_map(m)))
@@ -335,46 +355,12 @@ def would_block(m: Mapping | MeshMapping) -> str:
     return ""
 
 
-def _select(m: Mapping | MeshMapping, program: Program, bank: int, clusters: list[int]) -> None:
+def _select(m: LayerMapping, program: Program, bank: int, clusters: list[int]) -> None:
+    """Write which clusters of a mesh take what is written next."""
+    if m.config.clusters == 1:
+        return
     mask, places = sum(1 << number for number in clusters), range(-(-m.config.clusters // MOST_CLUSTERS))
     program.write(bank, {SELECT_ADDRESS + k: mask >> MOST_CLUSTERS * k & (1 << MOST_CLUSTERS) - 1 for k in places})
-
-
-def _write_mesh(count: int, m: Mapping | MeshMapping, parts: Programs, program: Program, bank: int) -> None:
-    """Write what all clusters have first, and then what differs."""
-    layouts, everywhere = descriptors(m.config), list(range(count))
-    _select(m, program, bank, everywhere)
-    for words in array_writes(m.config, parts.arrays[0]):
-        program.write(bank, words)
-    for engine, nest in parts.shared.items():
-        program.write(bank, nest.encode(layouts[engine]))
-    first = {engine: nest.encode(layouts[engine]) for engine, nest in parts.clusters[0].items()}
-    for words in first.values():
-        program.write(bank, words)
-    kinds: dict[tuple[tuple[int, int], ...], list[int]] = {}
-    for number in everywhere:
-        own = {
-            mesh_address(operand): route_word(
-                parts.routes[operand][number].source, parts.routes[operand][number].outputs
-            )
-            for operand in OPERANDS
-        }
-        own[mesh_address("psum")] = int(parts.north[number])
-        for address, word in parts.arrays[number].items():
-            if word != parts.arrays[0][address] and (any(parts.arrays[number].values()) or _activates(address)):
-                own[address] = word
-        for engine, nest in parts.clusters[number].items():
-            # a word that only the first cluster has is zero: a field, or the bound of a level that runs once
-            own |= {
-                address: word
-                for address, word in {**dict.fromkeys(first[engine], 0), **nest.encode(layouts[engine])}.items()
-                if first[engine].get(address) != word
-            }
-        kinds.setdefault(tuple(sorted(own.items())), []).append(number)
-    for words_of_kind, numbers in kinds.items():
-        _select(m, program, bank, numbers)
-        program.write(bank, dict(words_of_kind))
-    _select(m, program, bank, everywhere)
 
 
 _ACTIVE_WORD = next(word for name, word, _ in PE_FIELDS if name == "active")
@@ -385,12 +371,12 @@ def _activates(address: int) -> bool:
     return word_number(address) == _ACTIVE_WORD
 
 
-def compile_layers(layers: Sequence[tuple[Mapping | MeshMapping, MemoryMap]]) -> Program:
+def compile_layers(layers: Sequence[tuple[LayerMapping, MemoryMap]]) -> Program:
     """Compile mappings, of one architecture, to a program that runs their layers one after another.
 
     Parameters
     ----------
-    layers : sequence of (Mapping or MeshMapping, MemoryMap)
+    layers : sequence of (LayerMapping, MemoryMap)
 
     Raises
     ------

@@ -1,7 +1,8 @@
 """The cost of many mappings at once: rules, cycles and access counts of arrays of factors.
 
 Nothing is written twice: numba compiles the conditions of :mod:`rowmesh.sw.rules`, the properties of
-:class:`rowmesh.sw.mapping.Mapping` and the closed forms of :mod:`rowmesh.sw.estimate` and :mod:`rowmesh.sw.counts`.
+:class:`rowmesh.sw.mapping.ClusterMapping` and the closed forms of :mod:`rowmesh.sw.estimate` and
+:mod:`rowmesh.sw.counts`.
 """
 
 import inspect
@@ -21,7 +22,7 @@ from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import activity, compiled, counts, estimate, mapping, rules
 from rowmesh.sw.compiled import Choice, builder, conjunction, record
 from rowmesh.sw.kernels import digest_of, kernel
-from rowmesh.sw.mapping import Mapping, Stationary
+from rowmesh.sw.mapping import ClusterMapping, Stationary
 from rowmesh.sw.results import ACCESSES
 from rowmesh.sw.tensors import TensorLayout
 from rowmesh.sw.workload import KINDS, Layer
@@ -33,7 +34,9 @@ Ints = npt.NDArray[np.int64]
 STATIONARY: tuple[Stationary, ...] = get_args(Stationary)
 """Orders of loops within a PE, by their numbers in arrays of factors."""
 
-FACTORS = tuple(field.name for field in fields(Mapping) if field.name not in ("config", "layer", "dataflow", "within"))
+FACTORS = tuple(
+    field.name for field in fields(ClusterMapping) if field.name not in ("config", "layer", "dataflow", "within")
+)
 """Columns of an array of factors: the parameters of a mapping; ``FLAGS`` are 0 or 1, ``stationary`` a place."""
 
 FLAGS = ("resident", "m_outer")
@@ -67,7 +70,7 @@ class Costs:
         return Costs(self.broken[rows], self.steps[rows], self.cycles[rows], self.words[rows])
 
 
-def row_of(m: Mapping) -> list[int]:
+def row_of(m: ClusterMapping) -> list[int]:
     """Return the row of factors of a mapping."""
     factors = m.to_json()
     factors["stationary"] = STATIONARY.index(m.stationary)
@@ -75,7 +78,7 @@ def row_of(m: Mapping) -> list[int]:
 
 
 def factors_of(row: Ints) -> dict[str, Any]:
-    """Return the factors in a row, as the parameters of :class:`rowmesh.sw.mapping.Mapping`."""
+    """Return the factors in a row, as the parameters of :class:`rowmesh.sw.mapping.ClusterMapping`."""
     factors: dict[str, Any] = dict(zip(FACTORS, map(int, row), strict=True))
     flags = {name: bool(factors[name]) for name in FLAGS}
     return factors | flags | {"stationary": STATIONARY[factors["stationary"]]}
@@ -107,7 +110,7 @@ _LAYER = record(
 )
 _LAYOUT = record(TensorLayout, {"planar": types.boolean, "words_per_beat": _INT})
 _MAPPING = record(
-    Mapping,
+    ClusterMapping,
     {"config": _CONFIG, "layer": _LAYER, "iact_layout": _LAYOUT, "ofmap_layout": _LAYOUT}
     | dict.fromkeys(FACTORS, _INT)
     | dict.fromkeys(FLAGS, types.boolean)
@@ -157,7 +160,7 @@ def evaluate(config: ArchConfig, layer: Layer, factors: Ints) -> Costs:
         All at least 1, but for ``FLAGS`` and ``stationary``.
     """
     count = len(factors)
-    any_mapping = Mapping.bare(config, layer)
+    any_mapping = ClusterMapping.bare(config, layer)
     given = (
         _values(_CONFIG, config),
         _values(_LAYER, layer),

@@ -255,10 +255,9 @@ def run(
     require_tools()
     cache_folder()  # that there is one is checked before anything is said
     from rowmesh.sw import flow, mappingfile
-    from rowmesh.sw.mapping import Mapping
-    from rowmesh.sw.mesh import MeshMapping
+    from rowmesh.sw.mesh import LayerMapping
 
-    mappings: list[Mapping | MeshMapping] = []
+    mappings: list[LayerMapping] = []
     if mapping:
         mappings += mappingfile.read_mappings(mapping, config, layers)
     search = {"dataflow": dataflow, "objective": objective, "energy": energy}

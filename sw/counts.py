@@ -4,11 +4,19 @@ Counts are data words: a flit of four words is four, a psum is one. The counters
 The forms are made of integers alone: they serve one mapping and, compiled (:mod:`rowmesh.sw.batch`), many at once.
 """
 
+import functools
+from collections import Counter
 from collections.abc import Mapping as Dict
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
+from rowmesh.hw.array import OPERANDS
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw.mapping import Mapping, ceil_div
+from rowmesh.hw.router import Side
+from rowmesh.sw.mapping import ClusterMapping, ceil_div
+from rowmesh.sw.mesh import LayerMapping, Splits
 from rowmesh.sw.results import ACCESSES
 from rowmesh.sw.tensors import storage_bits
 from rowmesh.sw.workload import Layer
@@ -21,6 +29,7 @@ __all__ = [
     "first_slice_beats",
     "loaded_beats",
     "read_beats",
+    "spread",
     "weight_beats",
     "words",
 ]
@@ -38,7 +47,7 @@ class Beats(NamedTuple):
     param: int
 
 
-def weight_beats(m: Mapping) -> int:
+def weight_beats(m: ClusterMapping) -> int:
     """Beats of the packed weights of one tile of groups (every PE's weights padded to whole flits)."""
     flits = ceil_div(m.weights, m.lanes)
     return m.g_y * (m.m // m.m0) * (m.c // (m.c0 * m.c1)) * (m.layer.r // m.r0) * flits
@@ -60,7 +69,7 @@ def _inside(start: int, step: int, count: int, length: int, limit: int) -> int:
     return _below(limit - start, step, count, length) - _below(-start, step, count, length)
 
 
-def loaded_beats(m: Mapping) -> int:
+def loaded_beats(m: ClusterMapping) -> int:
     """Beats of iacts read from memory for one image, tile of groups and pass over all channel tiles."""
     x = m.layer
     uy, ux = x.stride
@@ -72,7 +81,7 @@ def loaded_beats(m: Mapping) -> int:
     return rows * columns * m.group_blocks
 
 
-def first_slice_beats(m: Mapping) -> int:
+def first_slice_beats(m: ClusterMapping) -> int:
     """Beats of the first channel tile of the first tile."""
     x = m.layer
     unit = m.lanes if m.planar else 1
@@ -81,7 +90,7 @@ def first_slice_beats(m: Mapping) -> int:
     return rows * columns * m.blocks * m.iact_ports
 
 
-def _rows_sent(m: Mapping) -> tuple[int, int]:
+def _rows_sent(m: ClusterMapping) -> tuple[int, int]:
     """Rows that the iact reader sends over all tiles: all, and those inside the tensor."""
     x = m.layer
     uy, top = x.stride[0], x.padding[0]
@@ -96,7 +105,7 @@ def _rows_sent(m: Mapping) -> tuple[int, int]:
     return x.p * x.r, inside
 
 
-def _columns_sent(m: Mapping) -> tuple[int, int]:
+def _columns_sent(m: ClusterMapping) -> tuple[int, int]:
     """Columns that the iact reader sends over all tiles: all, and those inside the tensor."""
     x = m.layer
     ux, left = x.stride[1], x.padding[1]
@@ -109,7 +118,7 @@ def _columns_sent(m: Mapping) -> tuple[int, int]:
     return x.q * m.window, _inside(-left, ux, x.q, m.window, x.w)
 
 
-def read_beats(m: Mapping) -> Beats:
+def read_beats(m: ClusterMapping) -> Beats:
     """Beats read by each load engine over the whole layer."""
     x = m.layer
     tiles = x.n * m.g_t
@@ -120,12 +129,12 @@ def read_beats(m: Mapping) -> Beats:
     )
 
 
-def dram_beats(m: Mapping) -> dict[str, int]:
+def dram_beats(m: ClusterMapping) -> dict[str, int]:
     """Beats read by each load engine over the whole layer."""
     return read_beats(m)._asdict()
 
 
-def words(m: Mapping) -> tuple[int, ...]:
+def words(m: ClusterMapping) -> tuple[int, ...]:
     """Return every access counter, in the order of :data:`rowmesh.sw.results.ACCESSES`."""
     x = m.layer
     beats = read_beats(m)
@@ -160,7 +169,7 @@ def words(m: Mapping) -> tuple[int, ...]:
         weights_sent,
         x.m * m.c * x.r * x.s * copies * (m.weight_rounds if m.weights_stay else 1),
         outputs * passes,
-        0,  # hops, which only a mesh has: sw/meshcounts.py
+        0,  # hops between clusters: access_counts
         0,
         0,
         macs,  # spad
@@ -171,12 +180,57 @@ def words(m: Mapping) -> tuple[int, ...]:
     )
 
 
-def access_counts(m: Mapping) -> Dict[str, int]:
+@functools.lru_cache(maxsize=1024)
+def spread(splits: Splits, places: tuple[tuple[int, int], ...]) -> npt.NDArray[np.float64]:
+    """Return how often each count of a cluster is counted in those of the layer: a matrix (of a cluster, of the layer).
+
+    A word that a router hands to a neighbour is a hop; words are loaded and injected where a cluster's own banks are
+    the source, and delivered everywhere. Psums are banked where they do not go on to the next cluster.
+
+    Parameters
+    ----------
+    splits : Splits
+    places : sequence of (int, int)
+        The clusters, of those in use, that do the same work.
+    """
+    times: Counter[tuple[str, str]] = Counter()
+    for y, x in places:
+        routes = {operand: splits.route(operand, y, x) for operand in OPERANDS}
+        banked = splits.banks_psums(y)
+        for name in ACCESSES:
+            level, what, way = (*name.split("."), "")[:3]
+            if way == "hops":
+                continue
+            if what in OPERANDS and (level in ("dram", "glb") or way == "injected"):
+                times[name, name] += routes[what].source is Side.LOCAL
+            elif what in ("psum", "ofmap") and level != "spad":
+                times[name, name] += banked
+            else:
+                times[name, name] += splits.counts_params(y, x) if what == "param" else 1
+        for operand, route in routes.items():
+            links = sum(side is not Side.LOCAL for side in route.outputs)
+            times[f"noc.{operand}.injected", f"noc.{operand}.hops"] += links
+        times["noc.psum.delivered", "noc.psum.hops"] += not banked
+    matrix = np.zeros((len(ACCESSES), len(ACCESSES)))
+    for (own, whole), number in times.items():
+        matrix[ACCESSES.index(own), ACCESSES.index(whole)] = number
+    return matrix
+
+
+def access_counts(m: LayerMapping) -> Dict[str, int]:
     """Predict every access counter, by name.
 
-    Source: closed forms of the nests in :mod:`rowmesh.sw.compiler`; counting rules of docs/architecture.md.
+    Parameters
+    ----------
+    m : LayerMapping
+
+    Returns
+    -------
+    dict of str to int
+        Data words of all clusters, in the order of :data:`rowmesh.sw.results.ACCESSES`; see :func:`spread`.
     """
-    return dict(zip(ACCESSES, words(m), strict=True))
+    of_parts = [words(m.of_part(part)) @ spread(m.splits, places) for part, places in m.parts.items()]
+    return dict(zip(ACCESSES, map(round, np.sum(of_parts, axis=0).tolist()), strict=True))
 
 
 def beats_once(config: ArchConfig, layer: Layer) -> int:

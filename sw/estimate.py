@@ -11,7 +11,7 @@ from typing import NamedTuple
 from rowmesh.hw.buffet import Buffet
 from rowmesh.hw.loader import Loader
 from rowmesh.sw.counts import first_slice_beats, read_beats, weight_beats
-from rowmesh.sw.mapping import Mapping, ceil_div
+from rowmesh.sw.mapping import ClusterMapping, ceil_div
 from rowmesh.sw.memory import ROUND_TRIP
 
 __all__ = ["drain_cycles", "estimate", "iact_cycles"]
@@ -32,7 +32,7 @@ _REFILL = _CREDIT + ROUND_TRIP + Loader.data_latency + Buffet.latency - 1
 beat of the burst."""
 
 
-def _sent(m: Mapping, q_tile: int) -> tuple[int, int]:
+def _sent(m: ClusterMapping, q_tile: int) -> tuple[int, int]:
     """Columns sent for a tile's output columns, and the flits of one iact row."""
     each = min(m.sent_columns, q_tile)
     before = ceil_div(q_tile, each) - 1
@@ -40,12 +40,12 @@ def _sent(m: Mapping, q_tile: int) -> tuple[int, int]:
     return before * full + rest, before * m.row_flits(full) + m.row_flits(rest)
 
 
-def iact_cycles(m: Mapping, q_tile: int, p: int, blocks: int = 0) -> int:
+def iact_cycles(m: ClusterMapping, q_tile: int, p: int, blocks: int = 0) -> int:
     """Return the cycles of a row step's iacts in a pass: flits along the trunk, or words along the busiest row.
 
     Parameters
     ----------
-    m : Mapping
+    m : ClusterMapping
     q_tile, p : int
         Output columns of the tile, output rows of the row step.
     blocks : int, optional
@@ -63,12 +63,12 @@ def iact_cycles(m: Mapping, q_tile: int, p: int, blocks: int = 0) -> int:
     return max(flits * trunk, columns * of_row * m.c1 * m.pe_words)
 
 
-def _weights(m: Mapping, round_trip: int) -> _Weights:
+def _weights(m: ClusterMapping, round_trip: int) -> _Weights:
     """Return the cycles of a pass's weights of a port, on average over the passes; of those that stay, none.
 
     Parameters
     ----------
-    m : Mapping
+    m : ClusterMapping
     round_trip : int
         Cycles from a weight slot's release to its next word.
     """
@@ -80,22 +80,22 @@ def _weights(m: Mapping, round_trip: int) -> _Weights:
     return _Weights(max(flits, of_row * m.weights), ceil_div(flits * max(round_trip, depth), depth))
 
 
-def _burst(m: Mapping, emitted: int, chains: int) -> int:
+def _burst(m: ClusterMapping, emitted: int, chains: int) -> int:
     """Wait of a PE that sends psums in consecutive steps while its column takes one in ``chains`` cycles."""
     return max(0, (emitted - m.config.chain_fifo) * chains - emitted) if chains > 1 else 0
 
 
-def _pass_steps(m: Mapping, q: int, rows: int) -> int:
+def _pass_steps(m: ClusterMapping, q: int, rows: int) -> int:
     """Steps of a pass: q output columns of a PE in each of some row steps."""
     return rows * m.m1 * q * m.pe_filters * m.taps
 
 
-def _tile_cycles(m: Mapping, q: int, q_tile: int, p: int, rows: int, weights: _Weights) -> int:
+def _tile_cycles(m: ClusterMapping, q: int, q_tile: int, p: int, rows: int, weights: _Weights) -> int:
     """Cycles of a tile.
 
     Parameters
     ----------
-    m : Mapping
+    m : ClusterMapping
     q, q_tile : int
         Output columns of a PE and of the tile.
     p, rows : int
@@ -130,7 +130,7 @@ def _tile_cycles(m: Mapping, q: int, q_tile: int, p: int, rows: int, weights: _W
     return busy + max(0, psum)
 
 
-def _slice_wait(m: Mapping, round_trip: int) -> int:
+def _slice_wait(m: ClusterMapping, round_trip: int) -> int:
     """Wait for a channel tile's iacts where two of them do not fit the bank."""
     missing = 2 * m.slice_flits * m.images_kept - m.config.glb_iact_flits
     if missing <= 0 or (m.resident and m.ct > 1):
@@ -140,12 +140,12 @@ def _slice_wait(m: Mapping, round_trip: int) -> int:
     return max(0, missing + round_trip - held * (m.q_pe if m.patched else 1))
 
 
-def drain_cycles(m: Mapping, q: int, rows: int) -> int:
+def drain_cycles(m: ClusterMapping, q: int, rows: int) -> int:
     """Return the cycles to drain a tile's words, or to store its beats, whichever are more.
 
     Parameters
     ----------
-    m : Mapping
+    m : ClusterMapping
     q, rows : int
         Output columns of a PE, row steps.
     """
@@ -157,7 +157,7 @@ def drain_cycles(m: Mapping, q: int, rows: int) -> int:
     return max(groups * words, m.columns // merged * beats)
 
 
-def _drained(m: Mapping, steps: int) -> int:
+def _drained(m: ClusterMapping, steps: int) -> int:
     """Return the cycles, out of those of some steps of an updating pass, in which no bank of a group is busy.
 
     A PE sends its psums in consecutive steps, and each column a cycle after its neighbour.
@@ -167,7 +167,7 @@ def _drained(m: Mapping, steps: int) -> int:
     return steps * max(0, period - together * m.chains - m.config.lanes + 1) // period
 
 
-def _free_cycles(m: Mapping, tile: int) -> int:
+def _free_cycles(m: ClusterMapping, tile: int) -> int:
     """Return the cycles in which a tile leaves the banks to the drain: its first pass, and what its updates leave."""
     passes = 1 if m.held else m.ct * m.r_t
     if passes == 1:
@@ -176,7 +176,7 @@ def _free_cycles(m: Mapping, tile: int) -> int:
     return first - m.config.lanes + 1 + _drained(m, tile - first)
 
 
-def _behind_last_step(m: Mapping) -> int:
+def _behind_last_step(m: ClusterMapping) -> int:
     """Return the cycles of the drain behind the last step, whose words become final during the last pass."""
     rows, groups = m.n0 * m.p0_rest, ceil_div(m.columns, m.config.lanes)
     cycles = drain_cycles(m, m.q_pe_rest, rows)
@@ -187,12 +187,12 @@ def _behind_last_step(m: Mapping) -> int:
     return max(ordered, cycles - (last if m.held or m.ct * m.r_t == 1 else _drained(m, last)))
 
 
-def _round_trip(m: Mapping) -> int:
+def _round_trip(m: ClusterMapping) -> int:
     """Cycles from the release of a burst's first slot to the read of the last flit that takes the burst's slots."""
     return _REFILL + min(m.config.burst_beats, m.config.glb_weight_flits)
 
 
-def _begun_early(m: Mapping, first: int) -> int:
+def _begun_early(m: ClusterMapping, first: int) -> int:
     """Return by how many cycles a layer begins before its weights and first iacts are there, if it does so in parts.
 
     All but the last channel group's steps of the first block are done meanwhile, as far as there is time once the first
@@ -200,7 +200,7 @@ def _begun_early(m: Mapping, first: int) -> int:
 
     Parameters
     ----------
-    m : Mapping
+    m : ClusterMapping
     first : int
         Beats of the first iacts.
     """
@@ -211,12 +211,12 @@ def _begun_early(m: Mapping, first: int) -> int:
     return first // m.c1 + min(steps, (weight_beats(m) + first) * before // m.c1)
 
 
-def estimate(m: Mapping) -> int:
+def estimate(m: ClusterMapping) -> int:
     """Estimate the cycles of a mapping from its first load to its last store.
 
     Parameters
     ----------
-    m : Mapping
+    m : ClusterMapping
     """
     x, a = m.layer, m.config
     images = m.n_t * m.g_t

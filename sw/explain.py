@@ -14,8 +14,7 @@ from rowmesh.sw.dataflow import load_dataflows
 from rowmesh.sw.energy import DEFAULT, load_energy
 from rowmesh.sw.files import InputError
 from rowmesh.sw.mapper import find_mapping
-from rowmesh.sw.mapping import Mapping
-from rowmesh.sw.mesh import MeshMapping
+from rowmesh.sw.mesh import LayerMapping
 from rowmesh.sw.model import predict
 from rowmesh.sw.objective import Objective
 from rowmesh.sw.results import LayerResult
@@ -92,13 +91,13 @@ class Loss:
     words: str
 
 
-def losses(result: LayerResult, mapping: Mapping | MeshMapping) -> list[Loss]:
+def losses(result: LayerResult, mapping: LayerMapping) -> list[Loss]:
     """Split the RTL's cycles by cause.
 
     Parameters
     ----------
     result : LayerResult
-    mapping : Mapping or MeshMapping
+    mapping : LayerMapping
         The mapping that was run.
 
     Returns
@@ -119,12 +118,12 @@ def losses(result: LayerResult, mapping: Mapping | MeshMapping) -> list[Loss]:
     return found + [Loss(name, parts[name], words) for name, words in _PART_WORDS.items()]
 
 
-def _edge_words(m: Mapping | MeshMapping) -> str:
+def _edge_words(m: LayerMapping) -> str:
     cut = [f"{name}: {rest} of {full} in the last of {tiles}" for name, full, rest, tiles in edges(m)]
     return "; ".join(cut) or "every tile fills the PEs that are used"
 
 
-def bound(result: LayerResult, mapping: Mapping | MeshMapping) -> str:
+def bound(result: LayerResult, mapping: LayerMapping) -> str:
     """Say in a sentence what bounds a layer; for parameters see :func:`losses`."""
     found = losses(result, mapping)
     total = result.rtl.cycles

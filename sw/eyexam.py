@@ -5,18 +5,20 @@ are in multiply-accumulates (MACs) a cycle; with one a cycle and PE they are num
 docs/eyexam.md says how each is found here.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw.activity import link_cycles, pe_steps
+from rowmesh.sw.counts import access_counts
 from rowmesh.sw.dataflow import Dataflow
-from rowmesh.sw.mapper import candidates, find_mapping, flattened
-from rowmesh.sw.mapping import IllegalMappingError, Mapping, ceil_div
-from rowmesh.sw.mesh import MeshMapping, Splits
-from rowmesh.sw.meshcounts import access_counts
+from rowmesh.sw.mapper import find_mapping
+from rowmesh.sw.mapping import ceil_div
+from rowmesh.sw.mapspace import flattened
+from rowmesh.sw.mesh import LayerMapping
 from rowmesh.sw.model import predict
 from rowmesh.sw.objective import Objective
-from rowmesh.sw.parallelism import best_split, shares
+from rowmesh.sw.parallelism import best_split
+from rowmesh.sw.pool import candidates, ways_of
 from rowmesh.sw.runfile import RunLayer
 from rowmesh.sw.workload import Layer
 
@@ -90,7 +92,7 @@ class Exam:
     Parameters
     ----------
     layer : Layer
-    mapping : Mapping or MeshMapping
+    mapping : LayerMapping
         The mapping of steps 6 and 7.
     steps : list of Step
     links : list of Link
@@ -100,7 +102,7 @@ class Exam:
     """
 
     layer: Layer
-    mapping: Mapping | MeshMapping
+    mapping: LayerMapping
     steps: list[Step]
     links: list[Link] = field(default_factory=list)
     measured: bool = False
@@ -108,30 +110,11 @@ class Exam:
 
 def _fewest_steps(config: ArchConfig, layer: Layer, flows: tuple[Dataflow, ...], most: int) -> int:
     """Return the fewest steps of all mappings, or ``most`` if none has fewer."""
-    if config.clusters == 1:
-        return min(next((found for found, _ in candidates(config, layer, flows)), most), most)
     for shape in (layer, *flattened(config, layer)):
-        ways: dict[Layer, list[Splits]] = {}
-        for splits, share in shares(shape, config.mesh_rows, config.mesh_cols, config.clusters):
-            ways.setdefault(share, []).append(splits)
-        for share, same in ways.items():
-            if ceil_div(share.macs, config.cluster.pes) >= most:
-                continue
-            for number, mapping in candidates(config.cluster, share, flows, shapes=(share,)):
-                if number >= most:
-                    break
-                if any(_can_run(config, shape, splits, mapping) for splits in same):
-                    most = number
+        for way in ways_of(config, shape)[0]:
+            if ceil_div(way.parts[0].macs, config.cluster.pes) < most:
+                most = min(most, next((found for found, _ in candidates(config, shape, flows, way.splits)), most))
     return most
-
-
-def _can_run(config: ArchConfig, layer: Layer, splits: Splits, share: Mapping) -> bool:
-    """Whether a mesh can run a mapping of a share."""
-    try:
-        MeshMapping(config, layer, splits, replace(share, within=layer))
-    except IllegalMappingError:
-        return False
-    return True
 
 
 def examine(

@@ -28,9 +28,9 @@ from rowmesh.sw.files import InputError
 from rowmesh.sw.layerdata import LayerData, make_data, nonzero_macs
 from rowmesh.sw.limits import beyond_reach
 from rowmesh.sw.mapper import Search, UnmappableError, search
-from rowmesh.sw.mapping import Mapping, ceil_div
+from rowmesh.sw.mapping import ceil_div
 from rowmesh.sw.memory import MEMORY_LATENCY, WRITE_LATENCY
-from rowmesh.sw.mesh import MeshMapping
+from rowmesh.sw.mesh import LayerMapping
 from rowmesh.sw.model import predict, predict_sequence
 from rowmesh.sw.objective import Budget, Objective
 from rowmesh.sw.packing import pack_params
@@ -77,7 +77,7 @@ class RunError(RuntimeError):
 class MappedLayer:
     """A layer's mapping, what the model predicts for it, and how it was found (None if it was given)."""
 
-    mapping: Mapping | MeshMapping
+    mapping: LayerMapping
     predicted: Prediction
     search: Search | None = None
 
@@ -143,7 +143,7 @@ def map_layer(
     return MappedLayer(found.mapping, predict(found.mapping), found)
 
 
-def predict_mapping(mapping: Mapping | MeshMapping) -> MappedLayer:
+def predict_mapping(mapping: LayerMapping) -> MappedLayer:
     """Predict a mapping that was given."""
     return MappedLayer(mapping, predict(mapping))
 
@@ -160,7 +160,7 @@ def _verilog_folder(config: ArchConfig, initial_values: bool = True) -> Path:
     return folder
 
 
-def _accesses(mappings: Sequence[Mapping | MeshMapping], r: dict[str, int]) -> dict[str, int]:
+def _accesses(mappings: Sequence[LayerMapping], r: dict[str, int]) -> dict[str, int]:
     """Counters of the hardware under the model's names, in data words; an accumulator in memory is one."""
     config = mappings[0].config
     words = config.flit_words
@@ -192,7 +192,7 @@ def _accesses(mappings: Sequence[Mapping | MeshMapping], r: dict[str, int]) -> d
     }
 
 
-def _places(mappings: Sequence[Mapping | MeshMapping], program_bytes: int, base: int = 0) -> list[MemoryMap]:
+def _places(mappings: Sequence[LayerMapping], program_bytes: int, base: int = 0) -> list[MemoryMap]:
     """Lay out the memory of layers in one program, which comes first, from an address on."""
     places: list[MemoryMap] = []
     for mapping in mappings:
@@ -206,7 +206,7 @@ def _places(mappings: Sequence[Mapping | MeshMapping], program_bytes: int, base:
 
 
 def make_job(
-    layers: Sequence[tuple[Mapping | MeshMapping, LayerData]],
+    layers: Sequence[tuple[LayerMapping, LayerData]],
     *,
     seed: int,
     memory: str,
@@ -218,7 +218,7 @@ def make_job(
 
     Parameters
     ----------
-    layers : sequence of (Mapping or MeshMapping, LayerData)
+    layers : sequence of (LayerMapping, LayerData)
         Those of one program, in their order.
     seed, memory, max_cycles
         See :class:`rowmesh.sim.run.SimJob`.
@@ -278,7 +278,7 @@ def make_job(
 
 
 def run_mapping(
-    mapping: Mapping | MeshMapping,
+    mapping: LayerMapping,
     *,
     origin: Layer | None = None,
     seed: int = 0,
@@ -289,7 +289,7 @@ def run_mapping(
 
     Parameters
     ----------
-    mapping : Mapping
+    mapping : ClusterMapping
     origin : Layer, optional
         The layer as the workload has it, where the mapping is of its plane as a row.
     seed : int
@@ -307,7 +307,7 @@ def run_mapping(
 
 
 def run_sequence(
-    mappings: Sequence[Mapping | MeshMapping],
+    mappings: Sequence[LayerMapping],
     *,
     origins: Sequence[Layer] = (),
     seed: int = 0,
@@ -321,7 +321,7 @@ def run_sequence(
 
     Parameters
     ----------
-    mappings : sequence of Mapping
+    mappings : sequence of ClusterMapping
         All of one architecture.
     origins : sequence of Layer, optional
         The layers as the workload has them, where mappings are of their planes as rows.
@@ -346,14 +346,12 @@ def run_sequence(
     return _compared(case, result, origins)
 
 
-def run_mappings(
-    mappings: Sequence[Mapping | MeshMapping], *, seed: int = 0, memory: str = "fast"
-) -> list[LayerResult]:
+def run_mappings(mappings: Sequence[LayerMapping], *, seed: int = 0, memory: str = "fast") -> list[LayerResult]:
     """Run mappings on one accelerator, one after another without a reset between them.
 
     Parameters
     ----------
-    mappings : sequence of Mapping
+    mappings : sequence of ClusterMapping
         All of one architecture.
     seed, memory
         See :func:`run_mapping`.
@@ -372,14 +370,14 @@ def run_mappings(
 class _Case:
     """Mappings of one program, ready to be run."""
 
-    mappings: Sequence[Mapping | MeshMapping]
+    mappings: Sequence[LayerMapping]
     memory: str
     predicted: Prediction
     data: Sequence[LayerData]
     job: SimJob
 
 
-def _prepared(mappings: Sequence[Mapping | MeshMapping], seed: int, memory: str) -> _Case:
+def _prepared(mappings: Sequence[LayerMapping], seed: int, memory: str) -> _Case:
     predicted = predict(mappings[0]) if len(mappings) == 1 else predict_sequence(mappings)
     if mappings[0].config.pe_counters:
         predicted = replace(predicted, pe_macs=np.sum([pe_macs(m) for m in mappings], axis=0).tolist())

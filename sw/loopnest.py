@@ -3,12 +3,12 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rowmesh.sw.mapping import Mapping
+    from rowmesh.sw.mapping import ClusterMapping
 
 __all__ = ["loop_nest"]
 
 
-def loop_nest(m: "Mapping") -> str:
+def loop_nest(m: "ClusterMapping") -> str:
     """Return the mapping as a loop nest by level, for people."""
     x = m.layer
     lines: list[str] = []

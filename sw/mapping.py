@@ -36,12 +36,12 @@ from rowmesh.sw.rules import RULES
 from rowmesh.sw.tensors import TensorLayout
 from rowmesh.sw.workload import Layer
 
-__all__ = ["IllegalMappingError", "Mapping", "Stationary", "ceil_div", "chunk_beats", "permutation_of"]
+__all__ = ["ClusterMapping", "IllegalMappingError", "Stationary", "ceil_div", "chunk_beats", "permutation_of"]
 
 Stationary = Literal["weight", "psum", "iact", "block"]
 
 TILE_ORDERS = {False: ("n", "g", "pt", "qt", "mt"), True: ("g", "mt", "n", "pt", "qt")}
-"""Loops over tiles at DRAM's level, outermost first, by :attr:`Mapping.m_outer`."""
+"""Loops over tiles at DRAM's level, outermost first, by :attr:`ClusterMapping.m_outer`."""
 
 
 def permutation_of(m_outer: bool) -> str:
@@ -59,7 +59,7 @@ def ceil_div(a: int, b: int) -> int:
 
 
 @dataclass(frozen=True)
-class Mapping:
+class ClusterMapping:
     """Factors of one mapping of a layer onto an array.
 
     Parameters
@@ -138,7 +138,7 @@ class Mapping:
                 raise IllegalMappingError(rule.text(self))
 
     @classmethod
-    def bare(cls, config: ArchConfig, layer: Layer, **factors: Any) -> "Mapping":
+    def bare(cls, config: ArchConfig, layer: Layer, **factors: Any) -> "ClusterMapping":
         """Return a mapping that is not checked; for the parameters see :meth:`broken_rules`."""
         bare = object.__new__(cls)
         for name, value in {"config": config, "layer": layer, **factors}.items():
@@ -628,7 +628,7 @@ class Mapping:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("config", "layer", "within")}
 
 
-def chunk_beats(m: Mapping) -> int:
+def chunk_beats(m: ClusterMapping) -> int:
     """Beats of a store segment: neighbouring positions of one row, within a burst."""
     beats = m.q_pe
     if m.ofmap_layout.planar:

@@ -1,4 +1,4 @@
-"""Mapping files: mappings written out, edited and read back.
+"""ClusterMapping files: mappings written out, edited and read back.
 
 A file is one mapping ``mapping:`` with a list of layers; each has its name, a label of the dataflow, and its nest, a
 directive a level, outermost first::
@@ -26,7 +26,6 @@ import os
 from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as Dict
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, NoReturn
 
 from ruamel.yaml import YAML
@@ -35,9 +34,9 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import files
 from rowmesh.sw.assembler import beyond_limits, would_block
-from rowmesh.sw.mapper import flattened
-from rowmesh.sw.mapping import IllegalMappingError, Mapping, Stationary, ceil_div, permutation_of
-from rowmesh.sw.mesh import MeshMapping, Splits, check_places, share_of
+from rowmesh.sw.mapping import ClusterMapping, IllegalMappingError, Stationary, ceil_div, permutation_of
+from rowmesh.sw.mapspace import flattened
+from rowmesh.sw.mesh import LayerMapping, Splits, check_places, sub_layer
 from rowmesh.sw.workload import LARGEST, Layer
 
 __all__ = ["read_mappings", "write_mappings"]
@@ -95,7 +94,7 @@ _SPLITS = {
 }
 
 
-def _remaining(m: Mapping) -> dict[tuple[str, str], int]:
+def _remaining(m: ClusterMapping) -> dict[tuple[str, str], int]:
     """Return the factors that follow from the others."""
     return {
         ("DRAM", "N"): m.n_t,
@@ -110,13 +109,13 @@ def _remaining(m: Mapping) -> dict[tuple[str, str], int]:
     }
 
 
-def _permutation(target: str, m: Mapping) -> str:
+def _permutation(target: str, m: ClusterMapping) -> str:
     if target == "DRAM":
         return permutation_of(m.m_outer)
     return _SPAD_PERMUTATIONS[m.stationary] if target == "spad" else _PERMUTATIONS[target]
 
 
-def _kept(m: Mapping) -> dict[str, list[str]]:
+def _kept(m: ClusterMapping) -> dict[str, list[str]]:
     glb = [*(["iact"] if m.resident else []), *([] if m.held else ["psum"])]
     return {"GLB": glb, "spad": ["weight" if m.blocked else m.stationary]}
 
@@ -134,14 +133,14 @@ def _flow(value: Any) -> Any:
     return value
 
 
-def _nest(of: Mapping | MeshMapping) -> list[Any]:
+def _nest(of: LayerMapping) -> list[Any]:
     """Return a mapping's directives."""
-    m, splits = (of, None) if isinstance(of, Mapping) else (of.share, of.splits)
+    m, splits = of.cluster, of.splits
     factors = {place: getattr(m, name) for place, name in _OWN.items()} | _remaining(m)
-    factors |= {place: getattr(splits, name, 1) for place, name in _SPLITS.items()}
+    factors |= {place: getattr(splits, name) for place, name in _SPLITS.items()}
     factors["spad", "Q"] = m.q1 if m.blocked else m.q0 // m.q_x
     kept, directives = _kept(m), []
-    for target in (target for target in _TARGETS if splits or target not in _CLUSTERS):
+    for target in (target for target in _TARGETS if of.config.clusters > 1 or target not in _CLUSTERS):
         order = _permutation(target, m)
         directive = {
             "target": target,
@@ -154,12 +153,12 @@ def _nest(of: Mapping | MeshMapping) -> list[Any]:
     return directives
 
 
-def write_mappings(mappings: Sequence[tuple[Layer, Mapping | MeshMapping]], comment: str = "") -> str:
+def write_mappings(mappings: Sequence[tuple[Layer, LayerMapping]], comment: str = "") -> str:
     """Return the text of a mapping file.
 
     Parameters
     ----------
-    mappings : sequence of (Layer, Mapping or MeshMapping)
+    mappings : sequence of (Layer, LayerMapping)
         Layers as the workload has them; the mapping may be of the same layer with its plane as a row.
     comment : str
         Its first line.
@@ -179,9 +178,7 @@ def write_mappings(mappings: Sequence[tuple[Layer, Mapping | MeshMapping]], comm
     return (f"# {files.one_line(comment)}\n" if comment else "") + out.getvalue()
 
 
-def read_mappings(
-    path: str | os.PathLike[str], config: ArchConfig, layers: Sequence[Layer]
-) -> list[Mapping | MeshMapping]:
+def read_mappings(path: str | os.PathLike[str], config: ArchConfig, layers: Sequence[Layer]) -> list[LayerMapping]:
     """Read the mappings of some layers.
 
     Parameters
@@ -193,7 +190,7 @@ def read_mappings(
 
     Returns
     -------
-    list of Mapping, or of MeshMapping if the accelerator is a mesh
+    list of LayerMapping
         One a layer, in their order.
 
     Raises
@@ -247,7 +244,7 @@ class _Reader:
     def __init__(self, document: files.Document, place: files.Place, config: ArchConfig, layer: Layer) -> None:
         self.document, self.place, self.config, self.layer = document, place, config, layer
 
-    def mapping(self, entry: dict[str, Any]) -> Mapping | MeshMapping:
+    def mapping(self, entry: dict[str, Any]) -> LayerMapping:
         layer = self._shape(entry)
         dataflow = entry.get("dataflow", "own")
         if not isinstance(dataflow, str) or not dataflow.isprintable() or not 0 < len(dataflow) <= 64:
@@ -268,17 +265,18 @@ class _Reader:
             "dataflow": dataflow,
         }
         splits = Splits(**{name: given.get(place, 1) for place, name in _SPLITS.items()})
-        share = self._share(layer, splits)
+        part = self._part(layer, splits)
         factors["m_outer"] = _filters_outermost(
-            orders.get("DRAM"), Mapping.bare(self.config.cluster, share, **factors).tiles
+            orders.get("DRAM"), ClusterMapping.bare(self.config.cluster, part, **factors).tiles
         )
-        broken = Mapping.broken_rules(self.config.cluster, share, **factors)
+        broken = ClusterMapping.broken_rules(self.config.cluster, part, **factors)
         if broken:
             reasons = "; ".join(f"({number}) {text}" for number, text in enumerate(broken, 1))
             rules = "a rule" if len(broken) == 1 else f"{len(broken)} rules"
             raise self.document.error(self.place, f"mapping of {layer.name} breaks {rules}: {reasons}")
-        found = Mapping(config=self.config.cluster, layer=share, **factors)
-        whole = found if self.config.clusters == 1 else self._whole(layer, splits, found)
+        found = ClusterMapping(config=self.config.cluster, layer=part, **factors)
+        with self._legal(layer):
+            whole = LayerMapping(self.config, layer, splits, found)
         if reason := beyond_limits(whole) or would_block(whole):
             raise self.document.error(self.place, f"mapping of {layer.name} cannot run: {reason}")
         for (target, dimension), value in _remaining(found).items():
@@ -293,15 +291,11 @@ class _Reader:
             self._check_order(target, place, orders[target], found, splits)
         return whole
 
-    def _share(self, layer: Layer, splits: Splits) -> Layer:
-        """Return a cluster's share of a layer."""
+    def _part(self, layer: Layer, splits: Splits) -> Layer:
+        """Return the first cluster's part of a layer."""
         with self._legal(layer):
             check_places(self.config, splits)
-            return share_of(layer, splits, 0, 0).layer if self.config.clusters > 1 else layer
-
-    def _whole(self, layer: Layer, splits: Splits, share: Mapping) -> MeshMapping:
-        with self._legal(layer):
-            return MeshMapping(self.config, layer, splits, replace(share, within=layer))
+            return sub_layer(layer, splits, 0, 0).layer
 
     @contextmanager
     def _legal(self, layer: Layer) -> Iterator[None]:
@@ -397,7 +391,7 @@ class _Reader:
             self._refuse(where, f"one of {', '.join(legal)}: what stays there longest", value, "[weight]")
         return names
 
-    def _check_order(self, target: str, place: files.Place, order: Any, m: Mapping, splits: Splits) -> None:
+    def _check_order(self, target: str, place: files.Place, order: Any, m: ClusterMapping, splits: Splits) -> None:
         """Check a permutation; loops of a single iteration may stand anywhere, or nowhere."""
         legal = _permutation(target, m)
         order = legal if order is None else order

@@ -1,8 +1,8 @@
-"""A layer on a mesh: each cluster works on its share with the same mapping, and routers share out what is common.
+"""Mappings of layers: a layer is split over the clusters of a mesh, which all work on a part with the same factors.
 
-A mesh mapping splits a layer over the clusters: along y channels (whose psums continue from cluster to cluster) and
-filters, output rows or groups; along x filters, output rows or groups. What an operand does not depend on is delivered
-by the routers; what it does depend on comes from banks of its own:
+Along y, channels are split (psums continue from cluster to cluster) and filters, output rows or groups; along x
+filters, output rows or groups. A single array is a mesh of one cluster. Words of an operand that several clusters use
+are replicated by routers, and come from the banks of one cluster:
 
 ===============  ===============  ========================
 same along y     same along x     mode
@@ -18,15 +18,16 @@ along it load copies instead.
 """
 
 import functools
+import itertools
 from collections.abc import Iterator
+from collections.abc import Mapping as Dict
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import NamedTuple
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.router import LINKS, Side
-from rowmesh.sw.files import InputError
-from rowmesh.sw.mapping import IllegalMappingError, Mapping, ceil_div
+from rowmesh.sw.mapping import ClusterMapping, IllegalMappingError, ceil_div
 from rowmesh.sw.programs import Route
 from rowmesh.sw.tensors import TensorLayout
 from rowmesh.sw.workload import Layer
@@ -34,18 +35,18 @@ from rowmesh.sw.workload import Layer
 __all__ = [
     "CLUSTERS",
     "MODES",
-    "MeshMapping",
+    "LayerMapping",
     "Sets",
-    "Share",
     "Splits",
+    "SubLayer",
     "check_places",
     "mode_of",
+    "parts_of",
+    "replications",
     "route_of",
     "sets_of",
-    "share_of",
-    "shared",
-    "sharings",
-    "single",
+    "splits_of",
+    "sub_layer",
 ]
 
 CLUSTERS = "clusters_"
@@ -60,7 +61,7 @@ MODES = {
 """Name of a delivery mode: the same along y, along x."""
 
 
-def sharings(operand: str, rows: int, cols: int) -> list[tuple[bool, bool]]:
+def replications(operand: str, rows: int, cols: int) -> list[tuple[bool, bool]]:
     """Return what routers can do with an operand on a mesh: where its links lead, clusters can be sent the same.
 
     Parameters
@@ -79,19 +80,6 @@ def sharings(operand: str, rows: int, cols: int) -> list[tuple[bool, bool]]:
     return [(same_y, same_x) for same_y in along_y for same_x in along_x]
 
 
-def single(mapping: "Mapping | MeshMapping", what: str) -> Mapping:
-    """Return the mapping of a single array.
-
-    Raises
-    ------
-    InputError
-        If it is of a mesh, which ``what`` cannot take.
-    """
-    if isinstance(mapping, MeshMapping):
-        raise InputError(f"{what}: takes accelerators of one cluster, not the {mapping.config.clusters} of a mesh")
-    return mapping
-
-
 def mode_of(same: tuple[bool, bool], rows: int, cols: int) -> str:
     """Return the name of a delivery mode; in a single row or column of clusters, all that share are all there are."""
     same_y, same_x = same
@@ -105,7 +93,7 @@ def route_of(same: tuple[bool, bool], rows: int, cols: int, y: int, x: int) -> R
     Parameters
     ----------
     same : (bool, bool)
-        See :func:`sharings`.
+        See :func:`replications`.
     rows, cols : int
         Clusters in use.
     y, x : int
@@ -128,7 +116,7 @@ def route_of(same: tuple[bool, bool], rows: int, cols: int, y: int, x: int) -> R
 
 @dataclass(frozen=True)
 class Splits:
-    """Into how many shares each dimension is split over the clusters: ``_y`` along the mesh's rows, ``_x`` columns.
+    """Into how many parts each dimension is split over the clusters: ``_y`` along the mesh's rows, ``_x`` columns.
 
     Parameters
     ----------
@@ -156,6 +144,48 @@ class Splits:
         """Columns of clusters in use."""
         return self.m_x * self.p_x * self.g_x
 
+    @property
+    def clusters(self) -> int:
+        """Clusters in use."""
+        return self.rows * self.cols
+
+    @property
+    def filter_parts(self) -> int:
+        """Parts into which the filters are split."""
+        return self.m_y * self.m_x * self.g_y * self.g_x
+
+    @property
+    def weight_parts(self) -> int:
+        """Parts into which the weights are split."""
+        return self.c_y * self.filter_parts
+
+    def weight_part(self, y: int, x: int) -> int:
+        """Number of the part of the weights that a cluster works with."""
+        outer = y // self.c_y if self.m_y * self.g_y > 1 else 0
+        along_x = self.m_x * self.g_x
+        return (outer * along_x + (x if along_x > 1 else 0)) * self.c_y + y % self.c_y
+
+    def banks_psums(self, y: int) -> bool:
+        """Whether the psums of a row of clusters go to its banks, and not on to the next row."""
+        return y % self.c_y == self.c_y - 1
+
+    def counts_params(self, y: int, x: int) -> bool:
+        """Whether a cluster is the first with its part of the filters: parameters are loaded once for all of these."""
+        return y % self.c_y == 0 and (self.p_y == 1 or y < self.c_y) and (self.p_x == 1 or x == 0)
+
+    def replicated(self, operand: str) -> tuple[bool, bool]:
+        """Whether clusters along y, and along x, are sent the same words of an operand by routers."""
+        if operand == "iact":
+            differs_y, differs_x = self.c_y * self.p_y * self.g_y > 1, self.p_x * self.g_x > 1
+        else:
+            differs_y, differs_x = self.c_y * self.m_y * self.g_y > 1, self.m_x * self.g_x > 1
+        north, east = Side.NORTH in LINKS[operand], Side.EAST in LINKS[operand]
+        return self.rows > 1 and not differs_y and north, self.cols > 1 and not differs_x and east
+
+    def route(self, operand: str, y: int, x: int) -> Route:
+        """Return the route of an operand at a cluster."""
+        return route_of(self.replicated(operand), self.rows, self.cols, y, x)
+
     def places(self) -> Iterator[tuple[int, int]]:
         """Yield the clusters in use, row after row."""
         for y in range(self.rows):
@@ -176,8 +206,8 @@ def check_places(config: ArchConfig, splits: Splits) -> None:
         raise IllegalMappingError(f"{splits.rows} x {splits.cols} clusters exceed the mesh of {rows} x {cols}")
 
 
-class Share(NamedTuple):
-    """A cluster's share of a layer: a layer, and where it begins in the whole one."""
+class SubLayer(NamedTuple):
+    """A cluster's part of a layer: a layer, and where it begins in the whole one."""
 
     layer: Layer
     channel: int
@@ -186,8 +216,8 @@ class Share(NamedTuple):
     input_row: int
 
 
-def share_of(layer: Layer, splits: Splits, y: int, x: int) -> Share:
-    """Return the share of the cluster at (y, x).
+def sub_layer(layer: Layer, splits: Splits, y: int, x: int) -> SubLayer:
+    """Return the part of a layer that the cluster at (y, x) works on.
 
     Raises
     ------
@@ -223,24 +253,13 @@ def share_of(layer: Layer, splits: Splits, y: int, x: int) -> Share:
         if last <= first:
             raise IllegalMappingError(f"{rows} output rows of a cluster have no iacts, only padding")
         height, padding = last - first, (first - begin, padding[1], end - last, padding[3])
-    return Share(
+    return SubLayer(
         layer=_part(layer, channels, filters, height, groups, padding),
         channel=y % s.c_y * channels + at_g * channels,
         filter=(at_m + at_g) * filters,
         output_row=at_p * rows,
         input_row=first,
     )
-
-
-def shared(splits: Splits, operand: str) -> tuple[bool, bool]:
-    """Return whether clusters along y, and along x, are sent the same words of an operand by routers."""
-    s = splits
-    if operand == "iact":
-        differs_y, differs_x = s.c_y * s.p_y * s.g_y > 1, s.p_x * s.g_x > 1
-    else:
-        differs_y, differs_x = s.c_y * s.m_y * s.g_y > 1, s.m_x * s.g_x > 1
-    north, east = Side.NORTH in LINKS[operand], Side.EAST in LINKS[operand]
-    return s.rows > 1 and not differs_y and north, s.cols > 1 and not differs_x and east
 
 
 class Sets(NamedTuple):
@@ -307,12 +326,57 @@ def sets_of(config: ArchConfig, splits: Splits) -> Sets:
 @functools.lru_cache(maxsize=4096)
 def _part(layer: Layer, c: int, m: int, h: int, groups: int, padding: tuple[int, int, int, int]) -> Layer:
     # not checked: what a user may write is of no concern here
-    return layer.model_copy(update={"c": c, "m": m, "h": h, "groups": groups, "padding": padding, "input": "random"})
+    return layer.model_copy(update={"c": c, "m": m, "h": h, "groups": groups, "padding": padding})
+
+
+Places = tuple[tuple[int, int], ...]
+"""Clusters, each as (y, x)."""
+
+
+@functools.lru_cache(maxsize=4096)
+def parts_of(layer: Layer, splits: Splits) -> Dict[Layer, Places]:
+    """Return the clusters' parts of a layer that differ, each with its clusters, the first cluster's first.
+
+    Raises
+    ------
+    IllegalMappingError
+        If a dimension cannot be split so.
+    """
+    found: dict[Layer, list[tuple[int, int]]] = {}
+    for y, x in splits.places():
+        found.setdefault(sub_layer(layer, splits, y, x).layer, []).append((y, x))
+    return {part: tuple(places) for part, places in found.items()}
+
+
+def splits_of(rows: int, cols: int, layer: Layer) -> Iterator[Splits]:
+    """Yield every way to split a layer over a mesh; that of one cluster is the first.
+
+    Parameters
+    ----------
+    rows, cols : int
+        Clusters.
+    layer : Layer
+    """
+    m, c = layer.m // layer.groups, layer.c // layer.groups
+    sizes = {"m": m if layer.groups == 1 else 1, "p": layer.p, "g": layer.groups}
+    for c_y in range(1, rows + 1):
+        if c % c_y or (c_y > 1 and layer.groups > 1):
+            continue
+        along_y = _along("y", sizes, rows // c_y)
+        for of_y, of_x in itertools.product(along_y, _along("x", sizes, cols)):
+            yield Splits(c_y=c_y, **of_y, **of_x)
+
+
+def _along(axis: str, sizes: dict[str, int], most: int) -> list[dict[str, int]]:
+    found: list[dict[str, int]] = [{}]
+    for name, size in sizes.items():
+        found += [{f"{name}_{axis}": parts} for parts in range(2, most + 1) if size % parts == 0]
+    return found
 
 
 @dataclass(frozen=True)
-class MeshMapping:
-    """A mapping of a layer onto a mesh.
+class LayerMapping:
+    """A mapping of a layer onto an architecture: onto a mesh of clusters, of which a single array has one.
 
     Parameters
     ----------
@@ -320,8 +384,9 @@ class MeshMapping:
     layer : Layer
         The whole layer.
     splits : Splits
-    share : Mapping
-        Of the first cluster's share; the others have the same factors.
+        Over the clusters.
+    cluster : ClusterMapping
+        Of the first cluster's part of the layer; the others have the same factors.
 
     Raises
     ------
@@ -332,19 +397,21 @@ class MeshMapping:
     config: ArchConfig
     layer: Layer
     splits: Splits
-    share: Mapping
+    cluster: ClusterMapping
 
     def __post_init__(self) -> None:
-        s, a, m = self.splits, self.config, self.share
+        if self.cluster.within != self.layer:  # a cluster's tensors are those of the whole layer
+            object.__setattr__(self, "cluster", replace(self.cluster, within=self.layer))
+        s, a, m = self.splits, self.config, self.cluster
         check_places(a, s)
         sets_of(a, s)
         if s.c_y > 1 and m.chains > 1:
             raise IllegalMappingError("channels split over clusters need one chain a column")
         if s.c_y > 1 and m.layer.kind == "maxpool":
             raise IllegalMappingError("the largest of a window cannot be taken along a chain of PEs")
-        if self.param_shares > 1 and m.m_x_rest != m.m_x:
+        if s.filter_parts > 1 and m.m_x_rest != m.m_x:
             raise IllegalMappingError("filters split over clusters need whole filter tiles")
-        words = self.param_shares * m.m_x * m.column_filters
+        words = s.filter_parts * m.m_x * m.column_filters
         if m.layer.output == "requant" and words > a.param_words:
             raise IllegalMappingError(f"parameters of {words} filters exceed {a.param_words}")
         for what, layout, split in (
@@ -355,32 +422,45 @@ class MeshMapping:
                 raise IllegalMappingError(
                     f"{what} of a cluster ({layout.c // split}) must be whole beats of {layout.words_per_beat}"
                 )
+        assert m.layer in self._of_parts  # all of which are legal
 
-    # what a mapping of a single array has too
+    @classmethod
+    def alone(cls, cluster: ClusterMapping) -> "LayerMapping":
+        """Return the mapping of a layer that one cluster works on alone."""
+        return cls(cluster.config, cluster.layer, Splits(), cluster)
+
+    def of_layer(self, layer: Layer) -> "LayerMapping":
+        """Return the same factors and splits of another layer."""
+        part = next(iter(parts_of(layer, self.splits)))
+        return LayerMapping(self.config, layer, self.splits, replace(self.cluster, layer=part, within=layer))
 
     @property
     def dataflow(self) -> str:
         """Name of the constraint set."""
-        return self.share.dataflow
+        return self.cluster.dataflow
 
     @property
     def iact_layout(self) -> TensorLayout:
         """Iacts in memory."""
-        return self.share.iact_layout
+        return self.cluster.iact_layout
 
     @property
     def ofmap_layout(self) -> TensorLayout:
         """Ofmap in memory."""
-        return self.share.ofmap_layout
+        return self.cluster.ofmap_layout
 
     def to_json(self) -> dict[str, object]:
-        """Return the factors, those of the clusters behind those of a share."""
+        """Return the factors; on a mesh, those of the clusters and the delivery modes behind those of a cluster."""
+        if self.config.clusters == 1:
+            return self.cluster.to_json()
         clusters = {f"{CLUSTERS}{f.name}": getattr(self.splits, f.name) for f in fields(self.splits)}
         modes = {f"{operand}_mode": self.mode(operand) for operand in LINKS}
-        return {**self.share.to_json(), **clusters, **modes}
+        return {**self.cluster.to_json(), **clusters, **modes}
 
     def loop_nest(self) -> str:
         """Return the mapping as a loop nest by level, for people."""
+        if self.config.clusters == 1:
+            return self.cluster.loop_nest()
         lines = ["clusters"]
         for axis in "yx":
             for name in "mpgc":
@@ -389,60 +469,31 @@ class MeshMapping:
                     chained = "    # psums continue" if name == "c" else ""
                     lines.append(f"  parallel-for {name}3 in [0, {bound}){chained}    # along {axis}")
         lines += [f"  {operand}s: {self.mode(operand)}" for operand in LINKS]
-        return "\n".join([*lines, self.share.loop_nest()])
+        return "\n".join([*lines, self.cluster.loop_nest()])
 
     # clusters
 
+    @property
+    def parts(self) -> Dict[Layer, Places]:
+        """The clusters' parts of the layer that differ; see :func:`parts_of`."""
+        return parts_of(self.layer, self.splits)
+
     @cached_property
-    def shares(self) -> dict[tuple[int, int], tuple[Share, Mapping]]:
-        """Share and mapping of each cluster in use, by its place."""
-        found, mappings = {}, {}
-        for y, x in self.splits.places():
-            share = share_of(self.layer, self.splits, y, x)
-            if share.layer not in mappings:
-                mappings[share.layer] = replace(self.share, layer=share.layer)
-            found[y, x] = share, mappings[share.layer]
-        return found
+    def _of_parts(self) -> dict[Layer, ClusterMapping]:
+        return {
+            part: self.cluster if part == self.cluster.layer else replace(self.cluster, layer=part)
+            for part in self.parts
+        }
+
+    def of_part(self, part: Layer) -> ClusterMapping:
+        """Return the mapping of a cluster's part of the layer."""
+        return self._of_parts[part]
 
     @cached_property
     def sets(self) -> Sets:
         """How clusters are drained."""
         return sets_of(self.config, self.splits)
 
-    @property
-    def param_shares(self) -> int:
-        """Shares of filters."""
-        s = self.splits
-        return s.m_y * s.m_x * s.g_y * s.g_x
-
-    def same(self, operand: str) -> tuple[bool, bool]:
-        """Whether clusters along y, and along x, are sent the same words by routers."""
-        return shared(self.splits, operand)
-
     def mode(self, operand: str) -> str:
         """Name of the delivery mode of an operand."""
-        return mode_of(self.same(operand), self.splits.rows, self.splits.cols)
-
-    def route(self, operand: str, y: int, x: int) -> Route:
-        """Return the route of an operand at a cluster."""
-        s = self.splits
-        return route_of(self.same(operand), s.rows, s.cols, y, x)
-
-    def own(self, operand: str, y: int, x: int) -> bool:
-        """Whether a cluster takes an operand from its own banks."""
-        return self.route(operand, y, x).source is Side.LOCAL
-
-    def heads(self, y: int) -> bool:
-        """Whether the psums of a row of clusters go to its banks."""
-        return y % self.splits.c_y == self.splits.c_y - 1
-
-    def weight_share(self, y: int, x: int) -> int:
-        """Number of the share of weights that a cluster works with."""
-        s = self.splits
-        outer = y // s.c_y if s.m_y * s.g_y > 1 else 0
-        return (outer * (s.m_x * s.g_x) + (x if s.m_x * s.g_x > 1 else 0)) * s.c_y + y % s.c_y
-
-    @property
-    def weight_shares(self) -> int:
-        """Shares of weights."""
-        return self.splits.c_y * self.param_shares
+        return mode_of(self.splits.replicated(operand), self.splits.rows, self.splits.cols)

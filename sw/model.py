@@ -22,12 +22,11 @@ from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.link import Buffer
 from rowmesh.hw.program import STARTABLE, Op, Program
 from rowmesh.sw.assembler import FIRST_STARTED, SWITCH_WORDS, assemble, early, memory_map, programs
-from rowmesh.sw.counts import dram_beats
+from rowmesh.sw.counts import access_counts, dram_beats
 from rowmesh.sw.estimate import drain_cycles
-from rowmesh.sw.mapping import Mapping, ceil_div
+from rowmesh.sw.mapping import ClusterMapping, ceil_div
 from rowmesh.sw.memory import MEMORY_LATENCY, WRITE_LATENCY
-from rowmesh.sw.mesh import MeshMapping, Splits, share_of
-from rowmesh.sw.meshcounts import access_counts
+from rowmesh.sw.mesh import LayerMapping
 from rowmesh.sw.results import ACCESSES, PARTS, Prediction
 from rowmesh.sw.timing.processor import FIRST_WORD, Begin, starts_at
 from rowmesh.sw.timing.run import Ahead, Loaded, Ran, run
@@ -104,23 +103,17 @@ _SEEN = 2
 _Counts = dict[str, int]  # iterations of the outer loops
 
 
-def _share(m: Mapping | MeshMapping) -> Mapping:
-    """Return what a single cluster does."""
-    return m if isinstance(m, Mapping) else m.share
-
-
-def _outer(of: Mapping | MeshMapping) -> _Counts:
+def _outer(m: ClusterMapping) -> _Counts:
     """Return the iterations of the loops outside a pass, from the outermost inwards."""
-    m = _share(of)
     return {**m.tiles, "ct": m.ct}
 
 
-def _smaller(of: Mapping | MeshMapping, counts: _Counts) -> Mapping | MeshMapping:
+def _smaller(of: LayerMapping, counts: _Counts) -> LayerMapping:
     """Return the mapping with fewer iterations of its outer loops, of a smaller layer."""
-    m, now = _share(of), _outer(of)
+    m, x, s = of.cluster, of.layer, of.splits
+    now = _outer(m)
     if counts == now:
         return of
-    x, s = of.layer, Splits() if isinstance(of, Mapping) else of.splits
     left_out = {name: now[name] - counts[name] for name in now}
     groups = counts["g"] * m.g_n * s.g_y * s.g_x
     smaller = {
@@ -133,13 +126,10 @@ def _smaller(of: Mapping | MeshMapping, counts: _Counts) -> Mapping | MeshMappin
         "input": "random",
     }
     layer = type(x).model_validate({**x.model_dump(by_alias=True), **smaller})
-    if isinstance(of, Mapping):
-        return replace(of, layer=layer)
-    share = replace(m, layer=share_of(layer, s, 0, 0).layer, within=layer)
-    return MeshMapping(of.config, layer, s, share)
+    return of.of_layer(layer)
 
 
-def _passes(m: Mapping) -> npt.NDArray[np.int64]:
+def _passes(m: ClusterMapping) -> npt.NDArray[np.int64]:
     """Return the steps of each pass: an array over the outer loops."""
     rows, columns = np.full(m.pt, min(m.p0, m.row_steps)), np.full(m.qt, m.q_pe)
     rows[-1], columns[-1] = m.p0_rest, m.q_pe_rest
@@ -149,25 +139,26 @@ def _passes(m: Mapping) -> npt.NDArray[np.int64]:
     return np.ascontiguousarray(np.broadcast_to(plane.reshape(shape), tuple(_outer(m).values())), np.int64)
 
 
-def _size(m: Mapping) -> int:
+def _size(m: ClusterMapping) -> int:
     """Return the steps or beats of a mapping, whichever are more: a measure of the work to run it."""
     stored = m.layer.n * m.layer.m * m.layer.p * m.layer.q // m.out_lanes
     return max(int(_passes(m).sum()), sum(dram_beats(m).values()) + stored)
 
 
-def work(m: Mapping, effort: Effort = FINE) -> int:
-    """Return how many steps or beats a prediction runs: a measure of its own time.
+def work(of: LayerMapping, effort: Effort = FINE) -> int:
+    """Return how many steps or beats of a cluster a prediction runs: a measure of its own time.
 
     Parameters
     ----------
-    m : Mapping
+    of : LayerMapping
     effort : Effort
     """
+    m = of.cluster
     counts, full = _chosen(m, effort), _outer(m)
     return int(_size(m) * np.prod([counts[name] / full[name] for name in full]))
 
 
-def _ends(m: Mapping, effort: Effort) -> _Counts:
+def _ends(m: ClusterMapping, effort: Effort) -> _Counts:
     """Return the iterations of each outer loop that are not like the others, at either end.
 
     Steps are issued some time before they are done, and the banks of the global buffer are filled ahead of their use.
@@ -184,7 +175,7 @@ def _ends(m: Mapping, effort: Effort) -> _Counts:
     return ends
 
 
-def _chosen(m: Mapping, effort: Effort) -> _Counts:
+def _chosen(m: ClusterMapping, effort: Effort) -> _Counts:
     """Choose the iterations of the outer loops that are run."""
     largest = effort.largest
     counts, size = _outer(m), _size(m)
@@ -207,7 +198,7 @@ def _chosen(m: Mapping, effort: Effort) -> _Counts:
 
 
 def _run(
-    of: Mapping | MeshMapping,
+    of: LayerMapping,
     counts: _Counts,
     effort: Effort,
     ahead: Ahead | None = None,
@@ -222,8 +213,8 @@ def _run(
     right if they are all alike, and if the drain keeps up: while psums still pile up in the banks, a longer run is
     needed.
     """
-    m, full, part = _share(of), _outer(of), _smaller(of, counts)
-    steps = _passes(_share(part))
+    m, part = of.cluster, _smaller(of, counts)
+    full, steps = _outer(m), _passes(part.cluster)
     ran = run(
         of.config,
         _streams(part),
@@ -257,12 +248,12 @@ def _run(
     return cycles, steady, ran
 
 
-def _streams(of: Mapping | MeshMapping) -> Streams:
+def _streams(of: LayerMapping) -> Streams:
     return streams(of.config, programs(of, memory_map(of)))
 
 
 @functools.lru_cache(maxsize=4096)
-def _measured(m: Mapping | MeshMapping, effort: Effort) -> tuple[tuple[int, ...], _Counts]:
+def _measured(m: LayerMapping, effort: Effort) -> tuple[tuple[int, ...], _Counts]:
     """Run a mapping on the timing model.
 
     Returns
@@ -274,8 +265,8 @@ def _measured(m: Mapping | MeshMapping, effort: Effort) -> tuple[tuple[int, ...]
     """
     before: npt.NDArray[np.int64] | None = None
     for retry in range(effort.retries + 1):
-        counts = _chosen(_share(m), replace(effort, largest=effort.largest * 4**retry))
-        if counts == _outer(m):
+        counts = _chosen(m.cluster, replace(effort, largest=effort.largest * 4**retry))
+        if counts == _outer(m.cluster):
             return _whole(m), counts
         total, steady, _ = _run(m, counts, effort, begin=_begin(m))
         most = _EVEN * total.sum()
@@ -286,24 +277,24 @@ def _measured(m: Mapping | MeshMapping, effort: Effort) -> tuple[tuple[int, ...]
 
 
 @functools.lru_cache(maxsize=4096)
-def _whole(m: Mapping | MeshMapping) -> tuple[int, ...]:
+def _whole(m: LayerMapping) -> tuple[int, ...]:
     """Run all of a mapping, whatever the effort."""
-    total, _, _ = _run(m, _outer(m), FINE, begin=_begin(m))
+    total, _, _ = _run(m, _outer(m.cluster), FINE, begin=_begin(m))
     return tuple(map(int, total))
 
 
-def predict_parts(m: Mapping | MeshMapping, effort: Effort = FINE) -> dict[str, int]:
+def predict_parts(m: LayerMapping, effort: Effort = FINE) -> dict[str, int]:
     """Predict the cycles of a mapping by part; for the parameters see :func:`work`."""
     parts = dict(zip(PARTS, _measured(m, effort)[0], strict=True))
     return {**parts, "drain": parts["drain"] + _AT_END}
 
 
-def predict(m: Mapping | MeshMapping) -> Prediction:
+def predict(m: LayerMapping) -> Prediction:
     """Predict the cycles of a mapping by part, and its access counts.
 
     Parameters
     ----------
-    m : Mapping or MeshMapping
+    m : LayerMapping
 
     Returns
     -------
@@ -314,7 +305,7 @@ def predict(m: Mapping | MeshMapping) -> Prediction:
     return Prediction(cycles=sum(parts.values()), parts=parts, accesses=access_counts(m))
 
 
-def predict_sequence(mappings: Sequence[Mapping | MeshMapping]) -> Prediction:
+def predict_sequence(mappings: Sequence[LayerMapping]) -> Prediction:
     """Predict the cycles and access counts of layers in one program (:func:`rowmesh.sw.assembler.compile_layers`).
 
     The parts are those of all layers; the program of the first one is ``config``, and what passes from the end of a
@@ -364,7 +355,7 @@ def _fetches(config: ArchConfig, words: int, start: int, end: int) -> npt.NDArra
 
 
 @functools.lru_cache(maxsize=256)
-def _begin(m: Mapping | MeshMapping, words: int | None = None) -> Begin:
+def _begin(m: LayerMapping, words: int | None = None) -> Begin:
     """Return the program of a first layer, which may be part of a longer one; see :class:`Begin`."""
     program = assemble((m, programs(m, memory_map(m)))).words
     heads, engines, waits, place = [], [], [], 2

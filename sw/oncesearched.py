@@ -5,8 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
-from rowmesh.sw.mapping import Mapping
-from rowmesh.sw.mesh import MeshMapping
+from rowmesh.sw.mesh import LayerMapping
 from rowmesh.sw.workload import Layer
 
 __all__ = ["once_a_shape", "renamed"]
@@ -31,13 +30,9 @@ def _named(layer: Layer, name: str) -> Layer:
     return layer.model_copy(update={"name": name})
 
 
-def renamed(mapping: Mapping | MeshMapping, name: str) -> Mapping | MeshMapping:
+def renamed(mapping: LayerMapping, name: str) -> LayerMapping:
     """Return a mapping as one of an equal layer of another name."""
-    if isinstance(mapping, MeshMapping):
-        share = cast(Mapping, renamed(mapping.share, name))
-        return replace(mapping, layer=_named(mapping.layer, name), share=share)
-    within = None if mapping.within is None else _named(mapping.within, name)
-    return replace(mapping, layer=_named(mapping.layer, name), within=within)
+    return mapping.of_layer(_named(mapping.layer, name))
 
 
 def once_a_shape(search: _Search) -> _Search:

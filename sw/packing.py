@@ -4,12 +4,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw.mapping import Mapping, ceil_div
+from rowmesh.sw.mapping import ClusterMapping, ceil_div
 
 __all__ = ["pack_params", "pack_weights"]
 
 
-def pack_weights(m: Mapping, weights: npt.NDArray[np.int64]) -> bytes:
+def pack_weights(m: ClusterMapping, weights: npt.NDArray[np.int64]) -> bytes:
     """Pack weights [M, C / G, R, S] in the order of use, port after port, a flit for each PE in turn.
 
     Source: the loops of the weight readers in :mod:`rowmesh.sw.compiler`; within a PE channel groups in time, filter

@@ -14,12 +14,11 @@ from rowmesh.sw.dataflow import Dataflow
 from rowmesh.sw.files import InputError
 from rowmesh.sw.mapping import IllegalMappingError, ceil_div
 from rowmesh.sw.mapspace import flattened
-from rowmesh.sw.mesh import Splits, share_of
-from rowmesh.sw.meshmapper import splits_of
+from rowmesh.sw.mesh import Splits, splits_of, sub_layer
 from rowmesh.sw.tensors import TensorLayout
 from rowmesh.sw.workload import Layer
 
-__all__ = ["Split", "best_split", "shares"]
+__all__ = ["Split", "best_split"]
 
 
 @dataclass(frozen=True)
@@ -142,8 +141,8 @@ class _Loops:
                     yield Split(((own, y), ("C", c), ("R", r)), (("M", m), (name, x)), cycles)
 
 
-def shares(layer: Layer, rows: int, cols: int, clusters: int) -> Iterator[tuple[Splits, Layer]]:
-    """Yield the ways to split a layer over a mesh, with the first cluster's share; the trivial one is the first.
+def _cluster_parts(layer: Layer, rows: int, cols: int, clusters: int) -> Iterator[tuple[Splits, Layer]]:
+    """Yield the ways to split a layer over a mesh, with the first cluster's part; the trivial one is the first.
 
     Parameters
     ----------
@@ -154,9 +153,9 @@ def shares(layer: Layer, rows: int, cols: int, clusters: int) -> Iterator[tuple[
         Clusters in all.
     """
     for splits in splits_of(rows, cols, layer):
-        if splits.rows * splits.cols <= clusters:
+        if splits.clusters <= clusters:
             try:
-                yield splits, share_of(layer, splits, 0, 0).layer
+                yield splits, sub_layer(layer, splits, 0, 0).layer
             except IllegalMappingError:
                 continue
 
@@ -172,7 +171,7 @@ def _whole_shares(layer: Layer) -> Iterator[tuple[Splits, Layer]]:
         try:
             along = {f"{name}_y": size for name, size in of_y.items()} | {f"{n}_x": size for n, size in of_x.items()}
             splits = Splits(c_y=c_y, **along)
-            yield splits, share_of(layer, splits, 0, 0).layer
+            yield splits, sub_layer(layer, splits, 0, 0).layer
         except IllegalMappingError:
             continue
 
@@ -180,19 +179,16 @@ def _whole_shares(layer: Layer) -> Iterator[tuple[Splits, Layer]]:
 def _rooms(config: ArchConfig, layer: Layer, step: int) -> Iterator[tuple[Splits, Layer, _Room]]:
     """Yield what each cluster's share can have under the constraints of a step."""
     y, x, pes = config.mesh_rows, config.mesh_cols, config.pes
-    if config.clusters == 1:
-        unlimited = _Room(_UNLIMITED, _UNLIMITED, _UNLIMITED)
-        rooms = {2: unlimited, 3: _Room(pes, pes, pes), 4: _Room(config.rows, config.cols, pes)}
-        yield Splits(), layer, rooms[step]
-    elif step == 2:
-        for splits, share in _whole_shares(layer):
+    if step == 2:
+        ways = _whole_shares(layer) if config.clusters > 1 else _cluster_parts(layer, 1, 1, 1)
+        for splits, share in ways:
             yield splits, share, _Room(_UNLIMITED, _UNLIMITED, _UNLIMITED)
     elif step == 3:
-        for splits, share in shares(layer, config.clusters, config.clusters, config.clusters):
-            of_each = pes // (splits.rows * splits.cols)
+        for splits, share in _cluster_parts(layer, config.clusters, config.clusters, config.clusters):
+            of_each = pes // splits.clusters
             yield splits, share, _Room(of_each, of_each, of_each)
     else:
-        for splits, share in shares(layer, y, x, config.clusters):
+        for splits, share in _cluster_parts(layer, y, x, config.clusters):
             yield splits, share, _Room(config.rows, config.cols, config.rows * config.cols)
 
 

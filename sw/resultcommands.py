@@ -235,13 +235,12 @@ def scorecard_(
 
 def _score_search(config: ArchConfig, table: EnergyTable, out: Path | None) -> int:
     from rowmesh.sw import flow, mappingfile, scorecard
-    from rowmesh.sw.mesh import single
 
     with new_text(out) as write:
         found = [scorecard.best_mapping(config, name, table) for name in scorecard.CHIP]
         rs = dataflows.load_dataflows("rs")
         least = Objective(table=table)
-        fastest = [(layer, single(flow.map_layer(config, layer, rs, least).mapping, "scorecard")) for layer, _ in found]
+        fastest = [(layer, flow.map_layer(config, layer, rs, least).mapping) for layer, _ in found]
         batch = f"batch {scorecard.CHIP_BATCH}"
         titles = (
             f"PREDICTED, {batch}, mappings for the criteria",

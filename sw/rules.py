@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from rowmesh.sw.mapping import Mapping
+    from rowmesh.sw.mapping import ClusterMapping
 
 __all__ = ["EDGE_DIMENSIONS", "RULES", "Rule", "edges", "kept_flits", "pe_psums", "tag_indices", "tag_phases"]
 
@@ -16,21 +16,21 @@ __all__ = ["EDGE_DIMENSIONS", "RULES", "Rule", "edges", "kept_flits", "pe_psums"
 class Rule(NamedTuple):
     """A condition, and the sentence for a mapping that breaks it."""
 
-    holds: "Callable[[Mapping], bool]"
-    text: "Callable[[Mapping], str]"
+    holds: "Callable[[ClusterMapping], bool]"
+    text: "Callable[[ClusterMapping], str]"
 
 
-def pe_psums(m: "Mapping") -> int:
+def pe_psums(m: "ClusterMapping") -> int:
     """Psums in a PE's spad."""
     return m.pe_filters * (m.q_pe if m.patched else m.q1) * (m.n0 * m.p0 if m.held else 1)
 
 
-def kept_flits(m: "Mapping") -> int:
+def kept_flits(m: "ClusterMapping") -> int:
     """Flits of iacts that have to fit the global buffer."""
     return m.slice_flits * m.images_kept * (m.ct if m.resident else 1)
 
 
-def tag_indices(m: "Mapping") -> int:
+def tag_indices(m: "ClusterMapping") -> int:
     """Values of a flit's index tag."""
     if m.q_x > 1:
         index = m.patch_columns(min(m.q0, m.layer.q))
@@ -41,17 +41,17 @@ def tag_indices(m: "Mapping") -> int:
     return max(index, m.m_x)
 
 
-def tag_phases(m: "Mapping") -> int:
+def tag_phases(m: "ClusterMapping") -> int:
     """Values of a flit's phase tag."""
     return max(m.blocks_at_once * m.phases, m.m_y * m.g_y * m.chain // m.weight_ports)
 
 
-def port_shares(m: "Mapping") -> int:
+def port_shares(m: "ClusterMapping") -> int:
     """What lies along the rows and can be shared by ports: channel groups of the one chain, or the chains."""
     return m.c_s if m.chains == 1 else m.m_y * m.g_y
 
 
-def port_words(m: "Mapping") -> int:
+def port_words(m: "ClusterMapping") -> int:
     """Iact words at one position that come through a port."""
     return (m.g_n * m.c if m.g_n > 1 else m.c_s * m.c0) // m.iact_ports
 
@@ -60,12 +60,12 @@ EDGE_DIMENSIONS = "MCPQ"
 """Dimensions across the array whose last tiles can leave PEs idle, in the order of :func:`edges`."""
 
 
-def edges(m: "Mapping") -> tuple[bool, bool, bool, bool]:
+def edges(m: "ClusterMapping") -> tuple[bool, bool, bool, bool]:
     """Whether the last tile of each of EDGE_DIMENSIONS leaves PEs idle."""
     return m.m_x_rest != m.m_x, m.c_s_rest != m.c_s, m.p_rest != m.p_n, m.q_x_rest != m.q_x
 
 
-def edge_count(m: "Mapping") -> int:
+def edge_count(m: "ClusterMapping") -> int:
     """Edge flags that are needed."""
     filters, channels, rows, columns = edges(m)
     return int(filters) + int(channels) + int(rows) + int(columns)

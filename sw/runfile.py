@@ -12,8 +12,8 @@ from pydantic_core import PydanticCustomError
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import files
 from rowmesh.sw.files import InputError
-from rowmesh.sw.mapping import IllegalMappingError, Mapping
-from rowmesh.sw.mesh import CLUSTERS, MeshMapping, Splits, share_of
+from rowmesh.sw.mapping import ClusterMapping, IllegalMappingError
+from rowmesh.sw.mesh import CLUSTERS, LayerMapping, Splits, sub_layer
 from rowmesh.sw.provenance import RUN_SCHEMA
 from rowmesh.sw.results import LayerResult, Measurement, Outputs, Prediction
 from rowmesh.sw.selection import select
@@ -127,11 +127,11 @@ class RunLayer:
             raise self._error(files.show_path(("shape", *first["loc"])), first["msg"]) from None
 
     @cached_property
-    def mapping(self) -> Mapping | MeshMapping:
+    def mapping(self) -> LayerMapping:
         """The mapping that was run; for errors see :attr:`config`."""
         return self.mapping_on(self.config)
 
-    def mapping_on(self, config: ArchConfig) -> Mapping | MeshMapping:
+    def mapping_on(self, config: ArchConfig) -> LayerMapping:
         """Return the same mapping on another architecture.
 
         Raises
@@ -143,20 +143,18 @@ class RunLayer:
         if "sequence" in given:
             raise self._error("mapping", "must be of one layer: run them without --one-program")
         layer = self.layer.as_row() if given.get("plane") == "row" else self.layer
-        factors = self._factors(Mapping, "config", "layer", "dataflow", "within")
+        factors = self._factors(ClusterMapping, "config", "layer", "dataflow", "within")
         try:
-            if config.clusters == 1:
-                return Mapping(config=config, layer=layer, dataflow=self.result.dataflow, **factors)
-            splits = Splits(**self._factors(Splits))
-            own = share_of(layer, splits, 0, 0).layer
-            share = Mapping(config.cluster, own, dataflow=self.result.dataflow, within=layer, **factors)
-            return MeshMapping(config, layer, splits, share)
+            splits = Splits(**self._factors(Splits)) if config.clusters > 1 else Splits()
+            part = sub_layer(layer, splits, 0, 0).layer
+            own = ClusterMapping(config.cluster, part, dataflow=self.result.dataflow, within=layer, **factors)
+            return LayerMapping(config, layer, splits, own)
         except IllegalMappingError as error:
             raise self._error("mapping", str(error)) from None
         except (TypeError, ArithmeticError):
             raise self._error("mapping", "must hold the factors of a mapping") from None
 
-    def _factors(self, of: type[Mapping | Splits], *but: str) -> dict[str, Any]:
+    def _factors(self, of: type[ClusterMapping | Splits], *but: str) -> dict[str, Any]:
         """Return the fields of a mapping, or of its splits over clusters, as the file has them."""
         prefix = CLUSTERS if of is Splits else ""
         names = {field.name: prefix + field.name for field in fields(of) if field.name not in but}

@@ -9,14 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw.activity import steps, used_pes
+from rowmesh.sw.activity import pe_steps, used_pes
 from rowmesh.sw.counts import access_counts
 from rowmesh.sw.dataflow import ANY, load_dataflows
 from rowmesh.sw.energy import EnergyTable
 from rowmesh.sw.files import InputError
 from rowmesh.sw.mapper import search
-from rowmesh.sw.mapping import Mapping
-from rowmesh.sw.mesh import single
+from rowmesh.sw.mesh import LayerMapping
 from rowmesh.sw.model import predict
 from rowmesh.sw.objective import Budget, Objective
 from rowmesh.sw.results import Measurement, Prediction
@@ -135,8 +134,8 @@ def fewest_dram_words(config: ArchConfig, layer: Layer) -> int:
     )
 
 
-def _least(config: ArchConfig, layer: Layer, objective: Objective | str) -> Mapping:
-    return single(search(config, layer, load_dataflows(ANY), objective, Budget(mappings=_VISITED)).mapping, "scorecard")
+def _least(config: ArchConfig, layer: Layer, objective: Objective | str) -> LayerMapping:
+    return search(config, layer, load_dataflows(ANY), objective, Budget(mappings=_VISITED)).mapping
 
 
 def goal(chip: ChipLayer, fewest: int) -> str:
@@ -153,7 +152,7 @@ def goal(chip: ChipLayer, fewest: int) -> str:
     return f"{_BEYOND:.0e} * ({' + '.join(f'max(1, {ratio})' for ratio in over)} - {len(over)}) + energy"
 
 
-def best_mapping(config: ArchConfig, name: str, table: EnergyTable | None = None) -> tuple[Layer, Mapping]:
+def best_mapping(config: ArchConfig, name: str, table: EnergyTable | None = None) -> tuple[Layer, LayerMapping]:
     """Search the mapping of an AlexNet layer that meets the criteria for the chip's batch, or comes nearest to them.
 
     Parameters
@@ -166,13 +165,13 @@ def best_mapping(config: ArchConfig, name: str, table: EnergyTable | None = None
 
     Returns
     -------
-    (Layer, Mapping)
+    (Layer, LayerMapping)
     """
     layer = _alexnet()[name].with_batch(CHIP_BATCH)
     return layer, _least(config, layer, Objective(goal(CHIP[name], fewest_dram_words(config, layer)), table))
 
 
-def predicted_score(layer: Layer, mapping: Mapping) -> Score:
+def predicted_score(layer: Layer, mapping: LayerMapping) -> Score:
     """Return the score of a layer by the model's prediction of a mapping."""
     return _score(layer, mapping, predict(mapping))
 
@@ -181,13 +180,13 @@ def _alexnet() -> dict[str, Layer]:
     return {layer.name: layer for layer in load_workload("alexnet").layers if layer.name in CHIP}
 
 
-def _score(layer: Layer, mapping: Mapping, found: Measurement | Prediction) -> Score:
+def _score(layer: Layer, mapping: LayerMapping, found: Measurement | Prediction) -> Score:
     return Score(
         name=layer.name,
         batch=layer.n,
         cycles=found.cycles,
         used_pes=used_pes(mapping),
-        active_pes=layer.macs / steps(mapping),
+        active_pes=layer.macs / pe_steps(mapping),
         glb=_megabytes(found.words("glb")),
         dram=_megabytes(found.words("dram")),
         fewest=_megabytes(fewest_dram_words(mapping.config, layer)),
@@ -227,8 +226,7 @@ def scores(runs: Sequence[RunLayer]) -> list[Score]:
             raise InputError(f"{run.source}: layer {run.name} was run with memory {run.result.memory}, not fast")
         if any((score.name, score.batch) == (run.name, run.layer.n) for score in found):
             raise InputError(f"{run.source}: layer {run.name} of batch {run.layer.n} is there twice")
-        mapping = single(run.mapping, f"{run.source}: layer {run.name}: the scorecard")
-        found.append(_score(run.layer, mapping, run.result.rtl))
+        found.append(_score(run.layer, run.mapping, run.result.rtl))
     if not found:
         raise InputError(f"{runs[0].source}: holds none of the layers {', '.join(CHIP)} of alexnet")
     return found

@@ -19,13 +19,13 @@ from rowmesh.hw.array import (
 )
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.program import Program
-from rowmesh.sw.mapping import Mapping, ceil_div
+from rowmesh.sw.mapping import ClusterMapping, ceil_div
 from rowmesh.sw.rules import EDGE_DIMENSIONS, edges
 
 __all__ = ["array_writes", "edge_flags_of", "subscriptions"]
 
 
-def edge_flags_of(m: Mapping) -> dict[str, int]:
+def edge_flags_of(m: ClusterMapping) -> dict[str, int]:
     """Return the edge flag of each dimension whose last tile leaves PEs idle.
 
     Each has a flag of its own where there are enough for all; where there are fewer, the first ones of those in use.
@@ -35,7 +35,7 @@ def edge_flags_of(m: Mapping) -> dict[str, int]:
     return {name: order.index(name) for name in used}
 
 
-def subscriptions(m: Mapping, chained: bool = False) -> dict[int, int]:
+def subscriptions(m: ClusterMapping, chained: bool = False) -> dict[int, int]:
     """Return the configuration words of all PEs and row taps, idle ones included.
 
     If ``chained``, the psums of the columns come from the cluster below.
@@ -95,13 +95,13 @@ def subscriptions(m: Mapping, chained: bool = False) -> dict[int, int]:
     return words
 
 
-def _shift(m: Mapping, r: int) -> tuple[int, int]:
+def _shift(m: ClusterMapping, r: int) -> tuple[int, int]:
     """Kind and index of the iact row of filter row ``r`` of a chain, for output row 0."""
     uy, dy = m.layer.stride[0], m.layer.dilation[0]
     return (r * dy % uy, r * dy // uy) if m.diagonal else (r, 0)
 
 
-def _iact_index(m: Mapping, r: int, xi: int) -> tuple[int, int]:
+def _iact_index(m: ClusterMapping, r: int, xi: int) -> tuple[int, int]:
     """Index range of the iacts of a PE, ``xi`` columns into its filter group."""
     if m.q_x > 1:
         first = xi * m.q_pe * m.stride[1]
@@ -115,7 +115,7 @@ def _iact_index(m: Mapping, r: int, xi: int) -> tuple[int, int]:
     return shift + xi, shift + xi
 
 
-def _iact_row(m: Mapping, k: int, ci: int, r: int) -> dict[str, int]:
+def _iact_row(m: ClusterMapping, k: int, ci: int, r: int) -> dict[str, int]:
     """Subscription to iacts of a row: chain ``k``, channel group and filter row of the chain."""
     kind, _ = _shift(m, r)
     if m.planar:
@@ -148,7 +148,7 @@ def array_writes(config: ArchConfig, words: Dict[int, int]) -> list[dict[int, in
     Parameters
     ----------
     config : ArchConfig
-    words : Mapping[int, int]
+    words : ClusterMapping[int, int]
         What :func:`subscriptions` returns.
 
     Returns

@@ -11,30 +11,30 @@ from rowmesh.sw.compiler.memory_map import MemoryMap
 from rowmesh.sw.compiler.outputs import drain, store
 from rowmesh.sw.compiler.reads import read_iact, read_weight
 from rowmesh.sw.compiler.steps import step
-from rowmesh.sw.mapping import Mapping
+from rowmesh.sw.mapping import ClusterMapping
 from rowmesh.sw.nestprogram import Nest
 
 __all__ = ["MemoryMap", "nests"]
 
 
 def nests(
-    m: Mapping,
+    m: ClusterMapping,
     memory: MemoryMap,
     zero_point: int = 0,
     clamp: tuple[int, int] | None = None,
-    param_shares: int = 1,
+    filter_parts: int = 1,
 ) -> dict[Engine, Nest]:
     """Return the nest of every engine that the layer uses.
 
     Parameters
     ----------
-    m : Mapping
+    m : ClusterMapping
     memory : MemoryMap
     zero_point : int
         Zero point of a requantised ofmap.
     clamp : (int, int) or None
         Smallest and largest output; None: the data width's range.
-    param_shares : int
+    filter_parts : int
         Shares of filters over the clusters of a mesh, ``m`` being the mapping of one.
     """
     width = m.config.data_width
@@ -49,5 +49,5 @@ def nests(
         Engine.STORE: store(m, memory),
     }
     if m.layer.output == "requant":
-        engines[Engine.LOAD_PARAM] = load_param(m, memory, param_shares)
+        engines[Engine.LOAD_PARAM] = load_param(m, memory, filter_parts)
     return engines

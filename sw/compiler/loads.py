@@ -6,7 +6,7 @@ from rowmesh.hw.nest import BOUND_WIDTH
 from rowmesh.sw.compiler.memory_map import MemoryMap
 from rowmesh.sw.compiler.tiles import loaded_loops, tile_loops
 from rowmesh.sw.counts import weight_beats
-from rowmesh.sw.mapping import Mapping, ceil_div
+from rowmesh.sw.mapping import ClusterMapping, ceil_div
 from rowmesh.sw.nestprogram import Loop, Nest
 
 __all__ = ["load_iact", "load_param", "load_weight"]
@@ -15,7 +15,7 @@ _LONGEST = 1024
 """Beats of a segment of weights or parameters, where a loop can count them."""
 
 
-def load_iact(m: Mapping, memory: MemoryMap, port: int) -> Nest:
+def load_iact(m: ClusterMapping, memory: MemoryMap, port: int) -> Nest:
     """Return the nest of a port's load engine of iacts: tiles with their halos, in parts of a block if it has any."""
     x, layout, lanes = m.layer, m.iact_layout, m.lanes
     uy, ux = x.stride
@@ -63,7 +63,7 @@ def load_iact(m: Mapping, memory: MemoryMap, port: int) -> Nest:
 
 
 def _linear(
-    m: Mapping, base: int, of_group: int, beats: int, segment: int, stays: bool, stretches: Sequence[Loop] = ()
+    m: ClusterMapping, base: int, of_group: int, beats: int, segment: int, stays: bool, stretches: Sequence[Loop] = ()
 ) -> Nest:
     """Load the beats of each group in order, once for each tile of n, pt and qt if they do not stay.
 
@@ -83,7 +83,7 @@ def _linear(
     )
 
 
-def load_weight(m: Mapping, memory: MemoryMap, port: int) -> Nest:
+def load_weight(m: ClusterMapping, memory: MemoryMap, port: int) -> Nest:
     """Return the nest of a port's load engine of weights, which lie in memory in the order of their reader."""
     beats, longest = weight_beats(m) // m.weight_ports, _LONGEST
     if m.part:  # a channel group's weights take as many bursts as the iacts of its block: both come in the same time
@@ -92,7 +92,7 @@ def load_weight(m: Mapping, memory: MemoryMap, port: int) -> Nest:
     return _linear(m, start, beats, beats, min(beats, longest), m.weights_stay)
 
 
-def load_param(m: Mapping, memory: MemoryMap, shares: int = 1) -> Nest:
+def load_param(m: ClusterMapping, memory: MemoryMap, shares: int = 1) -> Nest:
     """Return the nest of the load engine of the parameters, a beat a filter.
 
     Of clusters that have ``shares`` of the filters, those of a filter tile come one cluster after another.

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from rowmesh.sw.counts import weight_beats
-from rowmesh.sw.mapping import Mapping, ceil_div
+from rowmesh.sw.mapping import ClusterMapping, ceil_div
 from rowmesh.sw.tensors import BASE_ALIGNMENT
 
 __all__ = ["MemoryMap"]
@@ -21,18 +20,23 @@ class MemoryMap:
     size: int
 
     @classmethod
-    def of(
-        cls, mapping: Mapping, program_bytes: int = 1 << 16, *, weight_bytes: int = 0, filters: int = 0
-    ) -> "MemoryMap":
+    def of(cls, mapping: ClusterMapping, program_bytes: int, weight_bytes: int, filters: int) -> "MemoryMap":
         """Lay out the memory of a layer: program, iacts, weights, parameters, ofmap.
 
-        ``weight_bytes`` and ``filters`` are those of the whole layer if the mapping is of a share of it.
+        Parameters
+        ----------
+        mapping : ClusterMapping
+            Of any cluster.
+        program_bytes, weight_bytes : int
+            Of the program, and of the weights of all clusters.
+        filters : int
+            Of the whole layer.
         """
         sizes = {
             "program": program_bytes,
             "iact": mapping.iact_layout.nbytes,
-            "weight": weight_bytes or weight_beats(mapping) * mapping.g_t * mapping.config.beat_bytes,
-            "param": (filters or mapping.layer.m) * mapping.config.beat_bytes,
+            "weight": weight_bytes,
+            "param": filters * mapping.config.beat_bytes,
             "ofmap": mapping.ofmap_layout.nbytes,
         }
         at, places = 0, {}

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 from rowmesh.sw.compiler.memory_map import MemoryMap
 from rowmesh.sw.compiler.tiles import loops_that_share, tile_loops
-from rowmesh.sw.mapping import Mapping, ceil_div, chunk_beats
+from rowmesh.sw.mapping import ClusterMapping, ceil_div, chunk_beats
 from rowmesh.sw.nestprogram import Loop, Nest
 
 __all__ = ["drain", "store"]
 
 
-def _column_loops(m: Mapping, by_p: dict[str, int], by_m: dict[str, int], whole: dict[str, int]) -> list[Loop]:
+def _column_loops(m: ClusterMapping, by_p: dict[str, int], by_m: dict[str, int], whole: dict[str, int]) -> list[Loop]:
     """Loops over the groups of columns that are drained together.
 
     Strides: ``by_p`` for one output row (or part of the output columns), ``by_m`` for one filter group (or for those of
@@ -29,7 +29,7 @@ def _column_loops(m: Mapping, by_p: dict[str, int], by_m: dict[str, int], whole:
     return [Loop("mi", m.m_x, outer), Loop("group", ceil_div(m.inner, lanes), scaled(inner, lanes))]
 
 
-def _columns(m: Mapping, merged: int = 1) -> tuple[dict[str, int], tuple[str, ...] | None]:
+def _columns(m: ClusterMapping, merged: int = 1) -> tuple[dict[str, int], tuple[str, ...] | None]:
     """Columns of a tile, and of a tile at an edge; ``merged`` of them count as one."""
     values = {"columns": m.columns // merged, "columns_edge": m.columns // merged}
     if m.m_x_rest != m.m_x:
@@ -41,7 +41,7 @@ def _columns(m: Mapping, merged: int = 1) -> tuple[dict[str, int], tuple[str, ..
     return values, None
 
 
-def drain(m: Mapping, zero_point: int, clamp: tuple[int, int]) -> Nest:
+def drain(m: ClusterMapping, zero_point: int, clamp: tuple[int, int]) -> Nest:
     """Return the nest of the drain: the psums of all lanes' columns, gathered to beats of the ofmap."""
     x, k = m.layer, m.out_lanes
     raw = x.output == "raw"
@@ -123,12 +123,12 @@ def drain(m: Mapping, zero_point: int, clamp: tuple[int, int]) -> Nest:
     )
 
 
-def _chains_rest(m: Mapping) -> tuple[int, tuple[str, ...]]:
+def _chains_rest(m: ClusterMapping) -> tuple[int, tuple[str, ...]]:
     """Output rows along the array's rows in the last row step."""
     return (m.p_rest if m.p_y > 1 else 1), ("pt", "pj")
 
 
-def store(m: Mapping, memory: MemoryMap) -> Nest:
+def store(m: ClusterMapping, memory: MemoryMap) -> Nest:
     """Return the nest of the store engine: chunks of beats, one of each lane in turn."""
     layout, k = m.ofmap_layout, m.out_lanes
     beat, lanes = m.config.beat_bytes, m.config.lanes

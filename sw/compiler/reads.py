@@ -1,13 +1,13 @@
 """Nests of the readers: from the global buffer to the array."""
 
 from rowmesh.sw.compiler.tiles import edge_masks, loaded_loops, tile_loops
-from rowmesh.sw.mapping import Mapping, ceil_div
+from rowmesh.sw.mapping import ClusterMapping, ceil_div
 from rowmesh.sw.nestprogram import Loop, Nest
 
 __all__ = ["read_iact", "read_weight"]
 
 
-def read_iact(m: Mapping, port: int) -> Nest:
+def read_iact(m: ClusterMapping, port: int) -> Nest:
     """Return the nest of a port's reader of iacts: each flit is sent once a pass, with the tag that its PEs take."""
     x = m.layer
     (uy, ux), beats, lanes = x.stride, m.tile_beats, m.lanes
@@ -81,7 +81,7 @@ def read_iact(m: Mapping, port: int) -> Nest:
     return Nest(loops, {"x": base_x, "y": -x.padding[0], "block": port * m.blocks}, conditions, values)
 
 
-def _read_rows(m: Mapping) -> list[Loop]:
+def _read_rows(m: ClusterMapping) -> list[Loop]:
     """Loops over the flits of one column: iact rows, then channel blocks."""
     (uy, _), dy, row = m.layer.stride, m.layer.dilation[0], m.tile_beats
     sent, sent_rest = m.blocks_at_once, m.blocks_rest // m.c1
@@ -119,7 +119,7 @@ def _read_rows(m: Mapping) -> list[Loop]:
     return [rows, Loop("phase", m.r_s, {"address": dy * row, "y": dy, "phase": sent}), blocks]
 
 
-def read_weight(m: Mapping) -> Nest:
+def read_weight(m: ClusterMapping) -> Nest:
     """Return the nest of a port's reader of weights: all ports' are the same."""
     chains, chain_groups = m.m_y * m.g_y, m.c_s
     if chains > 1:

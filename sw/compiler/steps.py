@@ -1,13 +1,13 @@
 """The nest of the steps: what every PE does, in the order of the mapping."""
 
 from rowmesh.sw.compiler.tiles import edge_masks, loops_that_share, tile_loops
-from rowmesh.sw.mapping import Mapping
+from rowmesh.sw.mapping import ClusterMapping
 from rowmesh.sw.nestprogram import Loop, Nest
 
 __all__ = ["step"]
 
 
-def step(m: Mapping) -> Nest:
+def step(m: ClusterMapping) -> Nest:
     """Return the nest of the steps, one multiply-accumulate of every PE each."""
     x, patch_psums = m.layer, m.q_pe * m.pe_filters
     loops = tile_loops(m, {})

@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 
-from rowmesh.sw.mapping import Mapping
+from rowmesh.sw.mapping import ClusterMapping
 from rowmesh.sw.nestprogram import Loop
 from rowmesh.sw.subscriptions import edge_flags_of
 
 __all__ = ["edge_masks", "loaded_loops", "loops_that_share", "tile_loops"]
 
 
-def edge_masks(mapping: Mapping, rows: tuple[str, ...]) -> dict[str, tuple[str, ...] | None]:
+def edge_masks(mapping: ClusterMapping, rows: tuple[str, ...]) -> dict[str, tuple[str, ...] | None]:
     """Conditions of the edge flags; ``rows`` are the loops that end in the last row step."""
     conditions: dict[str, tuple[str, ...] | None] = {f"edge{k}_mask": None for k in range(mapping.config.edge_flags)}
     loops: dict[str, tuple[str, ...]] = {"M": ("mt",), "C": ("ct",), "P": rows, "Q": ("qt",)}
@@ -17,17 +17,17 @@ def edge_masks(mapping: Mapping, rows: tuple[str, ...]) -> dict[str, tuple[str, 
     return conditions
 
 
-def tile_loops(m: Mapping, strides: dict[str, dict[str, int]]) -> list[Loop]:
+def tile_loops(m: ClusterMapping, strides: dict[str, dict[str, int]]) -> list[Loop]:
     """Return the loops over tiles, outermost first; strides by loop and output."""
     return [Loop(name, bound, strides.get(name, {})) for name, bound in m.tiles.items()]
 
 
-def loops_that_share(m: Mapping) -> tuple[str, ...]:
+def loops_that_share(m: ClusterMapping) -> tuple[str, ...]:
     """Return the loops over the tiles that share the weights or parameters which stay."""
     return ("n", "pt", "qt") if m.stay_over_images else ("pt", "qt")
 
 
-def loaded_loops(m: Mapping, strides: dict[str, dict[str, int]], stays: bool) -> list[Loop]:
+def loaded_loops(m: ClusterMapping, strides: dict[str, dict[str, int]], stays: bool) -> list[Loop]:
     """Return the loops over tiles of what is loaded for each of them, or once if it stays."""
     once = loops_that_share(m) if stays else ()
     return [replace(loop, bound=1) if loop.name in once else loop for loop in tile_loops(m, strides)]

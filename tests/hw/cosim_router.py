@@ -5,7 +5,7 @@ from cocotb_block import Bench, arch, seeds
 from router_mesh import WIDTH
 
 from rowmesh.hw.router import Side, route_word
-from rowmesh.sw.mesh import route_of, sharings
+from rowmesh.sw.mesh import replications, route_of
 
 _, SETTINGS = arch()
 ROWS, COLS, OPERAND = SETTINGS["rows"], SETTINGS["cols"], SETTINGS["operand"]
@@ -59,7 +59,7 @@ async def every_mode_under_backpressure(dut):
     """Exactly once to each cluster of the route, none elsewhere, in order; modes change while nothing is held."""
     unit = await _start(dut)
     for random in seeds(3):
-        for same in sharings(OPERAND, ROWS, COLS):
+        for same in replications(OPERAND, ROWS, COLS):
             for rows, cols in ((ROWS, COLS), (max(1, ROWS - 1), COLS), (ROWS, max(1, COLS // 2))):
                 unit.bench.stall(0.0)
                 sources = await unit.configure(same, rows, cols)
@@ -72,7 +72,7 @@ async def one_item_a_cycle(dut):
     """Every bank in use sends one item a cycle, whatever the mode, and every cluster gets one."""
     unit = await _start(dut)
     random = next(seeds(1))
-    for same in sharings(OPERAND, ROWS, COLS):
+    for same in replications(OPERAND, ROWS, COLS):
         sources = await unit.configure(same)
         await unit.send(random, sources, 30)
         for pe in unit.pes:
@@ -85,7 +85,7 @@ async def one_item_a_cycle(dut):
 async def a_hop_takes_a_cycle(dut):
     """The first item reaches a cluster one cycle after each router on its way."""
     unit = await _start(dut)
-    for same in sharings(OPERAND, ROWS, COLS):
+    for same in replications(OPERAND, ROWS, COLS):
         sources = await unit.configure(same)
         await unit.send(next(seeds(1)), sources, 1)
         for k, (y, x) in enumerate(PLACES):
@@ -98,7 +98,7 @@ async def a_stopped_cluster_stops_its_tree_only(dut):
     """While a cluster takes nothing, those that share with it wait, and the others go on."""
     unit = await _start(dut)
     random = next(seeds(1))
-    for same in sharings(OPERAND, ROWS, COLS):
+    for same in replications(OPERAND, ROWS, COLS):
         sources = await unit.configure(same)
         unit.bench.clear()
         stopped = len(PLACES) - 1

@@ -12,7 +12,7 @@ from rowmesh.sw.counts import words
 from rowmesh.sw.dataflow import ANY, load_dataflows
 from rowmesh.sw.energy import energy
 from rowmesh.sw.estimate import estimate
-from rowmesh.sw.mapping import IllegalMappingError, Mapping
+from rowmesh.sw.mapping import ClusterMapping, IllegalMappingError
 from rowmesh.sw.mapspace import Space, flattened
 from rowmesh.sw.objective import Objective
 from rowmesh.sw.results import ACCESSES
@@ -81,19 +81,19 @@ def check(config, layer, rows):
     found = evaluate(config, layer, rows)
     for at, row in enumerate(rows):
         factors = factors_of(row)
-        bare = Mapping.bare(config, layer, dataflow="any", **factors)
+        bare = ClusterMapping.bare(config, layer, dataflow="any", **factors)
         broken = next((number for number, rule in enumerate(RULES) if not rule.holds(bare)), len(RULES))
         assert found.broken[at] == broken
         assert found.legal[at] == (broken == len(RULES))
         if found.legal[at]:
-            mapping = Mapping(config=config, layer=layer, dataflow="any", **factors)
+            mapping = ClusterMapping(config=config, layer=layer, dataflow="any", **factors)
             assert row_of(mapping) == list(row)
             assert found.cycles[at] == estimate(mapping)
             assert found.steps[at] == steps(mapping)
             assert tuple(found.words[at]) == words(mapping)
         else:
             with pytest.raises(IllegalMappingError):
-                Mapping(config=config, layer=layer, dataflow="any", **factors)
+                ClusterMapping(config=config, layer=layer, dataflow="any", **factors)
             assert (found.cycles[at], found.steps[at], found.words[at].any()) == (0, 0, False)
     return int(found.legal.sum())
 

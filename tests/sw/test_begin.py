@@ -10,8 +10,9 @@ from rowmesh.hw.descriptor import ENGINE_STRIDE, Engine
 from rowmesh.hw.program import STARTABLE, Op, Program
 from rowmesh.sw.assembler import assemble, memory_map, programs
 from rowmesh.sw.mapper import find_mapping
-from rowmesh.sw.mapping import Mapping
+from rowmesh.sw.mapping import ClusterMapping
 from rowmesh.sw.memory import MEMORY_LATENCY
+from rowmesh.sw.mesh import LayerMapping
 from rowmesh.sw.model import config_cycles, predict_parts
 from rowmesh.sw.spec import load_arch
 from rowmesh.sw.timing.memory import fetch, memory_state
@@ -106,8 +107,9 @@ def test_parameters_are_loaded_behind_the_weights_of_a_layer_in_parts():
     config = load_arch("squeezelerator")
     layer = Layer(name="short", M=64, C=64, H=1, W=100, R=1, S=1, output="requant")
     factors = {"r_s": 1, "c_s": 16, "c0": 2, "c1": 2, "p_x": 1, "m_x": 16, "p0": 1, "q0": 40, "q1": 40, "m0": 4}
-    mapping = Mapping(config, layer, dataflow="ws", stationary="block", resident=False, **factors)
-    assert mapping.part == 2
+    own = ClusterMapping(config, layer, dataflow="ws", stationary="block", resident=False, **factors)
+    assert own.part == 2
+    mapping = LayerMapping.alone(own)
     program = Program.decode(assemble((mapping, programs(mapping, memory_map(mapping)))).words)
     started = [command.address for command in program if command.op is Op.START]
     order = [[engine for engine in STARTABLE if mask >> engine & 1] for mask in started]

@@ -7,17 +7,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from drawn import draw
+from random_mappings import by_turns
 
+from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.descriptor import Engine
-from rowmesh.sw import deadlock, mapper, meshmapper
+from rowmesh.sw import deadlock, mapper
 from rowmesh.sw.assembler import memory_map, programs
 from rowmesh.sw.dataflow import load_dataflows
 from rowmesh.sw.deadlock import DeadlockError, check_deadlock_freedom
-from rowmesh.sw.mapper import UnmappableError, candidates, flattened, search
-from rowmesh.sw.mesh import MeshMapping
+from rowmesh.sw.mapper import UnmappableError, search
 from rowmesh.sw.nestcounts import expand
 from rowmesh.sw.nestprogram import Nest
+from rowmesh.sw.pool import candidates
 from rowmesh.sw.spec import load_arch
 from rowmesh.sw.timing.run import StuckError, run
 from rowmesh.sw.timing.streams import streams
@@ -77,6 +78,27 @@ def decided(nest):
                 unit.add(kept.name)
         loops.append(kept)
     return Nest(loops, nest.bases, nest.conditions, nest.values)
+
+
+ARCHITECTURES = [
+    load_arch("tiny"),
+    load_arch("mesh2x2"),
+    load_arch("primes"),
+    load_arch("mesh1x4"),
+    ArchConfig(
+        name="ported",
+        rows=4,
+        cols=5,
+        data_width=16,
+        iact_spad=12,
+        glb_iact_flits=512,
+        glb_weight_flits=64,
+        psum_bank_words=96,
+        iact_ports=2,
+        weight_ports=2,
+    ),
+    load_arch("mesh2x2").replace(rows=4, iact_ports=2, weight_ports=2),
+]
 
 
 def mutants(engine, nest):
@@ -158,14 +180,12 @@ def survivors(mapping, source, each):
 
 
 def check_mutants(seed, number, each):
-    source, tried, left, meshes = random.Random(seed), Counter(), [], 0
-    for mapping in itertools.islice(draw(seed), number):
+    source, tried, left = random.Random(seed), Counter(), []
+    for mapping in itertools.islice(by_turns(ARCHITECTURES, seed), number):
         of_mapping, missed = survivors(mapping, source, each)
         tried, left = tried + of_mapping, left + missed
-        meshes += isinstance(mapping, MeshMapping)
     assert left == []
     assert set(tried) == set(ENGINES)
-    assert 0 < meshes < number
 
 
 def test_a_wrong_count_of_any_engine_is_caught():
@@ -180,7 +200,7 @@ def test_many_wrong_counts_are_caught(seed):
 
 def check_programs(seed, number, longest=60_000):
     """No legal mapping's program is refused, and none of them stops in the timing model."""
-    for mapping in itertools.islice(draw(seed), number):
+    for mapping in itertools.islice(by_turns(ARCHITECTURES, seed), number):
         parts = programs(mapping, memory_map(mapping))
         check_deadlock_freedom(mapping.config, parts)
         if parts.shared[Engine.STEP].steps < longest:
@@ -213,11 +233,11 @@ def test_what_blocks_in_the_timing_model_is_a_deadlock():
 def test_groups_that_are_no_whole_beats(arch, layer, dataflow):
     """Groups of a PE and of chains beside it fill beats together: the last one is of fewer chains."""
     config, tried = load_arch(arch), 0
-    for shape in (layer, *flattened(config, layer)):
-        for _, mapping in candidates(config, shape, load_dataflows(dataflow)):
-            if mapping.g0 > 1 and mapping.g_y % max(1, mapping.out_lanes // mapping.g0):
-                check_deadlock_freedom(config, programs(mapping, memory_map(mapping)))
-                tried += 1
+    for _, mapping in candidates(config, layer, load_dataflows(dataflow)):
+        m = mapping.cluster
+        if m.g0 > 1 and m.g_y % max(1, m.out_lanes // m.g0):
+            check_deadlock_freedom(config, programs(mapping, memory_map(mapping)))
+            tried += 1
     assert tried
 
 
@@ -249,8 +269,7 @@ def test_candidates_that_would_block_are_dropped_and_counted(monkeypatch, fresh,
     def block(m):
         return "DRAIN: it waits" if m == best.mapping else ""
 
-    for module in (mapper, meshmapper):
-        monkeypatch.setattr(module, "would_block", block)
+    monkeypatch.setattr(mapper, "would_block", block)
     other = fresh(config, layer, None, goal)
     assert other.mapping != best.mapping
     assert other.dropped == ("DRAIN: it waits",)
@@ -260,30 +279,27 @@ def test_candidates_that_would_block_are_dropped_and_counted(monkeypatch, fresh,
 @pytest.mark.parametrize(("arch", "goal"), CASES.values(), ids=CASES)
 def test_a_layer_all_of_whose_candidates_would_block_cannot_be_mapped(monkeypatch, fresh, arch, goal):
     config, layer = load_arch(arch), Layer(name="small", M=16, C=8, H=6, W=7, R=3, S=3)
-    for module in (mapper, meshmapper):
-        monkeypatch.setattr(module, "would_block", lambda m: "DRAIN: it waits")
+    monkeypatch.setattr(mapper, "would_block", lambda m: "DRAIN: it waits")
     with pytest.raises(
         UnmappableError, match=r"^layer small: no mapping .*dropped that would block \(DRAIN: it waits\)$"
     ):
         fresh(config, layer, None, goal)
 
 
-def test_where_all_that_a_mesh_keeps_of_each_split_would_block_others_are_looked_at(monkeypatch, fresh):
-    config, layer = load_arch("mesh1x4"), Layer(name="small", M=16, C=8, H=6, W=7, R=3, S=3)
-    kept, best_of = [], meshmapper._best_of
+@pytest.mark.parametrize("arch", ["tiny", "mesh1x4"])
+def test_where_all_that_would_be_predicted_would_block_others_are_looked_at(monkeypatch, fresh, arch):
+    config, layer = load_arch(arch), Layer(name="small", M=16, C=8, H=6, W=7, R=3, S=3)
+    blocked = []
 
-    def recorded(pool, config, layer, splits, goal, most):
-        found, why = best_of(pool, config, layer, splits, goal, most)
-        if most == meshmapper._KEPT:
-            kept.extend(mapping for *_, mapping in found)
-        return found, why
+    def block(m):
+        if len(blocked) < 2 * mapper._MOST:
+            blocked.append(m)
+        return "DRAIN: it waits" if m in blocked else ""
 
-    monkeypatch.setattr(meshmapper, "_best_of", recorded)
-    for module in (mapper, meshmapper):
-        monkeypatch.setattr(module, "would_block", lambda m: "DRAIN: it waits" if m in kept else "")
+    monkeypatch.setattr(mapper, "would_block", block)
     found = fresh(config, layer)
-    assert found.mapping not in kept
-    assert len(found.dropped) == len(kept)
+    assert found.mapping not in blocked
+    assert len(found.dropped) == len(blocked) == 2 * mapper._MOST
 
 
 def test_a_candidate_that_stops_in_the_timing_model_is_dropped(monkeypatch, fresh):

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.descriptor import Engine
-from rowmesh.sw import cli, compiler, explain
-from rowmesh.sw.activity import link_cycles, pe_macs, steps, used_pes
+from rowmesh.sw import cli, explain
+from rowmesh.sw.activity import link_cycles, pe_macs, pe_steps, used_pes
+from rowmesh.sw.assembler import memory_map, programs
 from rowmesh.sw.dataflow import ANY, load_dataflows
 from rowmesh.sw.files import InputError
-from rowmesh.sw.mapper import candidates
 from rowmesh.sw.model import STEPS_AHEAD, predict
+from rowmesh.sw.pool import candidates
 from rowmesh.sw.results import PARTS
 from rowmesh.sw.runfile import read_run
 from rowmesh.sw.workload import Layer
@@ -50,10 +51,10 @@ def plain(result):
 @given(mapping=mappings())
 def test_activity_is_all_the_work(mapping):
     macs = pe_macs(mapping)
-    assert steps(mapping) == compiler.nests(mapping, compiler.MemoryMap.of(mapping))[Engine.STEP].steps
+    assert pe_steps(mapping) == programs(mapping, memory_map(mapping)).shared[Engine.STEP].steps
     assert macs.sum() == mapping.layer.macs
     assert (macs.shape, (macs > 0).sum() <= used_pes(mapping)) == ((SMALL.rows, SMALL.cols), True)
-    assert (macs.max(), macs.min() >= 0) == (steps(mapping), True)
+    assert (macs.max(), macs.min() >= 0) == (pe_steps(mapping), True)
 
 
 @settings(deadline=None, max_examples=30)

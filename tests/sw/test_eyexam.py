@@ -11,9 +11,9 @@ from rowmesh.sw import cli
 from rowmesh.sw.activity import steps
 from rowmesh.sw.dataflow import ANY, Dataflow, Factor, load_dataflows
 from rowmesh.sw.eyexam import STEPS, examine
-from rowmesh.sw.mapper import candidates
 from rowmesh.sw.mapping import ceil_div
 from rowmesh.sw.parallelism import best_split
+from rowmesh.sw.pool import candidates
 from rowmesh.sw.runfile import read_run
 from rowmesh.sw.workload import Layer
 
@@ -83,7 +83,7 @@ def test_no_mapping_is_better_than_the_bound(name, kind, c, m, size, r):
     fields = {} if kind == "depthwise" else {"M": m}
     layer = Layer(name="x", kind=kind, C=c, H=size, W=size, R=r, S=r, **fields)
     flow = FLOWS[name]
-    fewest = min((steps(found) for _, found in candidates(SMALL, layer, [flow])), default=None)
+    fewest = min((steps(found.cluster) for _, found in candidates(SMALL, layer, [flow])), default=None)
     assume(fewest is not None)
     bounds = [best_split(SMALL, layer, [flow], step).cycles for step in (2, 3, 4)]
     assert bounds == sorted(bounds)

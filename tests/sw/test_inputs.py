@@ -11,12 +11,14 @@ from rowmesh.hw.config import COORDINATE_WIDTH, ArchConfig
 from rowmesh.hw.nest import BOUND_WIDTH
 from rowmesh.sw import cli, dataflow, flow, mapper, spec
 from rowmesh.sw.assembler import beyond_limits, memory_map
+from rowmesh.sw.compiler import MemoryMap
 from rowmesh.sw.compiler.loads import load_weight
 from rowmesh.sw.files import InputError
 from rowmesh.sw.limits import beyond_memory
-from rowmesh.sw.mapping import IllegalMappingError, Mapping
+from rowmesh.sw.mapping import ClusterMapping, IllegalMappingError
 from rowmesh.sw.mapspace import flattened
-from rowmesh.sw.mesh import Splits, share_of
+from rowmesh.sw.mesh import Splits, sub_layer
+from rowmesh.sw.pool import candidates
 from rowmesh.sw.subscriptions import edge_flags_of
 from rowmesh.sw.workload import LARGEST_PLANE, Layer
 
@@ -117,12 +119,12 @@ def test_a_plane_too_large_for_a_row_is_no_row():
 def test_the_segments_of_many_weights_can_be_counted():
     layer = Layer(name="L", kind="fc", M=9 * 1024, C=64 * 1024)
     factors = {"r_s": 1, "c_s": 1, "c0": 8, "p_x": 1, "m_x": 1, "p0": 1, "q0": 1, "m0": 1, "resident": False}
-    bare = Mapping.bare(TINY, layer, **{"r0": 1, "q_x": 1, "p_y": 1, "m_y": 1, "g_y": 1, "g0": 1}, **factors)
+    bare = ClusterMapping.bare(TINY, layer, **{"r0": 1, "q_x": 1, "p_y": 1, "m_y": 1, "g_y": 1, "g0": 1}, **factors)
     for name, value in {"m1": 1, "n0": 1, "c1": 1, "q1": 1, "m_outer": False, "ports": 1}.items():
         object.__setattr__(bare, name, value)
     object.__setattr__(bare, "stationary", "weight")
     object.__setattr__(bare, "within", None)
-    segment = load_weight(bare, memory_map(bare), 0).loops[-1]
+    segment = load_weight(bare, MemoryMap(0, 0, 0, 0, 0, 0), 0).loops[-1]
     assert 1 < segment.bound <= 1 << BOUND_WIDTH
 
 
@@ -132,8 +134,8 @@ def test_few_edge_flags_are_used_by_any_dimension(flags):
     config = ArchConfig(name="few", rows=3, cols=3, edge_flags=flags)
     seen = set()
     for name in ("rs", "ws", "os-b"):
-        for _, mapping in mapper.candidates(config, layer, [dataflow.load_dataflow(name)]):
-            used = edge_flags_of(mapping)
+        for _, mapping in candidates(config, layer, [dataflow.load_dataflow(name)]):
+            used = edge_flags_of(mapping.cluster)
             assert sorted(used.values()) == list(range(len(used)))
             assert len(used) <= flags
             if used and tuple(used) not in seen:
@@ -145,8 +147,8 @@ def test_few_edge_flags_are_used_by_any_dimension(flags):
 def test_a_share_in_the_padding_alone_is_no_share():
     layer = Layer(name="L", M=2, C=2, H=1, W=4, R=1, S=1, padding=[1, 0, 2, 0])
     with pytest.raises(IllegalMappingError, match="have no iacts, only padding"):
-        share_of(layer, Splits(p_y=4), 0, 0)
-    assert share_of(layer, Splits(p_y=2), 0, 0).layer.h == 1
+        sub_layer(layer, Splits(p_y=4), 0, 0)
+    assert sub_layer(layer, Splits(p_y=2), 0, 0).layer.h == 1
 
 
 def test_parameters_of_less_than_a_burst_name_both_fields(refused):

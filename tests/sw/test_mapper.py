@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.descriptor import Engine
 from rowmesh.sw import compiler
+from rowmesh.sw.assembler import memory_map, packed_weights
 from rowmesh.sw.counts import access_counts, dram_beats, weight_beats
 from rowmesh.sw.dataflow import ANY, load_dataflows
-from rowmesh.sw.mapper import UnmappableError, candidates, find_mapping
-from rowmesh.sw.mapping import IllegalMappingError, Mapping
+from rowmesh.sw.mapper import UnmappableError, find_mapping
+from rowmesh.sw.mapping import ClusterMapping, IllegalMappingError
 from rowmesh.sw.model import STEPS_AHEAD, predict
-from rowmesh.sw.packing import pack_weights
+from rowmesh.sw.pool import candidates
 from rowmesh.sw.results import PARTS
 from rowmesh.sw.spec import load_arch
 from rowmesh.sw.workload import Layer, load_workload
@@ -27,7 +28,7 @@ LAYER = Layer(name="small", M=8, C=8, H=7, W=9, R=3, S=3, padding=1)
 
 def count_tokens(mapping):
     """Access counts by walking the nests that the hardware walks."""
-    nests = compiler.nests(mapping, compiler.MemoryMap.of(mapping))
+    nests = compiler.nests(mapping.cluster, memory_map(mapping))
     read = nests[Engine.READ_IACT]
     tokens = read.tokens({})
     low = np.where(read.holds("first_mask", tokens, "first"), read.values.get("low_first", 0), read.values["low"])
@@ -35,7 +36,7 @@ def count_tokens(mapping):
     high = np.where(
         last, np.where(edge, read.values.get("high_edge", 0), read.values["high_last"]), read.values["high"]
     )
-    lanes = np.arange(mapping.lanes)
+    lanes = np.arange(mapping.cluster.lanes)
     valid = (lanes >= low[:, None]) & (lanes <= high[:, None])
     x = tokens["x"][:, None] + (lanes if read.values["lanes_along_x"] else 0)
     row = (tokens["y"] >= 0) & (tokens["y"] < read.values["height"])
@@ -81,7 +82,7 @@ def test_closed_forms_equal_the_nests(layer, pick):
     predicted = access_counts(mapping)
     assert predicted["noc.iact.injected"] == counted["noc.iact.injected"]
     assert predicted["glb.iact.read"] == counted["glb.iact.read"]
-    assert dram_beats(mapping)["iact"] == counted["beats.iact"]
+    assert dram_beats(mapping.cluster)["iact"] == counted["beats.iact"]
     parts = predict(mapping).parts
     ahead = STEPS_AHEAD + SMALL.uop_fifo + SMALL.link_segment  # issued before the first one is done
     assert max(0, counted["steps"] - ahead) <= parts["compute"] <= counted["steps"]
@@ -102,23 +103,23 @@ def test_64_filters_fill_all_columns_of_the_systolic_array(flow):
     layer = next(layer for layer in load_workload("resnet50").layers if layer.name == "RES2a_1")
     config = load_arch("systolic16")
     mapping = find_mapping(config, layer, load_dataflows(flow))
-    assert (mapping.m_x, mapping.c_s) == (config.cols, config.rows)
+    assert (mapping.cluster.m_x, mapping.cluster.c_s) == (config.cols, config.rows)
 
 
 def test_every_word_of_the_weights_is_packed_once():
     mapping = find_mapping(SMALL, LAYER)
     weights = np.arange(LAYER.m * LAYER.c * 9).reshape(LAYER.m, LAYER.c, 3, 3) + 1
-    packed = np.frombuffer(pack_weights(mapping, weights), "<i2")
+    packed = np.frombuffer(packed_weights(mapping, weights), "<i2")
     assert sorted(packed[packed != 0]) == list(range(1, weights.size + 1))
-    assert len(packed) == weight_beats(mapping) * mapping.lanes
+    assert len(packed) == weight_beats(mapping.cluster) * mapping.cluster.lanes
 
 
 def test_an_illegal_mapping_names_the_rule():
     factors = find_mapping(SMALL, LAYER).to_json()
     with pytest.raises(IllegalMappingError, match="columns exceed the array's 5"):
-        Mapping(config=SMALL, layer=LAYER, **{**factors, "p_x": 3, "m_x": 2})
+        ClusterMapping(config=SMALL, layer=LAYER, **{**factors, "p_x": 3, "m_x": 2})
     with pytest.raises(IllegalMappingError, match="must divide"):
-        Mapping(config=SMALL, layer=LAYER, **{**factors, "m0": 3, "q0": 1, "p0": 1})
+        ClusterMapping(config=SMALL, layer=LAYER, **{**factors, "m0": 3, "q0": 1, "p0": 1})
 
 
 def test_a_layer_that_cannot_run_is_refused_with_a_reason():

@@ -2,7 +2,6 @@
 
 import itertools
 import re
-from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given, settings
@@ -14,10 +13,11 @@ from rowmesh.sw.assembler import beyond_limits
 from rowmesh.sw.batch import FACTORS, FLAGS
 from rowmesh.sw.dataflow import ANY, load_dataflows
 from rowmesh.sw.files import InputError
-from rowmesh.sw.mapper import candidates, find_mapping, search
-from rowmesh.sw.mapping import IllegalMappingError, Mapping
+from rowmesh.sw.mapper import find_mapping, search
+from rowmesh.sw.mapping import ClusterMapping, IllegalMappingError
 from rowmesh.sw.mappingfile import read_mappings, write_mappings
-from rowmesh.sw.mesh import MeshMapping, Splits, share_of
+from rowmesh.sw.mesh import LayerMapping, Splits
+from rowmesh.sw.pool import candidates
 from rowmesh.sw.workload import Layer
 
 FLOWS = load_dataflows(ANY)
@@ -61,9 +61,9 @@ def test_blocks_and_filter_tiles_outermost_round_trip(tmp_path):
             continue
         path.write_text(write_mappings([(layer, mapping)]))
         assert read_mappings(path, SMALL, [layer]) == [mapping]
-        assert ("GMNPQ" in path.read_text()) == mapping.m_outer
-        if mapping.blocked:
-            kinds.add((mapping.m_outer, mapping.q_block_rest < mapping.q_block))
+        assert ("GMNPQ" in path.read_text()) == mapping.cluster.m_outer
+        if mapping.cluster.blocked:
+            kinds.add((mapping.cluster.m_outer, mapping.cluster.q_block_rest < mapping.cluster.q_block))
     assert kinds == {*itertools.product((False, True), repeat=2)}
 
 
@@ -105,7 +105,7 @@ def spad(m):
 
 
 def test_what_remains_may_be_left_out(edited):
-    m = find_mapping(SMALL, LAYER)
+    m = find_mapping(SMALL, LAYER).cluster
     whole = f"factors: {{N: 1, G: 1, P: {m.pt}, Q: {m.qt}, M: {m.mt}}}"
     assert edited((whole, "factors: {}")) == m
     assert edited((whole, "factors: {N: 0, M: 0}")) == m
@@ -151,7 +151,7 @@ def test_bad_files(edited, old, new, message):
 
 
 def test_every_broken_rule_is_named(edited):
-    m = find_mapping(SMALL, LAYER)
+    m = find_mapping(SMALL, LAYER).cluster
     wide = (f"{{M: {m.m_x}, P: {m.p_x}, Q: 1}}", "{M: 1, P: 6, Q: 1}")
     rules = r"breaks 5 rules: \(1\) 6 columns exceed the array's 5 \(array\.cols\); \(2\) 24 iacts .*; \(3\) 576 "
     with pytest.raises(InputError, match=rules):
@@ -171,9 +171,9 @@ def test_every_broken_rule_is_named(edited):
 def test_broken_rules_and_the_constructor_agree(factors, stationary, resident, m_outer, ports):
     flags = {"resident": resident, "m_outer": m_outer}
     everything = {**factors, **flags, "ports": ports, "stationary": stationary, "dataflow": "own"}
-    broken = Mapping.broken_rules(SMALL, LAYER, **everything)
+    broken = ClusterMapping.broken_rules(SMALL, LAYER, **everything)
     try:
-        Mapping(config=SMALL, layer=LAYER, **everything)
+        ClusterMapping(config=SMALL, layer=LAYER, **everything)
     except IllegalMappingError as error:
         assert broken[0] == str(error)
     else:
@@ -229,9 +229,9 @@ def test_meshes_round_trip(tmp_path):
     ],
 )
 def test_bad_files_of_meshes(tmp_path, old, new, message):
-    path, share = tmp_path / "m.yaml", share_of(WIDE, Splits(), 0, 0).layer
-    own = find_mapping(MESH.cluster, share, FLOWS[:1], "dram")
-    path.write_text(write_mappings([(WIDE, MeshMapping(MESH, WIDE, Splits(), replace(own, within=WIDE)))]))
+    path = tmp_path / "m.yaml"
+    own = find_mapping(MESH.cluster, WIDE, FLOWS[:1], "dram").cluster
+    path.write_text(write_mappings([(WIDE, LayerMapping(MESH, WIDE, Splits(), own))]))
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))

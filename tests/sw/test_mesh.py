@@ -1,23 +1,19 @@
 """Mesh mappings: shares, routes and what they reach, modes, counts, and what is refused."""
 
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from drawn import draw
 
 from rowmesh.hw.config import ArchConfig, ConfigError
 from rowmesh.hw.router import Side
-from rowmesh.hw.top import descriptors
 from rowmesh.sw import flow
 from rowmesh.sw.assembler import memory_map, packed_weights, programs
+from rowmesh.sw.counts import access_counts
 from rowmesh.sw.golden import conv2d
 from rowmesh.sw.mapper import UnmappableError
-from rowmesh.sw.mapping import IllegalMappingError, Mapping
-from rowmesh.sw.mesh import MeshMapping, Splits, mode_of, route_of, sets_of, share_of, sharings
-from rowmesh.sw.meshcounts import access_counts
-from rowmesh.sw.meshmapper import splits_of
+from rowmesh.sw.mapping import IllegalMappingError
+from rowmesh.sw.mesh import LayerMapping, Splits, mode_of, replications, route_of, sets_of, splits_of, sub_layer
 from rowmesh.sw.spec import load_arch
 from rowmesh.sw.workload import Layer
 
@@ -54,7 +50,7 @@ def reached(same, rows, cols, mesh_rows, mesh_cols):
 def test_every_mode_reaches_what_it_says(operand):
     """The golden matrix: a bank's words reach its whole row, column or mesh, or its own cluster."""
     for mesh_rows, mesh_cols in itertools.product(range(1, 9), range(1, 3)):
-        modes = sharings(operand, mesh_rows, mesh_cols)
+        modes = replications(operand, mesh_rows, mesh_cols)
         vertical = operand == "iact"
         assert len(modes) == (1 + (mesh_rows > 1 and vertical)) * (1 + (mesh_cols > 1))
         for same in modes:
@@ -70,7 +66,7 @@ def test_every_mode_reaches_what_it_says(operand):
 
 
 def test_modes_have_the_names_of_the_book():
-    names = {same: mode_of(same, 2, 2) for same in sharings("iact", 2, 2)}
+    names = {same: mode_of(same, 2, 2) for same in replications("iact", 2, 2)}
     assert names == {
         (False, False): "unicast",
         (False, True): "grouped multicast",
@@ -103,7 +99,7 @@ def test_shares_are_the_layer(layer, splits):
 
     total = np.zeros((1, layer.m, layer.p, layer.q), np.int64)
     for y, x in splits.places():
-        share = share_of(layer, splits, y, x)
+        share = sub_layer(layer, splits, y, x)
         own = share.layer
         rows = slice(share.input_row, share.input_row + own.h)
         channels = slice(share.channel, share.channel + own.c)
@@ -124,31 +120,31 @@ def test_shares_are_the_layer(layer, splits):
 )
 def test_what_cannot_be_split_is_refused(splits, words):
     with pytest.raises(IllegalMappingError, match=words):
-        share_of(LAYER, splits, 0, 0)
+        sub_layer(LAYER, splits, 0, 0)
 
 
 def test_groups_exclude_splits_of_channels():
     with pytest.raises(IllegalMappingError, match="one group"):
-        share_of(Layer(name="G", M=8, C=8, H=4, W=4, R=1, S=1, groups=2), Splits(c_y=2), 0, 0)
+        sub_layer(Layer(name="G", M=8, C=8, H=4, W=4, R=1, S=1, groups=2), Splits(c_y=2), 0, 0)
 
 
 def test_a_mesh_too_small_is_refused():
-    share = flow.map_layer(MESH.cluster, share_of(LAYER, Splits(m_y=4), 0, 0).layer).mapping
+    share = flow.map_layer(MESH.cluster, sub_layer(LAYER, Splits(m_y=4), 0, 0).layer).mapping
     with pytest.raises(IllegalMappingError, match="exceed the mesh of 2 x 2"):
-        MeshMapping(MESH, LAYER, Splits(m_y=4), replace(share, within=LAYER))
+        LayerMapping(MESH, LAYER, Splits(m_y=4), share.cluster)
 
 
 def test_a_share_of_part_of_a_beat_is_refused():
     layer = LAYER.model_copy(update={"m": 8})
-    share = flow.map_layer(MESH.cluster, share_of(layer, Splits(m_y=2), 0, 0).layer).mapping
+    share = flow.map_layer(MESH.cluster, sub_layer(layer, Splits(m_y=2), 0, 0).layer).mapping
     with pytest.raises(IllegalMappingError, match=r"filters of a cluster \(4\) must be whole beats of 8"):
-        MeshMapping(MESH, layer, Splits(m_y=2), replace(share, within=layer))
+        LayerMapping(MESH, layer, Splits(m_y=2), share.cluster)
 
 
 def test_the_mapper_uses_all_clusters_and_says_how():
     found = flow.map_layer(MESH, LAYER)
     mapping = found.mapping
-    assert mapping.splits.rows * mapping.splits.cols == 4
+    assert mapping.splits.clusters == 4
     assert found.predicted.cycles < flow.map_layer(MESH.cluster, LAYER).predicted.cycles / 2.5
     text = mapping.loop_nest()
     assert text.startswith("clusters")
@@ -175,7 +171,7 @@ def test_hops_are_the_links_of_the_trees():
     mapping = flow.map_layer(MESH, LAYER).mapping
     counts = access_counts(mapping)
     for operand in ("iact", "weight"):
-        same_y, same_x = mapping.same(operand)
+        same_y, same_x = mapping.splits.replicated(operand)
         links = (2 if same_y else 1) * (2 if same_x else 1) - 1
         assert counts[f"noc.{operand}.hops"] == links * counts[f"noc.{operand}.injected"]
     assert counts["pe.mac"] == LAYER.macs
@@ -187,16 +183,18 @@ def test_clusters_that_share_load_nothing():
     parts = programs(mapping, memory_map(mapping))
     for number, nests in enumerate(parts.clusters):
         own = {engine.name.split("_")[1].lower() for engine in nests}
-        assert own == {op for op in ("iact", "weight") if mapping.own(op, *divmod(number, 2))}
+        assert own == {
+            op for op in ("iact", "weight") if mapping.splits.route(op, *divmod(number, 2)).source is Side.LOCAL
+        }
 
 
 def test_weights_are_packed_once_for_clusters_that_share_them():
-    share = share_of(LAYER, Splits(p_y=2, m_x=2), 0, 0).layer
+    share = sub_layer(LAYER, Splits(p_y=2, m_x=2), 0, 0).layer
     mapping = flow.map_layer(MESH.cluster, share).mapping
-    mesh = MeshMapping(MESH, LAYER, Splits(p_y=2, m_x=2), replace(mapping, within=LAYER))
+    mesh = LayerMapping(MESH, LAYER, Splits(p_y=2, m_x=2), mapping.cluster)
     weights = np.arange(LAYER.m * LAYER.c * 9).reshape(LAYER.m, LAYER.c, 3, 3) % 100 + 1
     packed = np.frombuffer(packed_weights(mesh, weights), "<i1").astype(np.int64)
-    assert mesh.weight_shares == 2
+    assert mesh.splits.weight_parts == 2
     assert packed.sum() == weights.sum()  # what is added to fill flits is zero
 
 
@@ -266,24 +264,9 @@ def test_clusters_drained_together_by_default_fill_a_beat():
 def test_larger_meshes_are_for_the_model_only():
     config = MESH.replace(mesh_rows=8, mesh_cols=8)
     found = flow.map_layer(config, Layer(name="fc", kind="fc", M=1024, C=64, output="requant"))
-    assert found.mapping.splits.rows * found.mapping.splits.cols == 64
+    assert found.mapping.splits.clusters == 64
     assert found.predicted.cycles > 0
     with pytest.raises(ConfigError, match=r"mesh_rows must be at most 4 .*nearest legal value: 4"):
         config.check_buildable()
     with pytest.raises(ConfigError, match="only the model"):
         flow.generate(config, None)
-
-
-def test_a_single_array_is_a_mesh_of_one_cluster():
-    """Every engine's words are the same: no nest has a second version."""
-    singles = (mapping for mapping in draw(seed=20) if isinstance(mapping, Mapping))
-    for mapping in itertools.islice(singles, 30):
-        mesh = MeshMapping(mapping.config, mapping.layer, Splits(), mapping)
-        alone, of_one = (programs(m, memory_map(m)) for m in (mapping, mesh))
-        layouts = descriptors(mapping.config)
-        for own, other in ((alone.shared, of_one.shared), (alone.clusters[0], of_one.clusters[0])):
-            assert {e: nest.encode(layouts[e]) for e, nest in own.items()} == {
-                e: nest.encode(layouts[e]) for e, nest in other.items()
-            }
-        assert alone.arrays == of_one.arrays
-        assert access_counts(mapping) == access_counts(mesh)

@@ -9,8 +9,10 @@ from rowmesh.sw import model
 from rowmesh.sw.dataflow import load_dataflow
 from rowmesh.sw.estimate import estimate
 from rowmesh.sw.files import shipped_names
-from rowmesh.sw.mapper import candidates, find_mapping
-from rowmesh.sw.mapping import Mapping
+from rowmesh.sw.mapper import find_mapping
+from rowmesh.sw.mapping import ClusterMapping
+from rowmesh.sw.mesh import LayerMapping
+from rowmesh.sw.pool import candidates
 from rowmesh.sw.results import PARTS
 from rowmesh.sw.spec import load_arch
 from rowmesh.sw.workload import Layer, load_workload
@@ -61,7 +63,7 @@ def test_the_estimate_ranks_as_the_prediction_does(flow):
     layer = Layer(name="ranked", M=32, C=16, H=14, W=14, R=3, S=3, padding=1)
     found = [mapping for _, mapping in candidates(CONFIG, layer, [load_dataflow(flow)])]
     assert len(found) >= 20
-    chosen = sorted(found, key=estimate)[:: max(1, len(found) // 12)]
+    chosen = sorted(found, key=lambda mapping: estimate(mapping.cluster))[:: max(1, len(found) // 12)]
     cycles = [sum(model.predict_parts(mapping).values()) for mapping in chosen]
     pairs = [(a, b) for k, a in enumerate(cycles) for b in cycles[k + 1 :]]
     assert sum(a <= 1.02 * b for a, b in pairs) >= 0.75 * len(pairs)
@@ -91,7 +93,7 @@ def test_a_part_of_a_plane_that_is_mostly_padding():
     layer = Layer(
         name="padded", kind="maxpool", N=2, C=32, H=4, W=11, R=4, S=4, stride=1, padding=[3, 0, 3, 0], output="raw"
     )
-    found = [m for _, m in candidates(CONFIG, layer, (load_dataflow("os-c"),)) if m.pt > 4 or m.qt > 4]
+    found = [m for _, m in candidates(CONFIG, layer, (load_dataflow("os-c"),)) if m.cluster.pt > 4 or m.cluster.qt > 4]
     for mapping in found[:40]:
         some = model.predict_parts(mapping, replace(model.COARSE, largest=100))
         assert sum(some.values()) > 0
@@ -113,7 +115,8 @@ def test_a_part_is_not_taken_where_waits_grow():
         "m1": 64,
         "resident": False,
     }
-    mapping = Mapping(config=load_arch("eyeriss"), layer=layer, dataflow="is", stationary="iact", **factors)
+    own = ClusterMapping(config=load_arch("eyeriss"), layer=layer, dataflow="is", stationary="iact", **factors)
+    mapping = LayerMapping.alone(own)
     whole = sum(model.predict_parts(mapping, replace(model.FINE, largest=10**9)).values())
     assert abs(sum(model.predict_parts(mapping).values()) - whole) <= whole // 200
     assert abs(sum(model.predict_parts(mapping, replace(model.FINE, retries=0)).values()) - whole) > whole // 20

@@ -27,12 +27,12 @@ def test_a_search_is_done_once_for_each_shape_objective_and_seed():
     @once_a_shape
     def searched(config, layer, goal="cycles", *, seed=0):
         calls.append(layer.name)
-        return Found(replace(mapping, layer=layer), len(calls))
+        return Found(mapping.of_layer(layer), len(calls))
 
     first, second = searched("tiny", LAYER), searched("tiny", LAYER.model_copy(update={"name": "B"}))
     assert (calls, first.call, second.call) == (["A"], 1, 1)
     assert (first.mapping.layer.name, second.mapping.layer.name) == ("A", "B")
-    assert replace(second.mapping, layer=first.mapping.layer) == first.mapping
+    assert second.mapping.of_layer(first.mapping.layer) == first.mapping
     for changed in ({"M": 16}, {"output": "requant"}, {"N": 2}):
         searched("tiny", Layer(**LAYER.model_dump(by_alias=True) | changed))
     searched("tiny", LAYER, "energy")

@@ -7,12 +7,12 @@ import pytest
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import cli, scorecard
-from rowmesh.sw.activity import steps
+from rowmesh.sw.activity import pe_steps
 from rowmesh.sw.counts import dram_beats
 from rowmesh.sw.dataflow import load_dataflow
-from rowmesh.sw.mapper import candidates
 from rowmesh.sw.mappingfile import read_mappings
 from rowmesh.sw.objective import Objective
+from rowmesh.sw.pool import candidates
 from rowmesh.sw.results import ACCESSES
 from rowmesh.sw.runfile import read_run
 from rowmesh.sw.spec import load_arch
@@ -57,7 +57,7 @@ def test_scores(five):
     (run,) = read_run(path)
     rtl = run.result.rtl
     assert (score.name, score.batch, score.cycles) == ("CONV5", 4, rtl.cycles)
-    assert score.active_pes == pytest.approx(CONV5.with_batch(4).macs / steps(run.mapping))
+    assert score.active_pes == pytest.approx(CONV5.with_batch(4).macs / pe_steps(run.mapping))
     assert score.glb == pytest.approx(2e-6 * rtl.words("glb"))
     assert score.dram == pytest.approx(2e-6 * rtl.words("dram"))
     assert score.chip.processing == 2_000_000
@@ -95,7 +95,7 @@ def test_the_fewest_words():
     layer = Layer(name="x", M=8, C=8, H=5, W=5, R=3, S=3)
     fewest = scorecard.fewest_dram_words(config, layer)
     for _, mapping in candidates(config, layer, [load_dataflow("rs")]):
-        assert fewest <= sum(dram_beats(mapping).values()) * 4 + layer.outputs
+        assert fewest <= sum(dram_beats(mapping.cluster).values()) * 4 + layer.outputs
     assert fewest >= layer.m * layer.c * 9 + layer.c * 25 + layer.outputs
 
 

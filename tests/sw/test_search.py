@@ -10,11 +10,12 @@ from rowmesh.sw.assembler import assemble, beyond_limits, memory_map, programs
 from rowmesh.sw.counts import words
 from rowmesh.sw.dataflow import ANY, load_dataflow, load_dataflows
 from rowmesh.sw.estimate import estimate
-from rowmesh.sw.mapper import UnmappableError, candidates, search
-from rowmesh.sw.mapping import IllegalMappingError, Mapping, ceil_div
+from rowmesh.sw.mapper import UnmappableError, search
+from rowmesh.sw.mapping import ClusterMapping, IllegalMappingError, ceil_div
 from rowmesh.sw.mapspace import flattened
 from rowmesh.sw.model import COARSE, config_cycles, predict_parts
 from rowmesh.sw.objective import Budget, Objective
+from rowmesh.sw.pool import candidates
 from rowmesh.sw.spec import load_arch
 from rowmesh.sw.workload import Layer, load_workload
 
@@ -97,7 +98,9 @@ def all_mappings(config, layer, flow):
                         blocks = upto(channels, q0) if stationary == "block" else [(1, 1)]
                         for c1, q1 in blocks:
                             try:
-                                yield Mapping(config=config, layer=layer, dataflow=flow.name, c1=c1, q1=q1, **factors)
+                                yield ClusterMapping(
+                                    config=config, layer=layer, dataflow=flow.name, c1=c1, q1=q1, **factors
+                                )
                             except IllegalMappingError:
                                 continue
 
@@ -118,7 +121,7 @@ def check(number):
     assert found.exhaustive
     assert (found.estimate, found.valid) == (best, valid)
     if not goal.depends_on_cycles:
-        assert goal.costs(0, words(found.mapping))[0] == best
+        assert goal.costs(0, words(found.mapping.cluster))[0] == best
     return valid
 
 
@@ -171,7 +174,7 @@ def test_latency_is_the_fewest_cycles_and_may_cost_energy():
     fastest, cheapest = (search(config, layer, flows, goal).mapping for goal in ("latency", "cycles"))
     cycles = [sum(predict_parts(mapping, COARSE).values()) for mapping in (fastest, cheapest)]
     assert cycles[0] < cycles[1] <= 1.002 * cycles[0]
-    assert fastest.q1 > 1
+    assert fastest.cluster.q1 > 1
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ from rowmesh.hw.array import OPERANDS, all_rows_address, column_address, pe_word
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.program import Program
 from rowmesh.sw.dataflow import load_dataflow
-from rowmesh.sw.mapper import candidates, find_mapping
+from rowmesh.sw.mapper import find_mapping
+from rowmesh.sw.pool import candidates
 from rowmesh.sw.spec import load_arch
 from rowmesh.sw.subscriptions import array_writes, subscriptions
 from rowmesh.sw.workload import Layer
@@ -43,7 +44,7 @@ def replay(config, writes):
 def test_writes_give_every_pe_its_words(flow):
     legal = [mapping for _, mapping in itertools.islice(candidates(SMALL, LAYER, (load_dataflow(flow),)), 300)]
     for mapping in legal[:: max(1, len(legal) // 12)]:
-        wanted = subscriptions(mapping)
+        wanted = subscriptions(mapping.cluster)
         words, others = replay(SMALL, array_writes(SMALL, wanted))
         for row, col in itertools.product(range(SMALL.rows), range(SMALL.cols)):
             first, second = (wanted[address] for address in pe_words(row, col, {}))
@@ -63,7 +64,7 @@ def test_what_all_have_is_one_write():
     config = load_arch("squeezelerator")
     mapping = find_mapping(config, Layer(name="x", M=128, C=64, H=14, W=14, R=1, S=1), (load_dataflow("ws"),))
     program = Program()
-    for write in array_writes(config, subscriptions(mapping)):
+    for write in array_writes(config, subscriptions(mapping.cluster)):
         program.write(0, write)
     # PEs: a word of all columns, one of all PEs, what the first row has; taps: three words of all rows, one at once
     assert program.length <= (1 + config.cols) + 2 + 2 + 3 * (1 + config.rows) + 2
@@ -74,13 +75,13 @@ def test_idle_lines_cost_a_word_each():
     config = load_arch("eyeriss")
     layer = Layer(name="x", kind="depthwise", M=96, C=96, H=7, W=7, R=3, S=3, padding=1, groups=96)
     mapping = find_mapping(config, layer, (load_dataflow("rs-g"),))
-    assert mapping.columns == 7
-    words = subscriptions(mapping)
+    assert mapping.cluster.columns == 7
+    words = subscriptions(mapping.cluster)
     pes = {at for row in range(config.rows) for col in range(config.cols) for at in pe_words(row, col, {})}
     program = Program()
     for write in array_writes(config, words):
         if own := {address: value for address, value in write.items() if address not in words or address in pes}:
             program.write(0, own)
-    idle = config.cols - mapping.columns
+    idle = config.cols - mapping.cluster.columns
     at_once = 2 * 2 * len(OPERANDS)  # words of the taps of all rows
-    assert program.length <= (1 + config.rows) + (1 + mapping.columns) + (1 + idle) + at_once
+    assert program.length <= (1 + config.rows) + (1 + mapping.cluster.columns) + (1 + idle) + at_once

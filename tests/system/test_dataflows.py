@@ -13,8 +13,10 @@ from rowmesh.sw.assembler import beyond_limits
 from rowmesh.sw.counts import access_counts
 from rowmesh.sw.dataflow import load_dataflow
 from rowmesh.sw.files import shipped_names
-from rowmesh.sw.mapper import UnmappableError, candidates
-from rowmesh.sw.mapping import Mapping
+from rowmesh.sw.mapper import UnmappableError
+from rowmesh.sw.mapping import ClusterMapping
+from rowmesh.sw.mesh import LayerMapping
+from rowmesh.sw.pool import candidates
 from rowmesh.sw.workload import KINDS, Layer
 
 FLOWS = shipped_names("dataflows")
@@ -73,8 +75,8 @@ def test_ports_share(shared):
     config, (name, sizes, along) = SHAPES[-1], SHARED[shared]
     layer = Layer.model_validate({"name": shared, "H": 9, "W": 7, "output": "requant"} | sizes)
     legal = [mapping for _, mapping in candidates(config, layer, (load_dataflow(name),))]
-    split = [mapping for mapping in legal if mapping.ports == 2 and along(mapping) > 1]
-    assert {(m.weight_ports, m.iact_ports) for m in split} == {(2, 1 if shared == "filters" else 2)}
+    split = [mapping for mapping in legal if mapping.cluster.ports == 2 and along(mapping.cluster) > 1]
+    assert {(m.cluster.weight_ports, m.cluster.iact_ports) for m in split} == {(2, 1 if shared == "filters" else 2)}
     check(split[:: max(1, len(split) // 8)])
 
 
@@ -89,10 +91,11 @@ def test_images_share_weights():
     )
     chosen = {}
     for layer, name in itertools.product(layers, ("rs", "rs-g", "ws", "os-b")):
-        for _, m in candidates(config, layer, (load_dataflow(name),)):
+        for _, mapping in candidates(config, layer, (load_dataflow(name),)):
+            m = mapping.cluster
             kind = layer.name, m.stationary, m.resident, m.r_t > 1, m.weights_stay, m.n_t > 1
-            if m.n0 > 1 and kind not in chosen and not beyond_limits(m):
-                chosen[kind] = m
+            if m.n0 > 1 and kind not in chosen and not beyond_limits(mapping):
+                chosen[kind] = mapping
     assert {kind[1:4] for kind in chosen} >= set(itertools.product(("weight", "psum"), (False, True), (False, True)))
     assert {kind[4:] for kind in chosen} == set(itertools.product((False, True), (False, True)))
     check(list(chosen.values()))
@@ -124,14 +127,15 @@ def test_psums_of_a_block_stay_while_channels_pass():
     )
     chosen = {}
     for layer in layers:
-        for _, m in candidates(SHAPES[0], layer, (load_dataflow("rs-b"),)):
+        for _, mapping in candidates(SHAPES[0], layer, (load_dataflow("rs-b"),)):
+            m = mapping.cluster
             kind = layer.name, m.blocked, m.m_outer, m.ct > 1, m.qt > 1, m.q_block_rest < m.q_block, m.resident
-            if (m.blocked or m.m_outer) and kind not in chosen and not beyond_limits(m):
-                chosen[kind] = m
+            if (m.blocked or m.m_outer) and kind not in chosen and not beyond_limits(mapping):
+                chosen[kind] = mapping
     for name, places in (("packed", (1, 3, 4, 5)), ("conv", (2, 3, 4, 5))):
         kinds = [kind[1:] for kind in chosen if kind[0] == name]
         assert all({kind[place] for kind in kinds} == {False, True} for place in places)
-    assert any(not m.blocked for m in chosen.values())
+    assert any(not m.cluster.blocked for m in chosen.values())
     check(list(chosen.values()))
 
 
@@ -144,7 +148,7 @@ def test_layers_begin_with_a_part_of_their_weights():
     ]
     factors = {"r_s": 1, "c_s": 4, "p_x": 1, "m_x": 5, "p0": 1, "m0": 4, "resident": False, "stationary": "block"}
     mappings = [
-        Mapping(config=config, layer=layer, dataflow="ws", c0=4 // c1, c1=c1, q0=q, q1=q, **factors)
+        ClusterMapping(config=config, layer=layer, dataflow="ws", c0=4 // c1, c1=c1, q0=q, q1=q, **factors)
         for layer in layers
         for c1, q in ((2, 8), (4, 8), (2, 7), (2, 12))
     ]
@@ -156,6 +160,7 @@ def test_layers_begin_with_a_part_of_their_weights():
     assert {(m.part, m.q1) for m in mappings} == {(4, 8), (7, 7), (4, 12)}
     assert {m.q_rest % m.part == 0 for m in mappings} == {False, True}
     assert {m.qt for m in mappings} > {2}
+    mappings = [LayerMapping.alone(mapping) for mapping in mappings]
     check(mappings)
     others = [flow.map_layer(config, layer).mapping for layer in layers[:2]]
     for sequence in (mappings[:3], [mappings[0], *others, mappings[-1]], [others[0], *mappings[-2:]]):
@@ -171,14 +176,17 @@ def test_a_first_layer_shares_the_memory_with_the_fetch_of_its_program():
     layers = [
         Layer(name="add", kind="add", C=32, H=1, W=w, output=output) for w, output in ((8, "requant"), (40, "raw"))
     ]
-    check([Mapping(config, layer, "os-c", resident=False, stationary="psum", **factors) for layer in layers])
+    of_clusters = [
+        ClusterMapping(config, layer, "os-c", resident=False, stationary="psum", **factors) for layer in layers
+    ]
+    check([LayerMapping.alone(mapping) for mapping in of_clusters])
 
 
 def test_the_mapper_shares_weights_among_images():
     """The weights of a batch are loaded once if its psums fit the banks."""
     layer, flows = Layer(name="fc", kind="fc", N=4, M=24, C=64), (load_dataflow("ws"),)
     mapping = flow.map_layer(SHAPES[0], layer, flows, "dram").mapping
-    assert mapping.n0 == 4
+    assert mapping.cluster.n0 == 4
     assert access_counts(mapping)["dram.weight.read"] == 24 * 64
     check([mapping])
 
@@ -187,8 +195,8 @@ def test_accumulators_of_more_filters_than_parameters():
     """A raw output has no parameters: a column's filters may be more than the parameter buffer holds."""
     layer = Layer(name="many", kind="fc", M=200, C=8)
     legal = [mapping for _, mapping in candidates(SHAPES[0], layer, (load_dataflow("is"),))]
-    most = max(legal, key=lambda mapping: mapping.column_filters)
-    assert most.column_filters > 2 * SHAPES[0].param_words
+    most = max(legal, key=lambda mapping: mapping.cluster.column_filters)
+    assert most.cluster.column_filters > 2 * SHAPES[0].param_words
     check([most])
 
 
@@ -198,10 +206,10 @@ def test_the_end_waits_for_columns_without_words(width):
     layer = {"name": "edge", "kind": "depthwise", "C": 32, "H": 7, "W": width, "R": 3, "S": 1, "output": "requant"}
     layer |= {"stride": [1, 2], "padding": [1, 0, 0, 0]}
     factors = {"r_s": 1, "c_s": 1, "c0": 1, "p_x": 5, "m_x": 1, "p0": 1, "q0": 4, "m0": 1, "g0": 16, "resident": False}
-    mapping = Mapping(config=SHAPES[0], layer=Layer.model_validate(layer), dataflow="rs", **factors)
+    mapping = ClusterMapping(config=SHAPES[0], layer=Layer.model_validate(layer), dataflow="rs", **factors)
     assert mapping.p_rest == 1
     assert mapping.columns > mapping.config.lanes
-    check([mapping])
+    check([LayerMapping.alone(mapping)])
 
 
 @pytest.mark.parametrize("lanes", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -215,13 +223,13 @@ def test_columns_fill_beats_together(lanes):
         mapping
         for layer, name in itertools.product(layers, ("ws", "os-b", "os-c"))
         for _, mapping in candidates(config, layer, (load_dataflow(name),))
-        if mapping.merged > 1
+        if mapping.cluster.merged > 1
     ]
-    assert {mapping.merged for mapping in merged} == ({2, 4} if lanes == 1 else {2})
-    thin = [mapping for mapping in merged if mapping.m_x_rest < mapping.m_x]
+    assert {mapping.cluster.merged for mapping in merged} == ({2, 4} if lanes == 1 else {2})
+    thin = [mapping for mapping in merged if mapping.cluster.m_x_rest < mapping.cluster.m_x]
     assert bool(thin) == (lanes == 1)
     some = merged[:: max(1, len(merged) // 24)] + thin[:: max(1, len(thin) // 8)]
-    assert {mapping.stationary for mapping in some} == {"weight", "block", "psum"}
+    assert {mapping.cluster.stationary for mapping in some} == {"weight", "block", "psum"}
     check(some)
 
 

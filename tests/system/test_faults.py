@@ -11,13 +11,13 @@ from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.registers import ErrorCode
 from rowmesh.sim.run import run_test, simulate
 from rowmesh.sw import assembler, compiler, flow
+from rowmesh.sw.assembler import memory_map, programs
 from rowmesh.sw.dataflow import load_dataflow
 from rowmesh.sw.deadlock import DeadlockError, check_deadlock_freedom
 from rowmesh.sw.mapper import find_mapping
+from rowmesh.sw.mesh import LayerMapping
 from rowmesh.sw.nestprogram import Nest
-from rowmesh.sw.programs import Programs
 from rowmesh.sw.spec import load_arch
-from rowmesh.sw.subscriptions import subscriptions
 from rowmesh.sw.timing.run import StuckError, run
 from rowmesh.sw.timing.streams import streams
 from rowmesh.sw.workload import Layer
@@ -67,11 +67,12 @@ def blocking_nests(nests, mapping, place):
 def test_an_order_that_blocks_is_refused_and_does_block(monkeypatch):
     mapping, data, _ = make_job()
     # output rows across the columns, each of 18 iacts for a spad of 16
-    mapping = dataclasses.replace(mapping, p_x=3, m_x=1, p0=1, q0=LAYER.q, m0=LAYER.m)
-    blocked = blocking_nests(compiler.nests, mapping, compiler.MemoryMap.of(mapping))
+    own = dataclasses.replace(mapping.cluster, p_x=3, m_x=1, p0=1, q0=LAYER.q, m0=LAYER.m)
+    mapping = LayerMapping.alone(own)
+    blocked = blocking_nests(compiler.nests, own, memory_map(mapping))
     of_cluster = {engine: nest for engine, nest in blocked.items() if engine.name.split("_")[-1] in ("IACT", "WEIGHT")}
     shared = {engine: nest for engine, nest in blocked.items() if engine not in of_cluster}
-    parts = Programs(shared, [of_cluster], [subscriptions(mapping)])
+    parts = dataclasses.replace(programs(mapping, memory_map(mapping)), shared=shared, clusters=[of_cluster])
     with pytest.raises(DeadlockError, match="spad"):
         check_deadlock_freedom(mapping.config, parts)
     with pytest.raises(StuckError):

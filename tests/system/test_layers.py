@@ -10,7 +10,8 @@ from rowmesh.hw.config import ArchConfig
 from rowmesh.sw import flow
 from rowmesh.sw.assembler import beyond_limits
 from rowmesh.sw.dataflow import ANY, load_dataflow, load_dataflows
-from rowmesh.sw.mapper import UnmappableError, candidates, flattened
+from rowmesh.sw.mapper import UnmappableError
+from rowmesh.sw.pool import candidates
 from rowmesh.sw.spec import load_arch
 from rowmesh.sw.workload import Layer, load_workload
 
@@ -49,10 +50,11 @@ def test_channels_that_are_no_whole_beats(arch):
     layers += [Layer(name="add", kind="add", C=10, H=5, W=5)]
     layers += [Layer(name="grouped", M=6, C=4, H=6, W=9, R=3, S=3, groups=2, output=out) for out in ("raw", "requant")]
     for layer in layers:
-        for shape in (layer, *flattened(config, layer)):
-            for _, m in candidates(config, shape, load_dataflows(ANY)):
-                beats = "whole" if m.g0 == 1 or m.g_y % max(1, m.out_lanes // m.g0) == 0 else "ragged"
-                mappings.setdefault((layer.name, layer.output, m.planar, m.ofmap_layout.planar, m.stationary, beats), m)
+        for _, mapping in candidates(config, layer, load_dataflows(ANY)):
+            m = mapping.cluster
+            beats = "whole" if m.g0 == 1 or m.g_y % max(1, m.out_lanes // m.g0) == 0 else "ragged"
+            kind = layer.name, layer.output, m.planar, m.ofmap_layout.planar, m.stationary, beats
+            mappings.setdefault(kind, mapping)
     kinds = set(mappings)
     assert any(kind[-1] == "ragged" for kind in kinds) == (arch == "primes")
     assert any(kind[0] == "avgpool" and kind[2] for kind in kinds) == (arch == "tiny")

@@ -1,7 +1,6 @@
 """Whole layers on meshes of clusters: every output, every count, every part's cycles."""
 
 import random
-from dataclasses import replace
 
 import pytest
 from architectures import ported
@@ -11,9 +10,10 @@ from rowmesh.hw.router import LINKS
 from rowmesh.sw import flow
 from rowmesh.sw.assembler import beyond_limits
 from rowmesh.sw.dataflow import load_dataflow
-from rowmesh.sw.mapper import UnmappableError, candidates
+from rowmesh.sw.mapper import UnmappableError
 from rowmesh.sw.mapping import IllegalMappingError
-from rowmesh.sw.mesh import MeshMapping, Splits, share_of
+from rowmesh.sw.mesh import LayerMapping, Splits, sub_layer
+from rowmesh.sw.pool import candidates
 from rowmesh.sw.spec import load_arch
 from rowmesh.sw.workload import KINDS, Layer
 
@@ -73,12 +73,11 @@ PORTED = {
 
 def given(config, layer, factors, ports=1, names=("rs", "ws", "os-a")):
     splits, flows = Splits(**factors), tuple(load_dataflow(name) for name in names)
-    share = share_of(layer, splits, 0, 0).layer
     if ports == 1:
-        found = flow.map_layer(config.cluster, share, flows).mapping
-    else:
-        found = next(mapping for _, mapping in candidates(config.cluster, share, flows) if mapping.ports == ports)
-    return MeshMapping(config, layer, splits, replace(found, layer=share, within=layer))
+        found = flow.map_layer(config.cluster, sub_layer(layer, splits, 0, 0).layer, flows).mapping
+        return LayerMapping(config, layer, splits, found.cluster)
+    found = (mapping for _, mapping in candidates(config, layer, flows, splits))
+    return next(mapping for mapping in found if mapping.cluster.ports == ports)
 
 
 def test_every_split_back_to_back():
@@ -96,7 +95,7 @@ def test_every_split_back_to_back():
         "interleaved multicast",
         "broadcast",
     }
-    assert any(mapping.share.n0 > 1 for mapping in mappings)
+    assert any(mapping.cluster.n0 > 1 for mapping in mappings)
     check(mappings)
 
 
@@ -105,18 +104,15 @@ def test_blocks_and_filter_tiles_outermost():
     config = ported()
     chosen = {}
     for layer, factors in ((PHOTO, {"p_y": 2, "m_x": 2}), (CONV, {"c_y": 2, "m_x": 2}), (CONV, {"m_y": 2, "p_x": 2})):
-        share = share_of(layer, splits := Splits(**factors), 0, 0).layer
-        for _, m in candidates(config.cluster, share, (load_dataflow("rs-b"),)):
+        for _, mapping in candidates(config, layer, (load_dataflow("rs-b"),), Splits(**factors)):
+            m = mapping.cluster
             kind = layer.name, str(factors), m.blocked, m.m_outer
-            if (m.blocked or m.m_outer) and kind not in chosen:
-                whole = MeshMapping(config, layer, splits, replace(m, layer=share, within=layer))
-                if not beyond_limits(whole):
-                    chosen[kind] = whole
+            if (m.blocked or m.m_outer) and kind not in chosen and not beyond_limits(mapping):
+                chosen[kind] = mapping
     assert {kind[2:] for kind in chosen} >= {(True, False), (True, True)}
-    share = share_of(WIDE, splits := Splits(c_y=2, m_x=2), 0, 0).layer
-    found = candidates(config.cluster, share, (load_dataflow("ws"),))
-    in_parts = next(m for _, m in found if 0 < m.part < m.q1 and m.q_rest % m.part)
-    check([*chosen.values(), MeshMapping(config, WIDE, splits, replace(in_parts, layer=share, within=WIDE))])
+    found = (m for _, m in candidates(config, WIDE, (load_dataflow("ws"),), Splits(c_y=2, m_x=2)))
+    in_parts = next(m for m in found if 0 < m.cluster.part < m.cluster.q1 and m.cluster.q_rest % m.cluster.part)
+    check([*chosen.values(), in_parts])
 
 
 def test_parameters_of_groups_and_of_thin_filter_tiles():
@@ -130,10 +126,9 @@ def test_parameters_of_groups_and_of_thin_filter_tiles():
         (thin, {"p_x": 2}, lambda m: m.m_x_rest < m.m_x),
         (thin, {"c_y": 2, "p_x": 2}, lambda m: m.m_x_rest < m.m_x),
     ):
-        share = share_of(layer, splits := Splits(**factors), 0, 0).layer
         flows = tuple(load_dataflow(name) for name in ("rs", "ws"))
-        found = next(m for _, m in candidates(config.cluster, share, flows) if fits(m))
-        mappings.append(MeshMapping(config, layer, splits, replace(found, layer=share, within=layer)))
+        found = (mapping for _, mapping in candidates(config, layer, flows, Splits(**factors)))
+        mappings.append(next(mapping for mapping in found if fits(mapping.cluster)))
     check(mappings)
 
 
@@ -165,4 +160,4 @@ def test_clusters_drained_together(lanes):
 
 def test_illegal_splits_are_refused():
     with pytest.raises(IllegalMappingError, match="whole shares"):
-        share_of(CONV, Splits(m_y=3), 0, 0)
+        sub_layer(CONV, Splits(m_y=3), 0, 0)

@@ -7,8 +7,8 @@ taken whose rarest feature has been drawn the fewest times, so that nothing lega
 
 import random
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
 
 import numpy as np
 from pydantic import ValidationError
@@ -16,18 +16,17 @@ from pydantic import ValidationError
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.router import LINKS
 from rowmesh.sw.assembler import beyond_limits, compile_layers, memory_map
-from rowmesh.sw.batch import FACTORS, FLAGS, STATIONARY, Ints, evaluate, factors_of
+from rowmesh.sw.batch import FACTORS, FLAGS, STATIONARY, Ints, evaluate
 from rowmesh.sw.dataflow import Dataflow, load_dataflow
 from rowmesh.sw.deadlock import DeadlockError
 from rowmesh.sw.files import shipped_names
-from rowmesh.sw.mapping import IllegalMappingError, Mapping
-from rowmesh.sw.mesh import MeshMapping, Splits, mode_of, share_of, sharings
-from rowmesh.sw.meshmapper import splits_of
+from rowmesh.sw.mapping import ClusterMapping, IllegalMappingError
+from rowmesh.sw.mapspace import Space
+from rowmesh.sw.mesh import LayerMapping, Splits, mode_of, replications
+from rowmesh.sw.pool import ways_of
 from rowmesh.sw.workload import KINDS, Layer
 
-__all__ = ["Drawn", "features", "random_layer"]
-
-AnyMapping = Mapping | MeshMapping
+__all__ = ["Drawn", "by_turns", "features", "random_layer"]
 
 _ROWS = 6000
 """Sets of factors that are drawn for a layer."""
@@ -88,7 +87,7 @@ def _of_layer(x: Layer) -> dict[str, bool]:
     }
 
 
-def _of_mapping(m: Mapping) -> dict[str, bool]:
+def _of_cluster(m: ClusterMapping) -> dict[str, bool]:
     factors = {f"{name} > 1": getattr(m, name) > 1 for name in FACTORS if name not in (*FLAGS, "stationary")}
     inner = m.columns // max(1, m.m_x)
     return {
@@ -119,27 +118,26 @@ def _of_mapping(m: Mapping) -> dict[str, bool]:
     }
 
 
-def _of_mesh(m: MeshMapping) -> dict[str, bool]:
+def _of_mesh(m: LayerMapping) -> dict[str, bool]:
     splits = {f"{f.name} of clusters > 1": getattr(m.splits, f.name) > 1 for f in fields(Splits)}
     s, a = m.splits, m.config
     return {
         **splits,
         **{
-            f"{operand} {mode_of(same, a.mesh_rows, a.mesh_cols)}": m.same(operand) == same and s.rows * s.cols > 1
+            f"{operand} {mode_of(same, a.mesh_rows, a.mesh_cols)}": s.replicated(operand) == same and s.clusters > 1
             for operand in LINKS
-            for same in sharings(operand, a.mesh_rows, a.mesh_cols)
+            for same in replications(operand, a.mesh_rows, a.mesh_cols)
         },
         "idle clusters": s.rows * s.cols < a.clusters,
         "several sets": m.sets.rows * m.sets.cols > 1,
-        "clusters' filters in several tiles": m.param_shares > 1 and m.share.mt > 1,
-        "clusters' groups in several tiles": s.g_y * s.g_x > 1 and m.share.g_t > 1,
+        "clusters' filters in several tiles": s.filter_parts > 1 and m.cluster.mt > 1,
+        "clusters' groups in several tiles": s.g_y * s.g_x > 1 and m.cluster.g_t > 1,
     }
 
 
-def features(m: AnyMapping) -> dict[str, bool]:
+def features(m: LayerMapping) -> dict[str, bool]:
     """Return all that a mapping can have, and whether this one has it."""
-    share = m if isinstance(m, Mapping) else m.share
-    return _of_layer(m.layer) | _of_mapping(share) | (_of_mesh(m) if isinstance(m, MeshMapping) else {})
+    return _of_layer(m.layer) | _of_cluster(m.cluster) | (_of_mesh(m) if m.config.clusters > 1 else {})
 
 
 # ------------------------------------------------------------------------------------------------------ layers
@@ -274,7 +272,7 @@ class Drawn:
         self._random = random.Random(f"{config.name} {seed}")
         self._flows = [load_dataflow(name) for name in shipped_names("dataflows")]
 
-    def __iter__(self) -> Iterator[AnyMapping]:
+    def __iter__(self) -> Iterator[LayerMapping]:
         number = 0
         while True:
             number += 1
@@ -287,29 +285,23 @@ class Drawn:
                 self.counts.update({name: int(has) for name, has in features(mapping).items()})
                 yield mapping
 
-    def _legal(self, layer: Layer, flow: Dataflow, number: int) -> list[AnyMapping]:
+    def _legal(self, layer: Layer, flow: Dataflow, number: int) -> list[LayerMapping]:
         """Draw some legal mappings of a layer."""
-        config, splits, share = self.config.cluster, Splits(), layer
-        if self.config.clusters > 1:
-            shares = list(self._shares(layer))
-            if not shares:
-                return []
-            several = [one for one in shares if one[0].rows * one[0].cols > 1]
-            splits, share = self._random.choice(several or shares)
+        ways, _ = ways_of(self.config, layer)
+        several = [way for way in ways if way.splits.clusters > 1]
+        if not ways:
+            return []
+        way, config = self._random.choice(several or ways), self.config.cluster
         rng = np.random.default_rng([self._seed, number, *self.config.name.encode()])
-        rows = _proposals(config, share, flow, rng)
-        costs = evaluate(config, share, rows)
+        rows = _proposals(config, way.parts[0], flow, rng)
+        costs = evaluate(config, way.parts[0], rows)
         good = np.flatnonzero(costs.legal & (costs.cycles <= _MOST_CYCLES // (1 + (self.config.clusters > 1))))
-        found: list[AnyMapping] = []
+        found: list[LayerMapping] = []
         good = rng.permutation(good)
         rare = good[np.argsort(self._rarity(rows[good]), kind="stable")]
         for row in dict.fromkeys([*rare[:_COMPARED], *good[:_COMPARED]]):
-            one = Mapping(config=config, layer=share, dataflow=flow.name, **factors_of(rows[row]))
-            if self.config.clusters == 1:
-                found.append(one)
-                continue
             try:
-                found.append(MeshMapping(self.config, layer, splits, replace(one, within=layer)))
+                found.append(way.mapping(Space(config, way.parts[0], flow), rows[row]))
             except IllegalMappingError:
                 continue
         return found
@@ -324,14 +316,7 @@ class Drawn:
         counts = [self.counts[name] for name in (*names, *FLAGS, *(f"order {name}" for name in STATIONARY))]
         return np.where(np.column_stack(has), counts, np.iinfo(np.int64).max).min(axis=1)
 
-    def _shares(self, layer: Layer) -> Iterator[tuple[Splits, Layer]]:
-        for splits in splits_of(self.config.mesh_rows, self.config.mesh_cols, layer):
-            try:
-                yield splits, share_of(layer, splits, 0, 0).layer
-            except IllegalMappingError:
-                continue
-
-    def _runs(self, m: AnyMapping) -> bool:
+    def _runs(self, m: LayerMapping) -> bool:
         """Whether the nests have enough levels, and the deadlock check passes."""
         if beyond_limits(m):
             self.refused["loops"] += 1
@@ -342,3 +327,10 @@ class Drawn:
             self.refused[f"deadlock check: {str(error).split()[0]}"] += 1
             return False
         return True
+
+
+def by_turns(configs: Sequence[ArchConfig], seed: int) -> Iterator[LayerMapping]:
+    """Draw mappings onto some architectures, of each in turn."""
+    counts: Counter[str] = Counter()
+    for mappings in zip(*(Drawn(config, seed, counts) for config in configs), strict=True):
+        yield from mappings
