@@ -23,13 +23,14 @@ from rich.progress import Progress
 from rich.table import Table
 
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw import flow
-from rowmesh.sw.dataflow import load_dataflow
-from rowmesh.sw.mapper import UnmappableError
-from rowmesh.sw.model import Effort, predict_parts
-from rowmesh.sw.results import PARTS, tolerance
-from rowmesh.sw.spec import load_arch
-from rowmesh.sw.workload import Layer, load_workload
+from rowmesh.sw import run as flow
+from rowmesh.sw.inputs.arch import load_arch
+from rowmesh.sw.mapping.dataflow import load_dataflow
+from rowmesh.sw.model.performance import PARTS
+from rowmesh.sw.model.predict import Effort, predict_parts
+from rowmesh.sw.results.layer import tolerance
+from rowmesh.sw.search.mapper import UnmappableError
+from rowmesh.sw.workload.layer import Layer, load_workload
 
 REPORT = Path(__file__).resolve().parents[1] / "build" / "accuracy.json"
 

@@ -18,13 +18,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from rowmesh.sw import flow
-from rowmesh.sw.counts import beats_once
-from rowmesh.sw.dataflow import ANY, Dataflow, load_dataflow, load_dataflows
-from rowmesh.sw.files import InputError
-from rowmesh.sw.mesh import LayerMapping
-from rowmesh.sw.spec import load_arch
-from rowmesh.sw.workload import Layer, load_workload
+from rowmesh.sw import run as flow
+from rowmesh.sw.inputs.arch import load_arch
+from rowmesh.sw.inputs.errors import InputError
+from rowmesh.sw.mapping.dataflow import ANY, Dataflow, load_dataflow, load_dataflows
+from rowmesh.sw.mapping.layer import LayerMapping
+from rowmesh.sw.model.counts import beats_once
+from rowmesh.sw.workload.layer import Layer, load_workload
 
 REPORT = Path(__file__).resolve().parents[1] / "build" / "dataflows.json"
 

@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw.activity import pe_steps
-from rowmesh.sw.counts import access_counts
-from rowmesh.sw.dataflow import Dataflow, Factor, load_dataflow
-from rowmesh.sw.energy import by_level
-from rowmesh.sw.mapper import UnmappableError, search
-from rowmesh.sw.workload import Layer, load_workload
+from rowmesh.sw.mapping.dataflow import Dataflow, Factor, load_dataflow
+from rowmesh.sw.model.counts import access_counts
+from rowmesh.sw.model.energy import by_level
+from rowmesh.sw.model.utilization import pe_steps
+from rowmesh.sw.search.mapper import UnmappableError, search
+from rowmesh.sw.workload.layer import Layer, load_workload
 
 matplotlib.use("svg")
 

@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from rowmesh.hw.top import TOP_NAME
-from rowmesh.sw.flow import generate
-from rowmesh.sw.spec import load_arch
+from rowmesh.sw.inputs.arch import load_arch
+from rowmesh.sw.run import generate
 
 __all__ = ["harness", "measure", "synthesise"]
 

@@ -16,17 +16,17 @@ from rich.console import Console
 from rich.table import Table
 
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw.batch import FACTORS, evaluate, factors_of
-from rowmesh.sw.counts import words
-from rowmesh.sw.dataflow import load_dataflows
-from rowmesh.sw.estimate import estimate
-from rowmesh.sw.mapper import search
-from rowmesh.sw.mapping import ClusterMapping
-from rowmesh.sw.mapspace import Space
-from rowmesh.sw.model import FINE, predict_parts, work
-from rowmesh.sw.objective import Budget, Objective
-from rowmesh.sw.spec import load_arch
-from rowmesh.sw.workload import Layer, load_workload
+from rowmesh.sw.inputs.arch import load_arch
+from rowmesh.sw.mapping.cluster import ClusterMapping
+from rowmesh.sw.mapping.dataflow import load_dataflows
+from rowmesh.sw.model.closed_form import estimate
+from rowmesh.sw.model.counts import words
+from rowmesh.sw.model.predict import FINE, predict_parts, work
+from rowmesh.sw.search.evaluate import FACTORS, evaluate, factors_of
+from rowmesh.sw.search.mapper import search
+from rowmesh.sw.search.objective import Budget, Objective
+from rowmesh.sw.search.space import Space
+from rowmesh.sw.workload.layer import Layer, load_workload
 
 __all__ = ["speeds"]
 

@@ -26,16 +26,16 @@ from rich.table import Table
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.router import LINKS
 from rowmesh.sim.run import model_of, simulate
-from rowmesh.sw import flow
-from rowmesh.sw.counts import beats_once
-from rowmesh.sw.dataflow import load_dataflow
-from rowmesh.sw.layerdata import make_data
-from rowmesh.sw.mapper import UnmappableError
-from rowmesh.sw.mesh import LayerMapping, Splits, mode_of, replications, sub_layer
-from rowmesh.sw.model import predict
-from rowmesh.sw.results import LayerResult
-from rowmesh.sw.spec import load_arch
-from rowmesh.sw.workload import Layer, load_workload
+from rowmesh.sw import run as flow
+from rowmesh.sw.inputs.arch import load_arch
+from rowmesh.sw.mapping.dataflow import load_dataflow
+from rowmesh.sw.mapping.layer import LayerMapping, Splits, mode_of, replications, sub_layer
+from rowmesh.sw.model.counts import beats_once
+from rowmesh.sw.model.predict import predict
+from rowmesh.sw.results.layer import LayerResult
+from rowmesh.sw.search.mapper import UnmappableError
+from rowmesh.sw.workload.data import make_data
+from rowmesh.sw.workload.layer import Layer, load_workload
 
 BUILD = Path(__file__).resolve().parents[1] / "build"
 

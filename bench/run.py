@@ -21,12 +21,12 @@ from rich.table import Table
 
 from rowmesh.sim.bench import bench
 from rowmesh.sim.run import model_of
-from rowmesh.sw.flow import generate, make_job
-from rowmesh.sw.layerdata import make_data
-from rowmesh.sw.mapper import find_mapping
-from rowmesh.sw.model import predict
-from rowmesh.sw.spec import load_arch
-from rowmesh.sw.workload import load_workload
+from rowmesh.sw.inputs.arch import load_arch
+from rowmesh.sw.model.predict import predict
+from rowmesh.sw.run import generate, make_job
+from rowmesh.sw.search.mapper import find_mapping
+from rowmesh.sw.workload.data import make_data
+from rowmesh.sw.workload.layer import load_workload
 
 REPORT = Path(__file__).resolve().parents[1] / "build" / "bench.json"
 _REPEATS = 3

@@ -31,7 +31,8 @@ from rowmesh.hw.issuer import Issuer
 from rowmesh.hw.layouts import step_layout
 from rowmesh.hw.loader import Loader
 from rowmesh.hw.nest import ConfigBus
-from rowmesh.hw.observer import PARTS, Observer
+from rowmesh.hw.observer import Observer
+from rowmesh.hw.parts import PARTS
 from rowmesh.hw.pe import PE_WAITS
 from rowmesh.hw.program import STARTABLE
 from rowmesh.hw.reset import with_own_reset

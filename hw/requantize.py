@@ -1,4 +1,4 @@
-"""Requantisation: from an accumulator to an output word, bit for bit as ``rowmesh.sw.golden.requantize``.
+"""Requantisation: from an accumulator to an output word, bit for bit as ``rowmesh.sw.workload.golden.requantize``.
 
 The arithmetic is that of onnxruntime's ``QLinearConv`` on a CPU: int32 to float32, a float32 product, round
 half to even, zero point, saturation. There is no general floating-point unit: the only exponents that matter

@@ -1,6 +1,6 @@
 """The order of all tests, and what the command line says while it works."""
 
-from rowmesh.sw import progress
+from rowmesh.sw.cli import progress
 
 
 def pytest_configure():

@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from rowmesh.hw.config import CHOICES, RANGES, ArchConfig, ConfigError
-from rowmesh.sw.spec import PARAMETERS
-from rowmesh.sw.workload import KINDS, Layer
+from rowmesh.sw.inputs.arch import PARAMETERS
+from rowmesh.sw.workload.layer import KINDS, Layer
 
 __all__ = ["arch_text", "random_arch", "random_layer", "workload_text"]
 

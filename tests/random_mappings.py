@@ -15,16 +15,16 @@ from pydantic import ValidationError
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.router import LINKS
-from rowmesh.sw.assembler import beyond_limits, compile_layers, memory_map
-from rowmesh.sw.batch import FACTORS, FLAGS, STATIONARY, Ints, evaluate
-from rowmesh.sw.dataflow import Dataflow, load_dataflow
-from rowmesh.sw.deadlock import DeadlockError
-from rowmesh.sw.files import shipped_names
-from rowmesh.sw.mapping import ClusterMapping, IllegalMappingError
-from rowmesh.sw.mapspace import Space
-from rowmesh.sw.mesh import LayerMapping, Splits, mode_of, replications
-from rowmesh.sw.pool import ways_of
-from rowmesh.sw.workload import KINDS, Layer
+from rowmesh.sw.inputs.yaml import shipped_names
+from rowmesh.sw.mapping.cluster import ClusterMapping, IllegalMappingError
+from rowmesh.sw.mapping.dataflow import Dataflow, load_dataflow
+from rowmesh.sw.mapping.layer import LayerMapping, Splits, mode_of, replications
+from rowmesh.sw.program.assemble import beyond_limits, compile_layers, memory_map
+from rowmesh.sw.program.deadlock import DeadlockError
+from rowmesh.sw.search.evaluate import FACTORS, FLAGS, STATIONARY, Ints, evaluate
+from rowmesh.sw.search.pool import ways_of
+from rowmesh.sw.search.space import Space
+from rowmesh.sw.workload.layer import KINDS, Layer
 
 __all__ = ["Drawn", "by_turns", "features", "random_layer"]
 

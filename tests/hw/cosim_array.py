@@ -9,7 +9,7 @@ from rowmesh.hw.array import Array, pe_words, row_words
 from rowmesh.hw.flags import mask_word
 from rowmesh.hw.layouts import flit_layout, psum_layout, step_layout
 from rowmesh.hw.pe import PE_EVENTS
-from rowmesh.sw.golden import conv2d
+from rowmesh.sw.workload.golden import conv2d
 
 CONFIG, _ = arch()
 ROWS, COLS, LANES = CONFIG.rows, CONFIG.cols, CONFIG.flit_words

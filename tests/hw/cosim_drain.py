@@ -9,7 +9,7 @@ from models import holds, nest, wrap
 from rowmesh.hw.drain import Drain, beat_layout, drain_descriptor, lane_depth
 from rowmesh.hw.flags import mask_word
 from rowmesh.hw.layouts import psum_layout
-from rowmesh.sw.golden import requantize
+from rowmesh.sw.workload.golden import requantize
 
 CONFIG, _ = arch()
 LEVELS, COLS, OWN, LANES = CONFIG.nest_levels, CONFIG.cols, CONFIG.lanes, CONFIG.all_lanes

@@ -5,7 +5,7 @@ from cocotb_block import Bench, arch, seeds
 from router_mesh import WIDTH
 
 from rowmesh.hw.router import Side, route_word
-from rowmesh.sw.mesh import replications, route_of
+from rowmesh.sw.mapping.layer import replications, route_of
 
 _, SETTINGS = arch()
 ROWS, COLS, OPERAND = SETTINGS["rows"], SETTINGS["cols"], SETTINGS["operand"]

@@ -6,7 +6,7 @@ from random_inputs import random_arch
 
 from rowmesh.hw.block import Emission
 from rowmesh.hw.top import TOP_NAME, Top
-from rowmesh.sw import flow
+from rowmesh.sw import run as flow
 
 
 def test_random_architectures_elaborate():

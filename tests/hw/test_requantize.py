@@ -10,7 +10,7 @@ from amaranth.hdl import UnusedElaboratable
 from amaranth.sim import Simulator
 
 from rowmesh.hw.requantize import DelayLine, Requantizer
-from rowmesh.sw import golden
+from rowmesh.sw.workload import golden
 
 Case = tuple[int, int, int]  # psum, bias, bits of the scale
 

@@ -26,8 +26,8 @@ from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.link import Buffer, Fifo
 from rowmesh.hw.pe import ProcessingElement
 from rowmesh.hw.top import Top, global_prefix
-from rowmesh.sw.flow import generate
-from rowmesh.sw.spec import load_arch
+from rowmesh.sw.inputs.arch import load_arch
+from rowmesh.sw.run import generate
 
 TYPINGS = Path(__file__).parents[2] / "typings"
 WAIVERS = Path(rowmesh.sim.__file__).parent / "verilog" / "lint.vlt"

@@ -40,7 +40,9 @@ def test_sdist_and_wheel_hold_every_file_and_the_wheel_is_complete(tmp_path):
     assert sorted(inside) == sorted(Path("rowmesh") / path for path in files)
 
     # not this repository's, which the environment knows as well
-    program = "import sys, rowmesh.sim.build, rowmesh.sw.cli as cli; print(rowmesh.sim.build.__file__, cli.__file__)"
+    program = (
+        "import sys, rowmesh.sim.build, rowmesh.sw.cli.main as cli; print(rowmesh.sim.build.__file__, cli.__file__)"
+    )
     found = subprocess.run(
         [sys.executable, "-c", f"{program}; sys.exit(cli.main())", "map", "tiny", "demo", "--layer", "STRIDED"],
         cwd=tmp_path,

@@ -13,11 +13,12 @@ import typer
 from copy_dut import write_copy_dut
 
 from rowmesh.sim.run import SimJob, run_test
-from rowmesh.sw import cli, spec
-from rowmesh.sw.dataflow import load_dataflows
-from rowmesh.sw.energy import load_energy
-from rowmesh.sw.mappingfile import read_mappings
-from rowmesh.sw.workload import load_workload
+from rowmesh.sw.cli import main as cli
+from rowmesh.sw.inputs import arch as spec
+from rowmesh.sw.mapping.dataflow import load_dataflows
+from rowmesh.sw.mapping.file import read_mappings
+from rowmesh.sw.model.energy import load_energy
+from rowmesh.sw.workload.layer import load_workload
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

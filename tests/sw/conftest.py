@@ -6,10 +6,11 @@ from dataclasses import asdict
 import pytest
 
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw.mapper import find_mapping
-from rowmesh.sw.model import predict
-from rowmesh.sw.results import LayerResult, Measurement, Outputs
-from rowmesh.sw.workload import Layer
+from rowmesh.sw.model.performance import Measurement
+from rowmesh.sw.model.predict import predict
+from rowmesh.sw.results.layer import LayerResult, Outputs
+from rowmesh.sw.search.mapper import find_mapping
+from rowmesh.sw.workload.layer import Layer
 
 SMALL = ArchConfig(
     name="small",

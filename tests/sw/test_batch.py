@@ -6,19 +6,20 @@ import numpy as np
 import pytest
 
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw.activity import steps
-from rowmesh.sw.batch import FACTORS, FLAGS, evaluate, factors_of, row_of
-from rowmesh.sw.counts import words
-from rowmesh.sw.dataflow import ANY, load_dataflows
-from rowmesh.sw.energy import energy
-from rowmesh.sw.estimate import estimate
-from rowmesh.sw.mapping import ClusterMapping, IllegalMappingError
-from rowmesh.sw.mapspace import Space, flattened
-from rowmesh.sw.objective import Objective
-from rowmesh.sw.results import ACCESSES
-from rowmesh.sw.rules import RULES
-from rowmesh.sw.spec import load_arch
-from rowmesh.sw.workload import Layer, load_workload
+from rowmesh.sw.inputs.arch import load_arch
+from rowmesh.sw.mapping.cluster import ClusterMapping, IllegalMappingError
+from rowmesh.sw.mapping.dataflow import ANY, load_dataflows
+from rowmesh.sw.mapping.rules import RULES
+from rowmesh.sw.model.closed_form import estimate
+from rowmesh.sw.model.counts import words
+from rowmesh.sw.model.energy import energy
+from rowmesh.sw.model.performance import ACCESSES
+from rowmesh.sw.model.utilization import steps
+from rowmesh.sw.search.evaluate import FACTORS, FLAGS, evaluate, factors_of, row_of
+from rowmesh.sw.search.objective import Objective
+from rowmesh.sw.search.space import Space
+from rowmesh.sw.workload.layer import Layer, load_workload
+from rowmesh.sw.workload.lowering import flattened
 
 FLOWS = load_dataflows(ANY)
 

@@ -8,16 +8,16 @@ from rowmesh.hw.command_processor import SETTLE_CYCLES, first_fetch
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.descriptor import ENGINE_STRIDE, Engine
 from rowmesh.hw.program import STARTABLE, Op, Program
-from rowmesh.sw.assembler import assemble, memory_map, programs
-from rowmesh.sw.mapper import find_mapping
-from rowmesh.sw.mapping import ClusterMapping
-from rowmesh.sw.memory import MEMORY_LATENCY
-from rowmesh.sw.mesh import LayerMapping
-from rowmesh.sw.model import config_cycles, predict_parts
-from rowmesh.sw.spec import load_arch
-from rowmesh.sw.timing.memory import fetch, memory_state
-from rowmesh.sw.timing.processor import Begin, execute, fetch_first, processor_state, request, starts_at
-from rowmesh.sw.workload import Layer
+from rowmesh.sw.inputs.arch import load_arch
+from rowmesh.sw.mapping.cluster import ClusterMapping
+from rowmesh.sw.mapping.latencies import MEMORY_LATENCY
+from rowmesh.sw.mapping.layer import LayerMapping
+from rowmesh.sw.model.predict import config_cycles, predict_parts
+from rowmesh.sw.model.timing.memory import fetch, memory_state
+from rowmesh.sw.model.timing.processor import Begin, execute, fetch_first, processor_state, request, starts_at
+from rowmesh.sw.program.assemble import assemble, memory_map, programs
+from rowmesh.sw.search.mapper import find_mapping
+from rowmesh.sw.workload.layer import Layer
 
 LAYER = Layer(name="small", M=16, C=16, H=12, W=12, R=3, S=3, padding=1)
 ARCHS = ("tiny", "square16", "eyeriss", "squeezelerator")

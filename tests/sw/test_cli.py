@@ -15,21 +15,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import rowmesh.sw
-from rowmesh.sw import cli, progress, provenance, report
-from rowmesh.sw.dataflow import load_dataflows
-from rowmesh.sw.energy import energy, load_energy
-from rowmesh.sw.files import InputError
-from rowmesh.sw.objective import Objective
-from rowmesh.sw.results import (
-    ACCESSES,
-    PARTS,
-    LayerResult,
-    Measurement,
-    Outputs,
-    Prediction,
-    tolerance,
-)
-from rowmesh.sw.workload import load_workload
+from rowmesh.sw.cli import main as cli
+from rowmesh.sw.cli import progress
+from rowmesh.sw.inputs.errors import InputError
+from rowmesh.sw.mapping.dataflow import load_dataflows
+from rowmesh.sw.model.energy import energy, load_energy
+from rowmesh.sw.model.performance import ACCESSES, PARTS, Measurement, Prediction
+from rowmesh.sw.report import tables as report
+from rowmesh.sw.results import provenance
+from rowmesh.sw.results.layer import LayerResult, Outputs, tolerance
+from rowmesh.sw.search.objective import Objective
+from rowmesh.sw.workload.layer import load_workload
 
 DEMO = {layer.name: layer for layer in load_workload("demo").layers}
 
@@ -59,13 +55,13 @@ def layer_result(layer, *, predicted=None, rtl=None, mismatches=0, checked=None)
 
 
 class FakeFlow(types.ModuleType):
-    """Stands in for rowmesh.sw.flow: instant, and as wrong as a test wants it."""
+    """Stands in for rowmesh.sw.run: instant, and as wrong as a test wants it."""
 
     class UnmappableError(InputError):
         pass
 
     def __init__(self):
-        super().__init__("rowmesh.sw.flow")
+        super().__init__("rowmesh.sw.run")
         self.calls = []
         self.changes = {}
         self.unmappable = None
@@ -116,8 +112,8 @@ class FakeFlow(types.ModuleType):
 @pytest.fixture
 def flow(monkeypatch):
     fake = FakeFlow()
-    monkeypatch.setitem(sys.modules, "rowmesh.sw.flow", fake)
-    monkeypatch.setattr(rowmesh.sw, "flow", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "rowmesh.sw.run", fake)
+    monkeypatch.setattr(rowmesh.sw, "run", fake, raising=False)
     monkeypatch.setattr(cli, "require_tools", lambda: None)
     monkeypatch.delenv("COLUMNS", raising=False)
     return fake
@@ -349,7 +345,7 @@ def test_an_energy_table_is_an_option_wherever_energy_matters(flow, bad, tmp_pat
 
 
 def test_only_what_takes_long_is_said_off_a_terminal(monkeypatch, capsys):
-    log = logging.getLogger("rowmesh.sw.kernels")
+    log = logging.getLogger("rowmesh.sw.jit.kernels")
     monkeypatch.setattr(progress, "PATIENCE", 0.2)
     with progress.notes(), progress.StageBars() as bars:
         bars.layer("L", 0, 2)("map", None)
@@ -517,7 +513,7 @@ def test_random_values_in_a_file_are_one_line(flow, capsys, tmp_path, key, value
 def test_the_installed_command_in_a_process_of_its_own(tmp_path):
     command = [str(Path(sys.executable).parent / "rowmesh")]
     if shutil.which(command[0]) is None:
-        command = [sys.executable, "-c", "import sys; from rowmesh.sw.cli import main; sys.exit(main())"]
+        command = [sys.executable, "-c", "import sys; from rowmesh.sw.cli.main import main; sys.exit(main())"]
     done = subprocess.run([*command, "map", "nope.yaml", "demo"], capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (

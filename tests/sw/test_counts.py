@@ -3,10 +3,10 @@
 import pytest
 
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw.counts import access_counts, beats_once
-from rowmesh.sw.mapper import find_mapping
-from rowmesh.sw.spec import load_arch
-from rowmesh.sw.workload import Layer, load_workload
+from rowmesh.sw.inputs.arch import load_arch
+from rowmesh.sw.model.counts import access_counts, beats_once
+from rowmesh.sw.search.mapper import find_mapping
+from rowmesh.sw.workload.layer import Layer, load_workload
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from rowmesh.sw.dataflow import load_dataflow
-from rowmesh.sw.files import InputError
+from rowmesh.sw.inputs.errors import InputError
+from rowmesh.sw.mapping.dataflow import load_dataflow
 
 REST = """
     - {target: rows, type: spatial, dimensions: [C, R]}

@@ -11,18 +11,19 @@ from random_mappings import by_turns
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.descriptor import Engine
-from rowmesh.sw import deadlock, mapper
-from rowmesh.sw.assembler import memory_map, programs
-from rowmesh.sw.dataflow import load_dataflows
-from rowmesh.sw.deadlock import DeadlockError, check_deadlock_freedom
-from rowmesh.sw.mapper import UnmappableError, search
-from rowmesh.sw.nestcounts import expand
-from rowmesh.sw.nestprogram import Nest
-from rowmesh.sw.pool import candidates
-from rowmesh.sw.spec import load_arch
-from rowmesh.sw.timing.run import StuckError, run
-from rowmesh.sw.timing.streams import streams
-from rowmesh.sw.workload import Layer
+from rowmesh.sw.inputs.arch import load_arch
+from rowmesh.sw.mapping.dataflow import load_dataflows
+from rowmesh.sw.model.timing.run import StuckError, run
+from rowmesh.sw.model.timing.streams import streams
+from rowmesh.sw.program import deadlock
+from rowmesh.sw.program.assemble import memory_map, programs
+from rowmesh.sw.program.deadlock import DeadlockError, check_deadlock_freedom
+from rowmesh.sw.program.nest import Nest
+from rowmesh.sw.program.occupancy import expand
+from rowmesh.sw.search import mapper
+from rowmesh.sw.search.mapper import UnmappableError, search
+from rowmesh.sw.search.pool import candidates
+from rowmesh.sw.workload.layer import Layer
 
 ENGINES = (
     Engine.LOAD_IACT,

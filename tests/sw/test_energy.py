@@ -2,9 +2,10 @@
 
 import pytest
 
-from rowmesh.sw.energy import by_level, energy, load_energy
-from rowmesh.sw.files import InputError, shipped_names
-from rowmesh.sw.results import ACCESSES
+from rowmesh.sw.inputs.errors import InputError
+from rowmesh.sw.inputs.yaml import shipped_names
+from rowmesh.sw.model.energy import by_level, energy, load_energy
+from rowmesh.sw.model.performance import ACCESSES
 
 COUNTS = {name: 100 + index for index, name in enumerate(ACCESSES)}
 GOOD = """energy:

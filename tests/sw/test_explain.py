@@ -9,16 +9,17 @@ from hypothesis import strategies as st
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.descriptor import Engine
-from rowmesh.sw import cli, explain
-from rowmesh.sw.activity import link_cycles, pe_macs, pe_steps, used_pes
-from rowmesh.sw.assembler import memory_map, programs
-from rowmesh.sw.dataflow import ANY, load_dataflows
-from rowmesh.sw.files import InputError
-from rowmesh.sw.model import STEPS_AHEAD, predict
-from rowmesh.sw.pool import candidates
-from rowmesh.sw.results import PARTS
-from rowmesh.sw.runfile import read_run
-from rowmesh.sw.workload import Layer
+from rowmesh.sw.cli import main as cli
+from rowmesh.sw.inputs.errors import InputError
+from rowmesh.sw.mapping.dataflow import ANY, load_dataflows
+from rowmesh.sw.model.performance import PARTS
+from rowmesh.sw.model.predict import STEPS_AHEAD, predict
+from rowmesh.sw.model.utilization import link_cycles, pe_macs, pe_steps, used_pes
+from rowmesh.sw.program.assemble import memory_map, programs
+from rowmesh.sw.results import explain
+from rowmesh.sw.results.file import read_run
+from rowmesh.sw.search.pool import candidates
+from rowmesh.sw.workload.layer import Layer
 
 FLOWS = load_dataflows(ANY)
 SMALL = ArchConfig(rows=4, cols=5, data_width=16, glb_iact_flits=512, glb_weight_flits=64, psum_bank_words=96)

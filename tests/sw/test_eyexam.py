@@ -7,15 +7,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw import cli
-from rowmesh.sw.activity import steps
-from rowmesh.sw.dataflow import ANY, Dataflow, Factor, load_dataflows
-from rowmesh.sw.eyexam import STEPS, examine
-from rowmesh.sw.mapping import ceil_div
-from rowmesh.sw.parallelism import best_split
-from rowmesh.sw.pool import candidates
-from rowmesh.sw.runfile import read_run
-from rowmesh.sw.workload import Layer
+from rowmesh.sw.cli import main as cli
+from rowmesh.sw.mapping.cluster import ceil_div
+from rowmesh.sw.mapping.dataflow import ANY, Dataflow, Factor, load_dataflows
+from rowmesh.sw.model.utilization import steps
+from rowmesh.sw.results.eyexam import STEPS, examine
+from rowmesh.sw.results.file import read_run
+from rowmesh.sw.results.parallelism import best_split
+from rowmesh.sw.search.pool import candidates
+from rowmesh.sw.workload.layer import Layer
 
 FLOWS = {flow.name: flow for flow in load_dataflows(ANY)}
 SMALL = ArchConfig(rows=4, cols=5, data_width=16, glb_iact_flits=512, glb_weight_flits=64, psum_bank_words=96)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from rowmesh.sw import golden
+from rowmesh.sw.workload import golden
 
 SEEDED = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 

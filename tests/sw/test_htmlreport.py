@@ -5,12 +5,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from rowmesh.sw import cli
-from rowmesh.sw.charts import array_map
-from rowmesh.sw.energy import load_energy
-from rowmesh.sw.files import InputError
-from rowmesh.sw.htmlreport import dram_bytes, report_page
-from rowmesh.sw.runfile import read_run
+from rowmesh.sw.cli import main as cli
+from rowmesh.sw.inputs.errors import InputError
+from rowmesh.sw.model.energy import load_energy
+from rowmesh.sw.report.charts import array_map
+from rowmesh.sw.report.html import dram_bytes, report_page
+from rowmesh.sw.results.file import read_run
 
 VOID = {"meta", "br", "path", "use", "rect", "col"}
 

@@ -9,18 +9,22 @@ import pytest
 
 from rowmesh.hw.config import COORDINATE_WIDTH, ArchConfig
 from rowmesh.hw.nest import BOUND_WIDTH
-from rowmesh.sw import cli, dataflow, flow, mapper, spec
-from rowmesh.sw.assembler import beyond_limits, memory_map
-from rowmesh.sw.compiler import MemoryMap
-from rowmesh.sw.compiler.loads import load_weight
-from rowmesh.sw.files import InputError
-from rowmesh.sw.limits import beyond_memory
-from rowmesh.sw.mapping import ClusterMapping, IllegalMappingError
-from rowmesh.sw.mapspace import flattened
-from rowmesh.sw.mesh import Splits, sub_layer
-from rowmesh.sw.pool import candidates
-from rowmesh.sw.subscriptions import edge_flags_of
-from rowmesh.sw.workload import LARGEST_PLANE, Layer
+from rowmesh.sw import run as flow
+from rowmesh.sw.cli import main as cli
+from rowmesh.sw.inputs import arch as spec
+from rowmesh.sw.inputs.errors import InputError
+from rowmesh.sw.mapping import dataflow
+from rowmesh.sw.mapping.cluster import ClusterMapping, IllegalMappingError
+from rowmesh.sw.mapping.layer import Splits, sub_layer
+from rowmesh.sw.program.assemble import beyond_limits, memory_map
+from rowmesh.sw.program.loads import load_weight
+from rowmesh.sw.program.memory_map import MemoryMap
+from rowmesh.sw.program.subscriptions import edge_flags_of
+from rowmesh.sw.search import mapper
+from rowmesh.sw.search.pool import candidates
+from rowmesh.sw.workload.layer import LARGEST_PLANE, Layer
+from rowmesh.sw.workload.limits import beyond_memory
+from rowmesh.sw.workload.lowering import flattened
 
 TINY = spec.load_arch("tiny")
 SMALL_LAYER = "{name: L, kind: fc, M: 8, C: 16}"
@@ -230,7 +234,7 @@ def test_output_survives_a_terminal_without_the_characters(tmp_path):
     workload, out = tmp_path / "w.yaml", tmp_path / "out.yaml"
     text = "workload:\n  layers:\n    - {name: Schicht_ü漢, kind: fc, M: 8, C: 16}\n"
     workload.write_text(text, encoding="utf-8")
-    program = "import sys; from rowmesh.sw.cli import main; sys.exit(main())"
+    program = "import sys; from rowmesh.sw.cli.main import main; sys.exit(main())"
     locale = {"PYTHONIOENCODING": "ascii", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONUTF8": "0"}
     surroundings = {**os.environ, **locale}
     command = [sys.executable, "-c", program, "map", "tiny", str(workload), "-o", str(out)]

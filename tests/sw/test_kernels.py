@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from rowmesh.sim.cache import VARIABLE
-from rowmesh.sw.mapper import find_mapping
-from rowmesh.sw.model import predict_parts, predict_sequence
-from rowmesh.sw.spec import load_arch
-from rowmesh.sw.timing.loop import loop
-from rowmesh.sw.workload import Layer
+from rowmesh.sw.inputs.arch import load_arch
+from rowmesh.sw.model.predict import predict_parts, predict_sequence
+from rowmesh.sw.model.timing.loop import loop
+from rowmesh.sw.search.mapper import find_mapping
+from rowmesh.sw.workload.layer import Layer
 
 ROOT = Path(__file__).parents[2]
 _NUMBER = "import rowmesh.sw.{}; from numba.core.bytecode import FunctionIdentity as f; print(next(f._unique_ids))"
@@ -37,7 +37,9 @@ print(shape.size(*[0] * int(sys.argv[2])), sum(shape.size.stats.cache_misses.val
 
 def test_processes_that_compile_at_once_keep_all_and_compile_nothing_twice(tmp_path, monkeypatch):
     """Each of several processes compiles the same function, some for other types; all are kept, and right."""
-    source = "from rowmesh.sw.kernels import kernel\n\n@kernel('version')\ndef size(*given):\n    return len(given)\n"
+    source = (
+        "from rowmesh.sw.jit.kernels import kernel\n\n@kernel('version')\ndef size(*given):\n    return len(given)\n"
+    )
     (tmp_path / "shape.py").write_text(source)
     monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
     counts = (1, 2, 3, 3)

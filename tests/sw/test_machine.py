@@ -13,11 +13,11 @@ import pytest
 from rowmesh.sim import run as simulations
 from rowmesh.sim.cache import built_once
 from rowmesh.sim.machine import DISK, MachineError, check_room, scratch_folder, writing
-from rowmesh.sw import cli
-from rowmesh.sw.provenance import program_version
+from rowmesh.sw.cli import main as cli
+from rowmesh.sw.results.provenance import program_version
 
 FULL = os.strerror(errno.ENOSPC)
-ROWMESH = [sys.executable, "-c", "import sys; from rowmesh.sw.cli import main; sys.exit(main())"]
+ROWMESH = [sys.executable, "-c", "import sys; from rowmesh.sw.cli.main import main; sys.exit(main())"]
 
 
 def failed(capsys, *argv):
@@ -134,7 +134,7 @@ for package in (rowmesh.hw, rowmesh.sim, rowmesh.sw):
         if module.name.split(".")[-1] not in ("charts", "htmlreport"):  # import matplotlib, which takes a folder
             importlib.import_module(module.name)
 from rowmesh.sim.cache import cache_folder
-from rowmesh.sw.progress import notes
+from rowmesh.sw.cli.progress import notes
 print(*pathlib.Path(os.environ["TMPDIR"]).iterdir())
 with notes():
     print(cache_folder("a"), cache_folder("b"))

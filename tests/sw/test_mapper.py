@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.descriptor import Engine
-from rowmesh.sw import compiler
-from rowmesh.sw.assembler import memory_map, packed_weights
-from rowmesh.sw.counts import access_counts, dram_beats, weight_beats
-from rowmesh.sw.dataflow import ANY, load_dataflows
-from rowmesh.sw.mapper import UnmappableError, find_mapping
-from rowmesh.sw.mapping import ClusterMapping, IllegalMappingError
-from rowmesh.sw.model import STEPS_AHEAD, predict
-from rowmesh.sw.pool import candidates
-from rowmesh.sw.results import PARTS
-from rowmesh.sw.spec import load_arch
-from rowmesh.sw.workload import Layer, load_workload
+from rowmesh.sw.inputs.arch import load_arch
+from rowmesh.sw.mapping.cluster import ClusterMapping, IllegalMappingError, weight_beats
+from rowmesh.sw.mapping.dataflow import ANY, load_dataflows
+from rowmesh.sw.model.counts import access_counts, dram_beats
+from rowmesh.sw.model.performance import PARTS
+from rowmesh.sw.model.predict import STEPS_AHEAD, predict
+from rowmesh.sw.program import engines as compiler
+from rowmesh.sw.program.assemble import memory_map, packed_weights
+from rowmesh.sw.search.mapper import UnmappableError, find_mapping
+from rowmesh.sw.search.pool import candidates
+from rowmesh.sw.workload.layer import Layer, load_workload
 
 FLOWS = load_dataflows(ANY)
 SMALL = ArchConfig(rows=4, cols=5, data_width=16, glb_iact_flits=512, glb_weight_flits=64, psum_bank_words=96)

@@ -8,17 +8,18 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw import cli, mappingfile
-from rowmesh.sw.assembler import beyond_limits
-from rowmesh.sw.batch import FACTORS, FLAGS
-from rowmesh.sw.dataflow import ANY, load_dataflows
-from rowmesh.sw.files import InputError
-from rowmesh.sw.mapper import find_mapping, search
-from rowmesh.sw.mapping import ClusterMapping, IllegalMappingError
-from rowmesh.sw.mappingfile import read_mappings, write_mappings
-from rowmesh.sw.mesh import LayerMapping, Splits
-from rowmesh.sw.pool import candidates
-from rowmesh.sw.workload import Layer
+from rowmesh.sw.cli import main as cli
+from rowmesh.sw.inputs.errors import InputError
+from rowmesh.sw.mapping.cluster import ClusterMapping, IllegalMappingError
+from rowmesh.sw.mapping.dataflow import ANY, load_dataflows
+from rowmesh.sw.mapping.file import read_mappings, write_mappings
+from rowmesh.sw.mapping.layer import LayerMapping, Splits
+from rowmesh.sw.program import assemble
+from rowmesh.sw.program.assemble import beyond_limits, cannot_run
+from rowmesh.sw.search.evaluate import FACTORS, FLAGS
+from rowmesh.sw.search.mapper import find_mapping, search
+from rowmesh.sw.search.pool import candidates
+from rowmesh.sw.workload.layer import Layer
 
 FLOWS = load_dataflows(ANY)
 SMALL = ArchConfig(
@@ -49,7 +50,7 @@ def test_round_trip(layer, pick, tmp_path_factory):
     mapping = found[pick % len(found)]
     path = tmp_path_factory.mktemp("mapping") / "m.yaml"
     path.write_text(write_mappings([(layer, mapping)], "a comment"))
-    assert read_mappings(path, SMALL, [layer]) == [mapping]
+    assert read_mappings(path, SMALL, [layer], cannot_run) == [mapping]
 
 
 def test_blocks_and_filter_tiles_outermost_round_trip(tmp_path):
@@ -60,7 +61,7 @@ def test_blocks_and_filter_tiles_outermost_round_trip(tmp_path):
         if beyond_limits(mapping):
             continue
         path.write_text(write_mappings([(layer, mapping)]))
-        assert read_mappings(path, SMALL, [layer]) == [mapping]
+        assert read_mappings(path, SMALL, [layer], cannot_run) == [mapping]
         assert ("GMNPQ" in path.read_text()) == mapping.cluster.m_outer
         if mapping.cluster.blocked:
             kinds.add((mapping.cluster.m_outer, mapping.cluster.q_block_rest < mapping.cluster.q_block))
@@ -70,9 +71,9 @@ def test_blocks_and_filter_tiles_outermost_round_trip(tmp_path):
 def test_a_mapping_whose_program_would_block_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "m.yaml"
     path.write_text(write_mappings([(LAYER, find_mapping(SMALL, LAYER))]))
-    monkeypatch.setattr(mappingfile, "would_block", lambda m: "DRAIN: it waits")
+    monkeypatch.setattr(assemble, "would_block", lambda m: "DRAIN: it waits")
     with pytest.raises(InputError, match=r"m\.yaml:\d+: .*mapping of small cannot run: DRAIN: it waits$"):
-        read_mappings(path, SMALL, [LAYER])
+        read_mappings(path, SMALL, [LAYER], cannot_run)
 
 
 def test_a_plane_as_a_row_is_kept(tmp_path):
@@ -81,7 +82,7 @@ def test_a_plane_as_a_row_is_kept(tmp_path):
     path = tmp_path / "m.yaml"
     path.write_text(write_mappings([(layer, flat[0])]))
     assert "plane: row" in path.read_text()
-    assert read_mappings(path, SMALL, [layer]) == flat[:1]
+    assert read_mappings(path, SMALL, [layer], cannot_run) == flat[:1]
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def edited(tmp_path):
             text = text.replace(old, new, 1)
         path = tmp_path / "m.yaml"
         path.write_text(text)
-        return read_mappings(path, SMALL, [LAYER])[0]
+        return read_mappings(path, SMALL, [LAYER], cannot_run)[0]
 
     return read
 
@@ -105,12 +106,13 @@ def spad(m):
 
 
 def test_what_remains_may_be_left_out(edited):
-    m = find_mapping(SMALL, LAYER).cluster
+    own = find_mapping(SMALL, LAYER)
+    m = own.cluster
     whole = f"factors: {{N: 1, G: 1, P: {m.pt}, Q: {m.qt}, M: {m.mt}}}"
-    assert edited((whole, "factors: {}")) == m
-    assert edited((whole, "factors: {N: 0, M: 0}")) == m
-    assert edited((f", permutation: NGPQM, {whole}", "")) == m
-    changed = edited((whole, "factors: {}"), (spad(m), spad(m).replace(f"Q: {m.q0}", "Q: 2")))
+    assert edited((whole, "factors: {}")) == own
+    assert edited((whole, "factors: {N: 0, M: 0}")) == own
+    assert edited((f", permutation: NGPQM, {whole}", "")) == own
+    changed = edited((whole, "factors: {}"), (spad(m), spad(m).replace(f"Q: {m.q0}", "Q: 2"))).cluster
     assert (changed.q0, changed.qt) == (2, 5)
 
 
@@ -206,7 +208,7 @@ def test_meshes_round_trip(tmp_path):
         found = search(MESH, shape, FLOWS[:1], "dram").mapping
         assert found.splits.rows * found.splits.cols == 4
         path.write_text(write_mappings([(shape, found)]))
-        assert read_mappings(path, MESH, [shape]) == [found]
+        assert read_mappings(path, MESH, [shape], cannot_run) == [found]
 
 
 @pytest.mark.parametrize(
@@ -236,11 +238,11 @@ def test_bad_files_of_meshes(tmp_path, old, new, message):
     assert old in text
     path.write_text(text.replace(old, new))
     with pytest.raises(InputError, match=r"m\.yaml:\d+: mapping\.layers.*" + re.sub(r"([\[()])", r"\\\1", message)):
-        read_mappings(path, MESH, [WIDE])
+        read_mappings(path, MESH, [WIDE], cannot_run)
 
 
 def test_a_mapping_of_a_mesh_needs_one(tmp_path):
     path = tmp_path / "m.yaml"
     path.write_text(write_mappings([(WIDE, search(MESH, WIDE, FLOWS[:1], "dram").mapping)]))
     with pytest.raises(InputError, match=r"breaks a rule: \(1\) \d x \d clusters exceed the mesh of 1 x 1"):
-        read_mappings(path, SMALL, [WIDE])
+        read_mappings(path, SMALL, [WIDE], cannot_run)

@@ -7,15 +7,24 @@ import pytest
 
 from rowmesh.hw.config import ArchConfig, ConfigError
 from rowmesh.hw.router import Side
-from rowmesh.sw import flow
-from rowmesh.sw.assembler import memory_map, packed_weights, programs
-from rowmesh.sw.counts import access_counts
-from rowmesh.sw.golden import conv2d
-from rowmesh.sw.mapper import UnmappableError
-from rowmesh.sw.mapping import IllegalMappingError
-from rowmesh.sw.mesh import LayerMapping, Splits, mode_of, replications, route_of, sets_of, splits_of, sub_layer
-from rowmesh.sw.spec import load_arch
-from rowmesh.sw.workload import Layer
+from rowmesh.sw import run as flow
+from rowmesh.sw.inputs.arch import load_arch
+from rowmesh.sw.mapping.cluster import IllegalMappingError
+from rowmesh.sw.mapping.layer import (
+    LayerMapping,
+    Splits,
+    mode_of,
+    replications,
+    route_of,
+    sets_of,
+    splits_of,
+    sub_layer,
+)
+from rowmesh.sw.model.counts import access_counts
+from rowmesh.sw.program.assemble import memory_map, packed_weights, programs
+from rowmesh.sw.search.mapper import UnmappableError
+from rowmesh.sw.workload.golden import conv2d
+from rowmesh.sw.workload.layer import Layer
 
 MESH = load_arch("mesh2x2")
 LAYER = Layer(name="L", M=32, C=32, H=12, W=9, R=3, S=3, stride=[2, 1], padding=1, output="requant")

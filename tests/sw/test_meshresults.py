@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw import cli, explain, scorecard
-from rowmesh.sw.activity import link_cycles, pe_macs, pe_steps, used_pes
-from rowmesh.sw.dataflow import load_dataflows
-from rowmesh.sw.eyexam import examine
-from rowmesh.sw.mesh import LayerMapping
-from rowmesh.sw.model import predict
-from rowmesh.sw.parallelism import best_split
-from rowmesh.sw.pool import candidates, ways_of
-from rowmesh.sw.runfile import read_run
-from rowmesh.sw.workload import Layer
+from rowmesh.sw.cli import main as cli
+from rowmesh.sw.mapping.dataflow import load_dataflows
+from rowmesh.sw.mapping.layer import LayerMapping
+from rowmesh.sw.model.predict import predict
+from rowmesh.sw.model.utilization import link_cycles, pe_macs, pe_steps, used_pes
+from rowmesh.sw.results import explain, scorecard
+from rowmesh.sw.results.eyexam import examine
+from rowmesh.sw.results.file import read_run
+from rowmesh.sw.results.parallelism import best_split
+from rowmesh.sw.search.pool import candidates, ways_of
+from rowmesh.sw.workload.layer import Layer
 
 MESH = ArchConfig(
     name="mesh",

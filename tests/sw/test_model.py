@@ -5,17 +5,17 @@ from dataclasses import replace
 import pytest
 
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw import model
-from rowmesh.sw.dataflow import load_dataflow
-from rowmesh.sw.estimate import estimate
-from rowmesh.sw.files import shipped_names
-from rowmesh.sw.mapper import find_mapping
-from rowmesh.sw.mapping import ClusterMapping
-from rowmesh.sw.mesh import LayerMapping
-from rowmesh.sw.pool import candidates
-from rowmesh.sw.results import PARTS
-from rowmesh.sw.spec import load_arch
-from rowmesh.sw.workload import Layer, load_workload
+from rowmesh.sw.inputs.arch import load_arch
+from rowmesh.sw.inputs.yaml import shipped_names
+from rowmesh.sw.mapping.cluster import ClusterMapping
+from rowmesh.sw.mapping.dataflow import load_dataflow
+from rowmesh.sw.mapping.layer import LayerMapping
+from rowmesh.sw.model import predict as model
+from rowmesh.sw.model.closed_form import estimate
+from rowmesh.sw.model.performance import PARTS
+from rowmesh.sw.search.mapper import find_mapping
+from rowmesh.sw.search.pool import candidates
+from rowmesh.sw.workload.layer import Layer, load_workload
 
 CONFIG = ArchConfig(
     name="small",

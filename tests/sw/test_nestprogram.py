@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.issuer import step_descriptor
-from rowmesh.sw.nestcounts import count, expand, peak
-from rowmesh.sw.nestprogram import Loop, Nest
+from rowmesh.sw.program.nest import Loop, Nest
+from rowmesh.sw.program.occupancy import count, expand, peak
 
 OUTPUTS = ("iact", "weight")
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from rowmesh.sw.energy import energy, load_energy
-from rowmesh.sw.files import InputError
-from rowmesh.sw.objective import NAMES, Budget, Objective
-from rowmesh.sw.results import ACCESSES
+from rowmesh.sw.inputs.errors import InputError
+from rowmesh.sw.model.energy import energy, load_energy
+from rowmesh.sw.model.performance import ACCESSES
+from rowmesh.sw.search.objective import NAMES, Budget, Objective
 
 WORDS = {name: 10 * (number + 1) for number, name in enumerate(ACCESSES)}
 CYCLES = 7000

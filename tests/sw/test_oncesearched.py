@@ -4,13 +4,13 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from rowmesh.sw.dataflow import load_dataflows
-from rowmesh.sw.energy import default_table
-from rowmesh.sw.mapper import find_mapping, search
-from rowmesh.sw.objective import Objective
-from rowmesh.sw.oncesearched import once_a_shape
-from rowmesh.sw.spec import load_arch
-from rowmesh.sw.workload import Layer, load_workload
+from rowmesh.sw.inputs.arch import load_arch
+from rowmesh.sw.mapping.dataflow import load_dataflows
+from rowmesh.sw.model.energy import default_table
+from rowmesh.sw.search.mapper import find_mapping, search
+from rowmesh.sw.search.objective import Objective
+from rowmesh.sw.search.once import once_a_shape
+from rowmesh.sw.workload.layer import Layer, load_workload
 
 LAYER = Layer(name="A", M=8, C=8, H=6, W=6, R=3, S=3, padding=1)
 

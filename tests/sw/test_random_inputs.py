@@ -4,7 +4,8 @@ import pytest
 from random_inputs import arch_text, random_arch, random_layer, workload_text
 
 from rowmesh.hw.config import CHOICES, RANGES, ArchConfig
-from rowmesh.sw import cli, spec
+from rowmesh.sw.cli import main as cli
+from rowmesh.sw.inputs import arch as spec
 
 
 def map_pair(seed, folder, capsys):

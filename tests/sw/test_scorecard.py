@@ -6,17 +6,19 @@ import json
 import pytest
 
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw import cli, scorecard
-from rowmesh.sw.activity import pe_steps
-from rowmesh.sw.counts import dram_beats
-from rowmesh.sw.dataflow import load_dataflow
-from rowmesh.sw.mappingfile import read_mappings
-from rowmesh.sw.objective import Objective
-from rowmesh.sw.pool import candidates
-from rowmesh.sw.results import ACCESSES
-from rowmesh.sw.runfile import read_run
-from rowmesh.sw.spec import load_arch
-from rowmesh.sw.workload import Layer, load_workload
+from rowmesh.sw.cli import main as cli
+from rowmesh.sw.inputs.arch import load_arch
+from rowmesh.sw.mapping.dataflow import load_dataflow
+from rowmesh.sw.mapping.file import read_mappings
+from rowmesh.sw.model.counts import dram_beats
+from rowmesh.sw.model.performance import ACCESSES
+from rowmesh.sw.model.utilization import pe_steps
+from rowmesh.sw.program.assemble import cannot_run
+from rowmesh.sw.results import scorecard
+from rowmesh.sw.results.file import read_run
+from rowmesh.sw.search.objective import Objective
+from rowmesh.sw.search.pool import candidates
+from rowmesh.sw.workload.layer import Layer, load_workload
 
 CONV5 = load_workload("alexnet").layers[4]
 
@@ -151,7 +153,7 @@ def test_the_search_meets_what_can_be_met(monkeypatch, capsys, tmp_path):
     assert best.count(": holds; largest ratio CONV3") == 3
     assert "cycles below the chip's processing: holds" in fastest
     config, layer = load_arch("eyeriss"), load_workload("alexnet").layers[2].with_batch(4)
-    (mapping,) = read_mappings(path, config, [layer])
+    (mapping,) = read_mappings(path, config, [layer], cannot_run)
     score = scorecard.predicted_score(layer, mapping)
     assert f"{score.cycles:,}" in best
     assert score.dram <= 1.1 * score.fewest

@@ -6,18 +6,18 @@ import random
 import pytest
 
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw.assembler import assemble, beyond_limits, memory_map, programs
-from rowmesh.sw.counts import words
-from rowmesh.sw.dataflow import ANY, load_dataflow, load_dataflows
-from rowmesh.sw.estimate import estimate
-from rowmesh.sw.mapper import UnmappableError, search
-from rowmesh.sw.mapping import ClusterMapping, IllegalMappingError, ceil_div
-from rowmesh.sw.mapspace import flattened
-from rowmesh.sw.model import COARSE, config_cycles, predict_parts
-from rowmesh.sw.objective import Budget, Objective
-from rowmesh.sw.pool import candidates
-from rowmesh.sw.spec import load_arch
-from rowmesh.sw.workload import Layer, load_workload
+from rowmesh.sw.inputs.arch import load_arch
+from rowmesh.sw.mapping.cluster import ClusterMapping, IllegalMappingError, ceil_div
+from rowmesh.sw.mapping.dataflow import ANY, load_dataflow, load_dataflows
+from rowmesh.sw.model.closed_form import estimate
+from rowmesh.sw.model.counts import words
+from rowmesh.sw.model.predict import COARSE, config_cycles, predict_parts
+from rowmesh.sw.program.assemble import assemble, beyond_limits, memory_map, programs
+from rowmesh.sw.search.mapper import UnmappableError, search
+from rowmesh.sw.search.objective import Budget, Objective
+from rowmesh.sw.search.pool import candidates
+from rowmesh.sw.workload.layer import Layer, load_workload
+from rowmesh.sw.workload.lowering import flattened
 
 FLOWS = load_dataflows(ANY)
 GOALS = ("cycles", "energy", "edp", "energy + 1e6 * (dram > 400)")

@@ -6,8 +6,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw import files, spec
-from rowmesh.sw.files import InputError
+from rowmesh.sw.inputs import arch as spec
+from rowmesh.sw.inputs import yaml as files
+from rowmesh.sw.inputs.errors import InputError
 
 
 def write(tmp_path, text):

@@ -8,12 +8,12 @@ import pytest
 from rowmesh.hw.array import OPERANDS, all_rows_address, column_address, pe_words, row_address, row_words
 from rowmesh.hw.config import ArchConfig
 from rowmesh.hw.program import Program
-from rowmesh.sw.dataflow import load_dataflow
-from rowmesh.sw.mapper import find_mapping
-from rowmesh.sw.pool import candidates
-from rowmesh.sw.spec import load_arch
-from rowmesh.sw.subscriptions import array_writes, subscriptions
-from rowmesh.sw.workload import Layer
+from rowmesh.sw.inputs.arch import load_arch
+from rowmesh.sw.mapping.dataflow import load_dataflow
+from rowmesh.sw.program.subscriptions import array_writes, subscriptions
+from rowmesh.sw.search.mapper import find_mapping
+from rowmesh.sw.search.pool import candidates
+from rowmesh.sw.workload.layer import Layer
 
 SMALL = ArchConfig(rows=6, cols=5, data_width=16, iact_ports=2, glb_iact_flits=512, psum_bank_words=96)
 LAYER = Layer(name="x", M=24, C=16, H=9, W=11, R=3, S=3, padding=1)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rowmesh.sw.tensors import BASE_ALIGNMENT, TensorLayout, storage_bits
+from rowmesh.sw.workload.tensors import BASE_ALIGNMENT, TensorLayout, storage_bits
 
 SEEDED = settings(max_examples=80, deadline=None, derandomize=True, database=None)
 

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from rowmesh.sw import files
-from rowmesh.sw.files import InputError
-from rowmesh.sw.workload import LARGEST, Layer, load_workload
+from rowmesh.sw.inputs import yaml as files
+from rowmesh.sw.inputs.errors import InputError
+from rowmesh.sw.workload.layer import LARGEST, Layer, load_workload
 
 CONV = {"name": "L", "M": 8, "C": 4, "H": 9, "W": 7, "R": 3, "S": 3}
 

@@ -1,7 +1,7 @@
 """Small architectures of the whole runs: few, since each is a model to be built, and unlike each other."""
 
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw.spec import load_arch
+from rowmesh.sw.inputs.arch import load_arch
 
 __all__ = ["MEDIUM", "MORE_SHAPES", "SHAPES", "of_lanes", "ported"]
 

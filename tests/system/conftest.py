@@ -2,7 +2,7 @@
 
 import pytest
 
-from rowmesh.sw import flow
+from rowmesh.sw import run as flow
 
 
 @pytest.fixture(autouse=True)

@@ -8,16 +8,16 @@ import pytest
 from architectures import MORE_SHAPES, SHAPES, of_lanes
 from random_mappings import random_layer
 
-from rowmesh.sw import flow
-from rowmesh.sw.assembler import beyond_limits
-from rowmesh.sw.counts import access_counts
-from rowmesh.sw.dataflow import load_dataflow
-from rowmesh.sw.files import shipped_names
-from rowmesh.sw.mapper import UnmappableError
-from rowmesh.sw.mapping import ClusterMapping
-from rowmesh.sw.mesh import LayerMapping
-from rowmesh.sw.pool import candidates
-from rowmesh.sw.workload import KINDS, Layer
+from rowmesh.sw import run as flow
+from rowmesh.sw.inputs.yaml import shipped_names
+from rowmesh.sw.mapping.cluster import ClusterMapping
+from rowmesh.sw.mapping.dataflow import load_dataflow
+from rowmesh.sw.mapping.layer import LayerMapping
+from rowmesh.sw.model.counts import access_counts
+from rowmesh.sw.program.assemble import beyond_limits
+from rowmesh.sw.search.mapper import UnmappableError
+from rowmesh.sw.search.pool import candidates
+from rowmesh.sw.workload.layer import KINDS, Layer
 
 FLOWS = shipped_names("dataflows")
 

@@ -10,17 +10,19 @@ from fault_injections import KINDS, Target, draw
 from rowmesh.hw.descriptor import Engine
 from rowmesh.hw.registers import ErrorCode
 from rowmesh.sim.run import run_test, simulate
-from rowmesh.sw import assembler, compiler, flow
-from rowmesh.sw.assembler import memory_map, programs
-from rowmesh.sw.dataflow import load_dataflow
-from rowmesh.sw.deadlock import DeadlockError, check_deadlock_freedom
-from rowmesh.sw.mapper import find_mapping
-from rowmesh.sw.mesh import LayerMapping
-from rowmesh.sw.nestprogram import Nest
-from rowmesh.sw.spec import load_arch
-from rowmesh.sw.timing.run import StuckError, run
-from rowmesh.sw.timing.streams import streams
-from rowmesh.sw.workload import Layer
+from rowmesh.sw import run as flow
+from rowmesh.sw.inputs.arch import load_arch
+from rowmesh.sw.mapping.dataflow import load_dataflow
+from rowmesh.sw.mapping.layer import LayerMapping
+from rowmesh.sw.model.timing.run import StuckError, run
+from rowmesh.sw.model.timing.streams import streams
+from rowmesh.sw.program import assemble as assembler
+from rowmesh.sw.program import engines as compiler
+from rowmesh.sw.program.assemble import memory_map, programs
+from rowmesh.sw.program.deadlock import DeadlockError, check_deadlock_freedom
+from rowmesh.sw.program.nest import Nest
+from rowmesh.sw.search.mapper import find_mapping
+from rowmesh.sw.workload.layer import Layer
 
 LAYER = Layer(name="small", M=6, C=3, H=9, W=16, R=3, S=3, padding=1, input="photo")
 

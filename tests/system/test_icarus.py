@@ -8,10 +8,10 @@ import pytest
 from cocotb_tools.runner import get_results, get_runner
 
 from rowmesh.sim.run import simulate
-from rowmesh.sw import flow
-from rowmesh.sw.mapper import find_mapping
-from rowmesh.sw.spec import load_arch
-from rowmesh.sw.workload import Layer, load_workload
+from rowmesh.sw import run as flow
+from rowmesh.sw.inputs.arch import load_arch
+from rowmesh.sw.search.mapper import find_mapping
+from rowmesh.sw.workload.layer import Layer, load_workload
 
 SMALL = Layer(name="small", M=6, C=3, H=5, W=9, R=3, S=3, padding=1, input="photo", output="requant")
 

@@ -7,13 +7,13 @@ from architectures import SHAPES
 from random_mappings import random_layer
 
 from rowmesh.hw.config import ArchConfig
-from rowmesh.sw import flow
-from rowmesh.sw.assembler import beyond_limits
-from rowmesh.sw.dataflow import ANY, load_dataflow, load_dataflows
-from rowmesh.sw.mapper import UnmappableError
-from rowmesh.sw.pool import candidates
-from rowmesh.sw.spec import load_arch
-from rowmesh.sw.workload import Layer, load_workload
+from rowmesh.sw import run as flow
+from rowmesh.sw.inputs.arch import load_arch
+from rowmesh.sw.mapping.dataflow import ANY, load_dataflow, load_dataflows
+from rowmesh.sw.program.assemble import beyond_limits
+from rowmesh.sw.search.mapper import UnmappableError
+from rowmesh.sw.search.pool import candidates
+from rowmesh.sw.workload.layer import Layer, load_workload
 
 SMALL = {
     "glb_iact_flits": 256,

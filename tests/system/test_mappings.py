@@ -7,9 +7,9 @@ import pytest
 from architectures import SHAPES, of_lanes, ported
 from random_mappings import Drawn
 
-from rowmesh.sw import flow
-from rowmesh.sw.batch import FACTORS
-from rowmesh.sw.spec import load_arch
+from rowmesh.sw import run as flow
+from rowmesh.sw.inputs.arch import load_arch
+from rowmesh.sw.search.evaluate import FACTORS
 
 TINY, LANES, PORTS, MESH = load_arch("tiny"), of_lanes(1), SHAPES[-1], ported()
 

@@ -7,15 +7,15 @@ from architectures import ported
 from random_mappings import random_layer
 
 from rowmesh.hw.router import LINKS
-from rowmesh.sw import flow
-from rowmesh.sw.assembler import beyond_limits
-from rowmesh.sw.dataflow import load_dataflow
-from rowmesh.sw.mapper import UnmappableError
-from rowmesh.sw.mapping import IllegalMappingError
-from rowmesh.sw.mesh import LayerMapping, Splits, sub_layer
-from rowmesh.sw.pool import candidates
-from rowmesh.sw.spec import load_arch
-from rowmesh.sw.workload import KINDS, Layer
+from rowmesh.sw import run as flow
+from rowmesh.sw.inputs.arch import load_arch
+from rowmesh.sw.mapping.cluster import IllegalMappingError
+from rowmesh.sw.mapping.dataflow import load_dataflow
+from rowmesh.sw.mapping.layer import LayerMapping, Splits, sub_layer
+from rowmesh.sw.program.assemble import beyond_limits
+from rowmesh.sw.search.mapper import UnmappableError
+from rowmesh.sw.search.pool import candidates
+from rowmesh.sw.workload.layer import KINDS, Layer
 
 CONV = Layer(name="conv", M=32, C=32, H=10, W=9, R=3, S=3, padding=1, output="requant")
 RAW = Layer(name="raw", M=32, C=16, H=11, W=8, R=3, S=3, stride=2, padding=[0, 1, 2, 0])

@@ -1,0 +1,1 @@
+"""What users write and what is written for them: YAML, architectures, selections, output files."""

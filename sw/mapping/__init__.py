@@ -1,0 +1,1 @@
+"""Mappings of layers: factors, splits over clusters, rules, dataflows, files."""

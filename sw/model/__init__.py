@@ -1,0 +1,1 @@
+"""What the model predicts of a mapping: cycles, counts, energy."""

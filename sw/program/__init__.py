@@ -1,0 +1,1 @@
+"""From a mapping to the words that the hardware fetches."""

@@ -1,0 +1,33 @@
+"""What the nests of all engines have in common: the loops over tiles, and the flags of tiles at an edge."""
+
+from dataclasses import replace
+
+from rowmesh.sw.mapping.cluster import ClusterMapping
+from rowmesh.sw.program.nest import Loop
+from rowmesh.sw.program.subscriptions import edge_flags_of
+
+__all__ = ["edge_masks", "loaded_loops", "loops_that_share", "tile_loops"]
+
+
+def edge_masks(mapping: ClusterMapping, rows: tuple[str, ...]) -> dict[str, tuple[str, ...] | None]:
+    """Conditions of the edge flags; ``rows`` are the loops that end in the last row step."""
+    conditions: dict[str, tuple[str, ...] | None] = {f"edge{k}_mask": None for k in range(mapping.config.edge_flags)}
+    loops: dict[str, tuple[str, ...]] = {"M": ("mt",), "C": ("ct",), "P": rows, "Q": ("qt",)}
+    conditions |= {f"edge{flag}_mask": loops[name] for name, flag in edge_flags_of(mapping).items()}
+    return conditions
+
+
+def tile_loops(m: ClusterMapping, strides: dict[str, dict[str, int]]) -> list[Loop]:
+    """Return the loops over tiles, outermost first; strides by loop and output."""
+    return [Loop(name, bound, strides.get(name, {})) for name, bound in m.tiles.items()]
+
+
+def loops_that_share(m: ClusterMapping) -> tuple[str, ...]:
+    """Return the loops over the tiles that share the weights or parameters which stay."""
+    return ("n", "pt", "qt") if m.stay_over_images else ("pt", "qt")
+
+
+def loaded_loops(m: ClusterMapping, strides: dict[str, dict[str, int]], stays: bool) -> list[Loop]:
+    """Return the loops over tiles of what is loaded for each of them, or once if it stays."""
+    once = loops_that_share(m) if stays else ()
+    return [replace(loop, bound=1) if loop.name in once else loop for loop in tile_loops(m, strides)]

@@ -1,0 +1,1 @@
+"""Layers, their tensors and data, and the golden model."""
