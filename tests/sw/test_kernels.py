@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 _NUMBER = "import rowmesh.sw.{}; from numba.core.bytecode import FunctionIdentity as f; print(next(f._unique_ids))"
 
 
-@pytest.mark.parametrize("module", ["timing", "batch"])
+@pytest.mark.parametrize("module", ["model.timing", "search.evaluate"])
 def test_no_two_processes_give_functions_the_same_numbers(module):
     """Symbols of equal names are one for the linker: a third process would run one's function in the other's place."""
     numbers = [

@@ -131,7 +131,7 @@ import importlib, pathlib, pkgutil
 import rowmesh.hw, rowmesh.sim, rowmesh.sw
 for package in (rowmesh.hw, rowmesh.sim, rowmesh.sw):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        if module.name.split(".")[-1] not in ("charts", "htmlreport"):  # import matplotlib, which takes a folder
+        if module.name.split(".")[-1] not in ("charts", "html"):  # import matplotlib, which takes a folder
             importlib.import_module(module.name)
 from rowmesh.sim.cache import cache_folder
 from rowmesh.sw.cli.progress import notes
