@@ -18,6 +18,7 @@ from rowmesh.sw.inputs import arch as spec
 from rowmesh.sw.mapping.dataflow import load_dataflows
 from rowmesh.sw.mapping.file import read_mappings
 from rowmesh.sw.model.energy import load_energy
+from rowmesh.sw.program.assemble import cannot_run
 from rowmesh.sw.workload.layer import load_workload
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +70,10 @@ _READERS = {
     "dataflow": lambda path: load_dataflows(path),
     "energy": lambda path: load_energy(path),
     "mapping": lambda path: read_mappings(
-        path, spec.load_arch("eyeriss"), [layer for layer in load_workload("alexnet").layers if layer.name == "CONV3"]
+        path,
+        spec.load_arch("eyeriss"),
+        [layer for layer in load_workload("alexnet").layers if layer.name == "CONV3"],
+        cannot_run,
     ),
 }
 

@@ -40,7 +40,7 @@ LAYERS = [
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
-@pytest.mark.parametrize("flow", ["rs", "ws", "os-a", "is"])
+@pytest.mark.parametrize("flow", ["rs", "is", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ws", "os-a"))])
 def test_a_part_stands_for_the_whole(layer, flow):
     mapping = find_mapping(CONFIG, layer, (load_dataflow(flow),))
     whole = model.predict_parts(mapping, replace(model.FINE, largest=10**9))
@@ -58,7 +58,14 @@ def test_work_is_what_is_run():
 
 
 # all but nlr: one filter a PE leaves a handful of mappings, of depthwise layers only
-@pytest.mark.parametrize("flow", sorted(set(shipped_names("dataflows")) - {"nlr"}))
+RANKED = sorted(set(shipped_names("dataflows")) - {"nlr"})
+SHORT = ("rs", "ws", "is", "os-c")
+
+
+@pytest.mark.parametrize(
+    "flow",
+    [name if name in ("rs", "ws", "is", "os-c") else pytest.param(name, marks=pytest.mark.slow) for name in RANKED],
+)
 def test_the_estimate_ranks_as_the_prediction_does(flow):
     layer = Layer(name="ranked", M=32, C=16, H=14, W=14, R=3, S=3, padding=1)
     found = [mapping for _, mapping in candidates(CONFIG, layer, [load_dataflow(flow)])]
@@ -100,6 +107,7 @@ def test_a_part_of_a_plane_that_is_mostly_padding():
     assert found
 
 
+@pytest.mark.slow
 def test_a_part_is_not_taken_where_waits_grow():
     """RES3a_S of ResNet-50 under IS: over eleven channel tiles the memory falls behind as it does not over four."""
     layer = next(layer for layer in load_workload("resnet50").layers if layer.name == "RES3a_S")
