@@ -5,6 +5,7 @@ drawn independently, by the thousand; those that break a rule are dropped. Of a 
 taken whose rarest feature has been drawn the fewest times, so that nothing legal stays undrawn for being improbable.
 """
 
+import itertools
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,9 +20,10 @@ from rowmesh.sw.inputs.yaml import shipped_names
 from rowmesh.sw.mapping.cluster import ClusterMapping, IllegalMappingError
 from rowmesh.sw.mapping.dataflow import Dataflow, load_dataflow
 from rowmesh.sw.mapping.layer import LayerMapping, Splits, mode_of, replications
+from rowmesh.sw.mapping.orders import Order
 from rowmesh.sw.program.assemble import beyond_limits, compile_layers, memory_map
 from rowmesh.sw.program.deadlock import DeadlockError
-from rowmesh.sw.search.evaluate import FACTORS, FLAGS, STATIONARY, Ints, evaluate
+from rowmesh.sw.search.evaluate import FACTORS, FLAGS, Ints, evaluate, order_number
 from rowmesh.sw.search.pool import ways_of
 from rowmesh.sw.search.space import Space
 from rowmesh.sw.workload.layer import KINDS, Layer
@@ -40,12 +42,29 @@ _MOST_CYCLES = 12_000
 _MOST_MACS = 300_000
 """Multiply-accumulates of a layer, at most."""
 
+
+def _every_order() -> tuple[Order, ...]:
+    """Return every order of loops within a PE."""
+    found = []
+    for outer, inner in itertools.product(("", "M", "QC"), itertools.permutations("QSRC")):
+        try:
+            found.append(Order(f"{outer}{''.join(inner)}M"))
+        except ValueError:
+            continue
+    return tuple(found)
+
+
+_ORDERS = _every_order()
+_STAYS = tuple(dict.fromkeys(order.stays for order in _ORDERS))
+_LOOPS = "loops "
+_INNER = tuple(dict.fromkeys(order.inner for order in _ORDERS))
+
 _NONE = Dataflow(
     "any",
     "no constraint",
     frozenset("CRPMG"),
     frozenset("MPQ"),
-    STATIONARY,
+    _ORDERS,
     m_outer=(False, True),
 )
 
@@ -88,11 +107,12 @@ def _of_layer(x: Layer) -> dict[str, bool]:
 
 
 def _of_cluster(m: ClusterMapping) -> dict[str, bool]:
-    factors = {f"{name} > 1": getattr(m, name) > 1 for name in FACTORS if name not in (*FLAGS, "stationary")}
+    factors = {f"{name} > 1": getattr(m, name) > 1 for name in FACTORS if name not in (*FLAGS, "order")}
     inner = m.columns // max(1, m.m_x)
     return {
         **factors,
-        **{f"order {name}": m.stationary == name for name in STATIONARY},
+        **{f"order {stays}": m.order.stays == stays for stays in _STAYS},
+        **{f"{_LOOPS}{inner}": m.order.inner == inner for inner in _INNER},
         **{name: bool(getattr(m, name)) for name in FLAGS},
         **{f"several tiles {name}": count > 1 for name, count in m.tiles.items()},
         "several tiles ct": m.ct > 1,
@@ -211,14 +231,18 @@ def _proposals(config: ArchConfig, x: Layer, flow: Dataflow, rng: np.random.Gene
         return list(range(1, max(1, most) + 1))
 
     f: dict[str, Ints] = {}
-    f["stationary"] = rng.choice([STATIONARY.index(name) for name in flow.stationary], _ROWS)
-    of_order = {name: f["stationary"] == STATIONARY.index(name) for name in STATIONARY}
+    alike = Counter(one.stays for one in flow.orders)
+    shares = [1 / alike[one.stays] / len(alike) for one in flow.orders]
+    order = rng.choice(len(flow.orders), _ROWS, p=shares)
+    f["order"] = np.array([order_number(one) for one in flow.orders])[order]
+    blocks = np.array([one.blocks for one in flow.orders])[order]
+    sets = np.array([one.sets for one in flow.orders])[order]
     in_chain = chance(0.4) if x.r <= a.rows and "R" in flow.rows else chance(0)
     f["r_s"] = np.where(in_chain, x.r, 1)
     f["r0"] = np.where(~in_chain & chance(0.5), x.r, 1)
     f["c0"] = draw("c0", _divisors(c), c, 0.8)
     f["c_s"] = draw("c_s", upto(min(c, a.rows)), c, 0.5)
-    f["c1"] = np.where(of_order["block"], rng.choice(_divisors(c), _ROWS), 1)
+    f["c1"] = np.where(blocks, rng.choice(_divisors(c), _ROWS), 1)
     f["p_x"] = draw("p_x", upto(min(x.p, a.cols)), x.p, 0.4)
     f["q_x"] = draw("q_x", upto(min(x.q, a.cols)), x.q, 0.3)
     f["m_x"] = draw("m_x", upto(min(m, a.cols)), m, 0.5)
@@ -233,11 +257,11 @@ def _proposals(config: ArchConfig, x: Layer, flow: Dataflow, rng: np.random.Gene
         several = f["g_y"] * f["g0"] > 1
         f["c0"] = np.where(several, c, f["c0"])
     f["m0"] = draw("m0", _divisors(m), m, 0.7)
-    f["m1"] = np.where(of_order["iact"] & chance(0.6), rng.choice(_divisors(m), _ROWS), 1)
+    f["m1"] = np.where(sets & chance(0.6), rng.choice(_divisors(m), _ROWS), 1)
     # output columns of a PE, all of them often
     f["q0"] = np.where(chance(0.3) & flow.allows("pe", "Q", x.q, x.q), x.q, draw("q0", upto(x.q), x.q, 0.9)) * f["q_x"]
     f["q0"] = np.minimum(f["q0"], x.q)
-    f["q1"] = np.where(of_order["block"], np.where(chance(0.5), f["q0"], rng.integers(1, f["q0"] + 1)), 1)
+    f["q1"] = np.where(blocks, np.where(chance(0.5), f["q0"], rng.integers(1, f["q0"] + 1)), 1)
     f["p0"] = draw("p0", upto(x.p), x.p, 0.5)
     f["n0"] = draw("n0", _divisors(x.n), x.n, 0.5)
     f["ports"] = np.where(chance(0.5), a.ports, 1)
@@ -279,11 +303,15 @@ class Drawn:
             layer = random_layer(self._random, f"random{number}")
             flow = self._random.choice((_NONE, self._random.choice(self._flows)))
             found = self._legal(layer, flow, number)
-            ranked = sorted(found, key=lambda one: min(self.counts[name] for name, has in features(one).items() if has))
+            ranked = sorted(found, key=self._rarest)
             mapping = next(filter(self._runs, ranked), None)
             if mapping is not None:
                 self.counts.update({name: int(has) for name, has in features(mapping).items()})
                 yield mapping
+
+    def _rarest(self, m: LayerMapping) -> int:
+        """Return how often the rarest feature of a mapping has been drawn; loops are in random order as it is."""
+        return min(self.counts[name] for name, has in features(m).items() if has and not name.startswith(_LOOPS))
 
     def _legal(self, layer: Layer, flow: Dataflow, number: int) -> list[LayerMapping]:
         """Draw some legal mappings of a layer."""
@@ -308,12 +336,13 @@ class Drawn:
 
     def _rarity(self, rows: Ints) -> Ints:
         """Return, for rows of factors, how often the rarest factor, flag or order of each has been drawn."""
-        names = [f"{name} > 1" for name in FACTORS if name not in (*FLAGS, "stationary")]
+        names = [f"{name} > 1" for name in FACTORS if name not in (*FLAGS, "order")]
         values = dict(zip(FACTORS, rows.T, strict=True))
         has = [values[name.split()[0]] > 1 for name in names]
         has += [values[name] > 0 for name in FLAGS]
-        has += [values["stationary"] == order for order in range(len(STATIONARY))]
-        counts = [self.counts[name] for name in (*names, *FLAGS, *(f"order {name}" for name in STATIONARY))]
+        of_orders = {stays: [order_number(order) for order in _ORDERS if order.stays == stays] for stays in _STAYS}
+        has += [np.isin(values["order"], numbers) for numbers in of_orders.values()]
+        counts = [self.counts[name] for name in (*names, *FLAGS, *(f"order {stays}" for stays in of_orders))]
         return np.where(np.column_stack(has), counts, np.iinfo(np.int64).max).min(axis=1)
 
     def _runs(self, m: LayerMapping) -> bool:

@@ -9,15 +9,10 @@ The loops of a mapping, outermost first::
           k (rows)           independent psum chains of a column: output rows, filters or groups
             ci, r            channel groups and filter rows along a chain
 
-and within a PE one of four orders, named after what stays there longest::
+and within a PE the loops of an order (:mod:`rowmesh.sw.mapping.orders`): s, r, c0, q and m0, in blocks of q1 output
+columns and c1 channel groups or in m1 sets of filters where the order has loops over these.
 
-    weight   q, s, r, c0, m0           the weights of a pass stay, a window of iacts slides along q
-    block    qb, cj, q, s, r, c0, m0   so do they; psums of a block of q1 output columns stay while c1 channel groups
-                                       pass one after another, a window of each slides along the block
-    psum     s, r, c0, q, m0           psums stay over all passes; iacts come in patches of q0 output columns
-    iact     mj, s, r, c0, q, m0       a patch of iacts stays while the weights of m1 filter groups pass
-
-Psums of several passes are summed in their banks, but for the order ``psum``. Filter tiles can be outermost
+Psums of several passes are summed in their banks, unless the order keeps them in a PE. Filter tiles can be outermost
 (``m_outer``: g, mt, n, pt, qt), so that weights stay in the PEs over all images, row tiles and column tiles.
 
 Everything else (offsets, tags, bounds, capacities) follows from the factors. Names are those of the field: N M C H W
@@ -30,7 +25,7 @@ from typing import Any
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw.mapping.latencies import ROUND_TRIP
-from rowmesh.sw.mapping.orders import TILE_ORDERS, Stationary
+from rowmesh.sw.mapping.orders import TILE_ORDERS, WEIGHT, Order
 from rowmesh.sw.mapping.rules import RULES
 from rowmesh.sw.workload.layer import Layer
 from rowmesh.sw.workload.limits import ofmap_bits
@@ -77,13 +72,13 @@ class ClusterMapping:
     g0 : int
         Groups of a PE (depthwise layers only).
     m1 : int
-        Filter groups of a PE, one after another, for the same iacts (order ``iact``).
+        Filter groups of a PE, one after another, for the same iacts (orders that begin with M).
     n0 : int
         Images of a tile, one after another, for the same weights.
     c1, q1 : int
-        Channel groups of a PE, one after another, and output columns of a block, whose psums stay meanwhile (order
-        ``block``; both 1 in all others).
-    stationary : {"weight", "psum", "iact", "block"}
+        Channel groups of a PE, one after another, and output columns of a block, whose psums stay meanwhile (orders
+        that begin with QC; both 1 in all others).
+    order : Order
         The order of loops within a PE.
     ports : int
         Groups of rows with ports of their own (1: the first port of each operand feeds all rows). Channels, filters or
@@ -125,7 +120,7 @@ class ClusterMapping:
     q1: int = 1
     m_outer: bool = False
     ports: int = 1
-    stationary: Stationary = "weight"
+    order: Order = WEIGHT
     within: Layer | None = None
 
     def __post_init__(self) -> None:
@@ -252,17 +247,17 @@ class ClusterMapping:
     @cached_property
     def held(self) -> bool:
         """Psums stay in the PE until they are complete."""
-        return self.stationary == "psum"
+        return self.order.held
 
     @cached_property
     def patched(self) -> bool:
         """Iacts come in patches that stay for a pass, not through a sliding window."""
-        return self.stationary == "psum" or self.stationary == "iact"
+        return not self.order.slides
 
     @cached_property
     def blocked(self) -> bool:
         """Psums of a block of output columns stay in the PE while its channel groups pass."""
-        return self.stationary == "block"
+        return self.order.blocks
 
     @cached_property
     def column_filters(self) -> int:
@@ -501,7 +496,7 @@ class ClusterMapping:
 
     @cached_property
     def q_block(self) -> int:
-        """Output columns of a PE in a block; of other orders than ``block``, those in a pass."""
+        """Output columns of a PE in a block; of orders without blocks, those in a pass."""
         return min(self.q1, self.q_pe) if self.blocked else self.q_pe
 
     @cached_property
@@ -556,6 +551,11 @@ class ClusterMapping:
     def weights(self) -> int:
         """Weights of a PE in a pass (of one of m1 filter groups)."""
         return self.pe_filters * self.taps
+
+    @cached_property
+    def kept_weights(self) -> int:
+        """Weights of a PE that stay for a pass: of all sets of filters, but of one set if nothing uses them again."""
+        return self.weights * (self.m1 if self.n0 * self.p0 > 1 else 1)
 
     @cached_property
     def weights_stay(self) -> bool:
@@ -617,7 +617,8 @@ class ClusterMapping:
 
     def to_json(self) -> dict[str, object]:
         """Return the factors."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("config", "layer", "within")}
+        factors = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("config", "layer", "within")}
+        return factors | {"order": str(self.order)}
 
 
 def chunk_beats(m: ClusterMapping) -> int:

@@ -11,8 +11,9 @@ A file is one mapping ``dataflow:`` with a description and a list of constraints
 
 Targets are the array's ``rows``, its ``columns`` and a ``pe``. A spatial constraint names the dimensions that may be
 spread along that axis: C and R sum up a psum chain; each output row (P), filter (M) or group (G) has its own chain.
-A temporal one names the loop orders that a PE may use (outermost first): ``QSRCM`` keeps weights, ``SRCQM`` psums,
-``MSRCQ`` iacts. Factors fix a dimension at that target: a number, 0 for the whole dimension, or "<=n".
+A temporal one names the orders of loops that a PE may use (:mod:`rowmesh.sw.mapping.orders`): ``QSRCM`` keeps weights,
+``SRCQM`` psums, ``MSRCQM`` iacts. Factors fix a dimension at that target: a number, 0 for the whole dimension, or
+"<=n".
 
 Source of the style: Timeloop's mapspace constraints (Parashar et al. 2019, section V.B).
 """
@@ -24,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rowmesh.sw.inputs import yaml as files
-from rowmesh.sw.mapping.orders import Stationary, permutation_of
+from rowmesh.sw.mapping.orders import BLOCK, IACT, PSUM, WEIGHT, Order, permutation_of
 
 __all__ = ["ANY", "Dataflow", "Factor", "load_dataflow", "load_dataflows"]
 
@@ -32,7 +33,6 @@ ANY = "any"
 """Name that stands for all shipped dataflows."""
 
 _TOP = "dataflow"
-_PERMUTATIONS: Mapping[str, Stationary] = {"QSRCM": "weight", "QCQSRCM": "block", "SRCQM": "psum", "MSRCQ": "iact"}
 _TILES: Mapping[str, bool] = {permutation_of(m_outer): m_outer for m_outer in (False, True)}
 """Orders of DRAM's loops: whether filter tiles are outermost (:attr:`rowmesh.sw.mapping.cluster.Mapping.m_outer`)."""
 _DIMENSIONS: Mapping[str, tuple[str, ...]] = {
@@ -78,8 +78,8 @@ class Dataflow:
     name, description : str
     rows, columns : frozenset of str
         Dimensions that may be spread along each axis of the array.
-    stationary : tuple of str
-        Loop orders of a PE, see :class:`rowmesh.sw.mapping.cluster.Mapping`.
+    orders : tuple of Order
+        Orders of loops that a PE may use.
     factors : Mapping of (target, dimension) to Factor
         What is fixed or bounded.
     m_outer : tuple of bool
@@ -90,7 +90,7 @@ class Dataflow:
     description: str
     rows: frozenset[str]
     columns: frozenset[str]
-    stationary: tuple[Stationary, ...]
+    orders: tuple[Order, ...]
     factors: Mapping[tuple[str, str], Factor] = field(default_factory=dict)
     m_outer: tuple[bool, ...] = (False,)
 
@@ -100,7 +100,7 @@ class Dataflow:
         return rule is None or rule.allows(factor, size)
 
     def __hash__(self) -> int:
-        return hash((self.name, self.rows, self.columns, self.stationary, tuple(sorted(self.factors)), self.m_outer))
+        return hash((self.name, self.rows, self.columns, self.orders, tuple(sorted(self.factors)), self.m_outer))
 
 
 def load_dataflow(name_or_path: str | os.PathLike[str]) -> Dataflow:
@@ -126,7 +126,7 @@ def load_dataflow(name_or_path: str | os.PathLike[str]) -> Dataflow:
     if not isinstance(entries, list):
         raise document.error((_TOP, "constraints"), f"must be a list, not {files.show_value(entries)}")
     spatial: dict[str, frozenset[str]] = {}
-    stationary: tuple[Stationary, ...] = ()
+    orders: tuple[Order, ...] = ()
     outer: tuple[bool, ...] = ()
     factors: dict[tuple[str, str], Factor] = {}
     for number, raw in enumerate(entries):
@@ -134,7 +134,7 @@ def load_dataflow(name_or_path: str | os.PathLike[str]) -> Dataflow:
         entry = document.mapping(path, raw)
         target = _choice(document, (*path, "target"), entry.get("target"), [*_KEYS, *_OPTIONAL])
         document.known_keys(path, entry, {**_KEYS, **_OPTIONAL}[target])
-        if target in spatial or (target == "pe" and stationary) or (target == "DRAM" and outer):
+        if target in spatial or (target == "pe" and orders) or (target == "DRAM" and outer):
             raise document.error((*path, "target"), f"must be given once, not twice ({target})")
         kind = "spatial" if target in ("rows", "columns") else "temporal"
         _choice(document, (*path, "type"), entry.get("type", kind), [kind])
@@ -143,8 +143,7 @@ def load_dataflow(name_or_path: str | os.PathLike[str]) -> Dataflow:
             outer = tuple(_TILES[name] for name in names)
             continue
         if target == "pe":
-            names = _listed(document, (*path, "permutation"), entry.get("permutation"), list(_PERMUTATIONS))
-            stationary = tuple(_PERMUTATIONS[name] for name in names)
+            orders = _orders(document, (*path, "permutation"), entry.get("permutation"))
         else:
             place = (*path, "dimensions")
             spatial[target] = frozenset(_listed(document, place, entry.get("dimensions"), list(_DIMENSIONS[target])))
@@ -153,10 +152,10 @@ def load_dataflow(name_or_path: str | os.PathLike[str]) -> Dataflow:
             _choice(document, (*place, dimension), dimension, list(_DIMENSIONS[target]))
             factors[target, dimension] = _factor(document, (*place, dimension), value)
     for target in _KEYS:
-        if target not in spatial and not (target == "pe" and stationary):
+        if target not in spatial and not (target == "pe" and orders):
             raise document.error((_TOP, "constraints"), f"must have one for target {target}")
     outer = outer or (False,)
-    return Dataflow(stem, description, spatial["rows"], spatial["columns"], stationary, factors, outer)
+    return Dataflow(stem, description, spatial["rows"], spatial["columns"], orders, factors, outer)
 
 
 def load_dataflows(name_or_path: str | os.PathLike[str]) -> tuple[Dataflow, ...]:
@@ -184,6 +183,24 @@ def _listed(document: files.Document, path: files.Place, value: object, legal: l
     if not values and path[-1] == "permutation":
         raise document.error(path, f"must name at least one of {', '.join(legal)}")
     return [_choice(document, (*path, number), item, legal) for number, item in enumerate(values)]
+
+
+def _orders(document: files.Document, path: files.Place, value: object) -> tuple[Order, ...]:
+    shipped = [str(order) for order in (WEIGHT, BLOCK, PSUM, IACT)]
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise document.error(path, f"must name at least one order, as {', '.join(shipped)}")
+    found = []
+    for number, letters in enumerate(values):
+        try:
+            if not isinstance(letters, str):
+                raise ValueError(f"must be a string of dimensions, as {shipped[0]}")
+            found.append(Order(letters))
+        except ValueError as error:
+            near = files.suggest(letters, shipped) or shipped[0]
+            rule = f"{error}, not {files.show_value(letters)} (nearest legal value: {near})"
+            raise document.error((*path, number), rule) from None
+    return tuple(dict.fromkeys(found))
 
 
 def _factor(document: files.Document, path: files.Place, value: Any) -> Factor:

@@ -36,7 +36,7 @@ from rowmesh.sw.inputs import yaml as files
 from rowmesh.sw.inputs.errors import one_line
 from rowmesh.sw.mapping.cluster import ClusterMapping, IllegalMappingError, ceil_div
 from rowmesh.sw.mapping.layer import LayerMapping, Splits, check_places, sub_layer
-from rowmesh.sw.mapping.orders import Stationary, permutation_of
+from rowmesh.sw.mapping.orders import IACT, PSUM, WEIGHT, Order, permutation_of
 from rowmesh.sw.workload.layer import LARGEST, Layer
 from rowmesh.sw.workload.lowering import flattened
 
@@ -60,12 +60,9 @@ _PERMUTATIONS = {
     "rows": "GPMCR",
     "pe": "MQC",
 }
-_SPAD_PERMUTATIONS: Dict[Stationary, str] = {
-    "weight": "QSRCGM",
-    "block": "QSRCGM",
-    "psum": "SRCQGM",
-    "iact": "SRCQGM",
-}
+_INNER = "QSRC"
+_SPADS = {"weight": WEIGHT, "psum": PSUM, "iact": IACT}
+"""The order of loops where a directive of the spad has none, by what it keeps."""
 
 # Factors that are a mapping's own; all others are what remains of the layer.
 _OWN = {
@@ -113,12 +110,16 @@ def _remaining(m: ClusterMapping) -> dict[tuple[str, str], int]:
 def _permutation(target: str, m: ClusterMapping) -> str:
     if target == "DRAM":
         return permutation_of(m.m_outer)
-    return _SPAD_PERMUTATIONS[m.stationary] if target == "spad" else _PERMUTATIONS[target]
+    return f"{m.order.inner}GM" if target == "spad" else _PERMUTATIONS[target]
 
 
 def _kept(m: ClusterMapping) -> dict[str, list[str]]:
     glb = [*(["iact"] if m.resident else []), *([] if m.held else ["psum"])]
-    return {"GLB": glb, "spad": ["weight" if m.blocked else m.stationary]}
+    return {"GLB": glb, "spad": [_spad_keeps(m.order)]}
+
+
+def _spad_keeps(order: Order) -> str:
+    return "weight" if order.slides else "psum" if order.held else "iact"
 
 
 def _flow(value: Any) -> Any:
@@ -263,8 +264,9 @@ class _Reader:
             self._refuse(("dataflow",), "a label of 1 to 64 printable characters", dataflow, "own")
         given, places, kept, orders = self._directives(entry)
         factors: dict[str, Any] = {name: given.get(place) or 1 for place, name in _OWN.items()}
-        blocked = kept["spad"][0] == "weight" and factors["c1"] > 1
-        stationary: Stationary = "block" if blocked else kept["spad"][0]
+        ones = {name for name in _INNER if (layer.s if name == "S" else given.get(("spad", name), 0)) == 1}
+        order = self._order(kept["spad"][0], orders["spad"], ones, factors["c1"] > 1, places["spad"])
+        blocked = order.blocks
         columns = given.get(("spad", "Q"), 0) or max(1, layer.q // factors["q_x"])
         blocks = given.get(("pe", "Q"), 0) or ceil_div(layer.q, columns)
         factors |= {
@@ -273,7 +275,7 @@ class _Reader:
             "m_outer": False,
             "ports": given.get((_PORTED, "ports"), 1),
             "resident": "iact" in kept["GLB"],
-            "stationary": stationary,
+            "order": order,
             "dataflow": dataflow,
         }
         splits = Splits(**{name: given.get(place, 1) for place, name in _SPLITS.items()})
@@ -302,6 +304,41 @@ class _Reader:
         for target, place in places.items():
             self._check_order(target, place, orders[target], found, splits)
         return whole
+
+    def _order(self, keeps: str, given: Any, ones: set[str], groups: bool, place: files.Place) -> Order:
+        """Return the order of loops within a PE, of a permutation in which loops of one iteration may be anywhere.
+
+        Parameters
+        ----------
+        keeps : str
+            What stays in the spad longest.
+        given : object
+            The permutation, if any.
+        ones : set of str
+            Dimensions of one iteration.
+        groups : bool
+            There are several channel groups, one after another.
+        place : tuple
+            Of the directive.
+        """
+        usual = _SPADS[keeps]
+        listed = [name for name in (given if isinstance(given, str | list) else []) if name in _INNER]
+        outer = "QC" if groups and keeps == "weight" else usual.outer
+        for left_out in (set(), ones):
+            inner = [name for name in listed if name not in left_out]
+            for before, name in zip(f" {usual.inner}", usual.inner, strict=False):
+                if name not in inner:
+                    inner.insert(inner.index(before) + 1 if before in inner else 0, name)
+            try:
+                order = Order(f"{outer}{''.join(inner)}M")
+            except ValueError:
+                continue
+            if _spad_keeps(order) == keeps:
+                return order
+        rule = "an order that keeps " + {"weight": "weights: Q first", "psum": "psums: S, R or C before Q"}.get(
+            keeps, "iacts: S, R or C before Q"
+        )
+        self._refuse((*place, "permutation"), rule, given, f"{usual.inner}GM")
 
     def _part(self, layer: Layer, splits: Splits) -> Layer:
         """Return the first cluster's part of a layer."""
@@ -417,7 +454,7 @@ class _Reader:
                 return
         rule = "the order of this hardware's nest, outermost first (loops of 1 may be left out)"
         if target == "spad":
-            rule += f", where {m.stationary}s are kept"
+            rule += f", where {_spad_keeps(m.order)}s are kept"
         self._refuse((*place, "permutation"), rule, order, legal)
 
     def _refuse(self, where: files.Place, rule: str, value: object, nearest: object) -> NoReturn:

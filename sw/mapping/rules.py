@@ -98,8 +98,8 @@ _CAPACITY = (
         lambda m: f"{m.iact_slots} iacts exceed the spad of {m.config.iact_spad} (spads.iact)",
     ),
     Rule(
-        lambda m: m.weights <= m.config.weight_spad,
-        lambda m: f"{m.weights} weights exceed the spad of {m.config.weight_spad} (spads.weight)",
+        lambda m: m.kept_weights <= m.config.weight_spad,
+        lambda m: f"{m.kept_weights} weights exceed the spad of {m.config.weight_spad} (spads.weight)",
     ),
     Rule(
         lambda m: pe_psums(m) <= m.config.psum_spad,
@@ -172,23 +172,15 @@ _SPACE = (
         lambda m: f"images of a tile ({m.n0}) must divide the batch ({m.layer.n})",
     ),
     Rule(
-        lambda m: not m.patched or m.held or m.n0 * m.p0 == 1,
-        lambda m: "the order iact needs one row step and one image a tile",
-    ),
-    Rule(
-        lambda m: m.m1 == 1 or m.stationary == "iact",
-        lambda m: "filter groups in time need the order iact",
-    ),
-    Rule(
         lambda m: m.m1 == 1 or m.layer.q % m.q_pe == 0,
         lambda m: f"output columns of a PE ({m.q_pe}) must divide Q ({m.layer.q})",
     ),
     Rule(
-        lambda m: m.blocked == (m.c1 > 1) and (m.blocked or m.q1 == 1),
+        lambda m: (m.order.sets or m.m1 == 1) and (m.order.blocks or m.c1 * m.q1 == 1),
         lambda m: (
-            "the order block needs channel groups in time (c1)"
-            if m.blocked
-            else "channel groups in time and blocks of output columns (c1, q1) need the order block"
+            f"order {m.order} has no loop over filter groups (m1, {m.m1}: MSRCQM has)"
+            if m.m1 > 1 and not m.order.sets
+            else f"order {m.order} has no loops over channel groups and blocks of columns (c1, q1: QCQSRCM has)"
         ),
     ),
     Rule(
@@ -197,7 +189,7 @@ _SPACE = (
     ),
     Rule(
         lambda m: not m.blocked or m.c % m.pass_channels == 0,
-        lambda m: f"channels of a pass in the order block ({m.pass_channels}) must divide those of a group ({m.c})",
+        lambda m: f"channels of a pass in blocks ({m.pass_channels}) must divide those of a group ({m.c})",
     ),
     Rule(
         lambda m: not m.blocked or m.qt == 1 or m.q0 % m.q1 == 0,
@@ -205,11 +197,7 @@ _SPACE = (
     ),
     Rule(
         lambda m: not m.blocked or m.q_x * m.g_n * m.ports == 1,
-        lambda m: "the order block excludes output columns across the array, several groups at once, and ports",
-    ),
-    Rule(
-        lambda m: not m.m_outer or (m.mt > 1 and m.n_t * m.pt * m.qt > 1),
-        lambda m: "filter tiles outermost need several filter tiles, and several tiles of images, rows or columns",
+        lambda m: "blocks of output columns exclude output columns across the array, several groups at once, and ports",
     ),
     Rule(
         lambda m: not m.m_outer or not m.resident,
@@ -332,7 +320,7 @@ _FLITS = (
     ),
     Rule(
         lambda m: not m.blocked or m.planar or (m.c_s * m.c0) % m.lanes == 0,
-        lambda m: f"channel groups of {m.c_s * m.c0} in the order block are no whole flits",
+        lambda m: f"channel groups of {m.c_s * m.c0} in blocks are no whole flits",
     ),
     Rule(
         lambda m: m.planar or m.pe_words % m.lanes == 0 or m.lanes % m.pe_words == 0,

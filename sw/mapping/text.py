@@ -1,6 +1,7 @@
 """A mapping as people write it: loops by level, from DRAM to the spads."""
 
 from rowmesh.sw.mapping.cluster import ClusterMapping
+from rowmesh.sw.mapping.loops import loops_of
 
 __all__ = ["loop_nest"]
 
@@ -58,15 +59,10 @@ def loop_nest(m: ClusterMapping) -> str:
         level("psum chain")
     loop("parallel-for c1", m.c_s)
     loop("parallel-for r", m.r_s)
-    level(f"spad, {'weights and psums of a block' if m.blocked else f'{m.stationary}s'} stay")
-    loop("for m1", m.m1)
-    if m.blocked:
-        loop("for q1", m.q_blocks)
-        loop("for c2", m.c1)
-    inside = [("for s", x.s), ("for r", m.r0), ("for c", m.c0)]
-    column = ("for q", m.q_block)
-    for name, bound in [*inside, column] if m.patched else [column, *inside]:
-        loop(name, bound)
+    level(f"spad, {m.order.stays} stay")
+    names = {"mj": "m1", "qb": "q1", "cj": "c2"}
+    for inner in loops_of(m).loops[-len(m.order.loops) : -1]:
+        loop(f"for {names.get(inner.name, inner.name)}", inner.bound)
     loop("for g", m.g0)
     loop("for m", m.m0)
     lines.append(f"{'  ' * depth}  ofmap[n,g,m,p,q] += iact[n,g,c,U p + D r,U q + D s] * weight[g,m,c,r,s]")

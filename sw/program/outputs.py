@@ -3,9 +3,10 @@
 from dataclasses import replace
 
 from rowmesh.sw.mapping.cluster import ClusterMapping, ceil_div, chunk_beats
+from rowmesh.sw.mapping.loops import tiles_that_share
 from rowmesh.sw.program.memory_map import MemoryMap
 from rowmesh.sw.program.nest import Loop, Nest
-from rowmesh.sw.program.tiles import loops_that_share, tile_loops
+from rowmesh.sw.program.tiles import tile_loops
 
 __all__ = ["drain", "store"]
 
@@ -104,9 +105,7 @@ def drain(m: ClusterMapping, zero_point: int, clamp: tuple[int, int]) -> Nest:
             "short_mask": ("qt",),
             "thin_mask": ("mt",),
             "flush_mask": ("slot",) if m.ofmap_layout.planar else ("slots", "slot"),
-            "param_mask": None
-            if raw
-            else (*(loops_that_share(m) if m.params_stay else ()), "nj", "pj", *groups, *tile),
+            "param_mask": None if raw else (*tiles_that_share(m), "nj", "pj", *groups, *tile),
         },
         {
             **columns,

@@ -12,12 +12,14 @@ __all__ = ["pack_params", "pack_weights"]
 def pack_weights(m: ClusterMapping, weights: npt.NDArray[np.int64]) -> bytes:
     """Pack weights [M, C / G, R, S] in the order of use, port after port, a flit for each PE in turn.
 
-    Source: the loops of the weight readers in :mod:`rowmesh.sw.program.engines`; within a PE channel groups in time,
-    filter columns, rows, channels, filters.
+    Source: the loops of the weight readers in :mod:`rowmesh.sw.program.engines`; within a PE those of its order.
     """
     lanes = m.lanes
     flits = ceil_div(m.weights, lanes)
     chains, ports = m.m_y * m.g_y, m.weight_ports
+    axes = {"cj": 4, "s": 10, "r": 9, "c": 6, "m": 2}  # of a tile's channel groups, columns, rows, channels, filters
+    orders = [axes[name] for name in m.order.loops if name in axes]
+    within = orders if m.order.blocks else [axes["cj"], *orders]
     pieces: list[list[bytes]] = [[] for _ in range(ports)]
     for g in range(m.g_t):
         group = weights[g * m.g_n * m.m : (g + 1) * m.g_n * m.m]
@@ -33,7 +35,7 @@ def pack_weights(m: ClusterMapping, weights: npt.NDArray[np.int64]) -> bytes:
                 cs = m.c_s if ct < m.ct - 1 else m.c_s_rest
                 tile = filters[:, ct * m.pass_channels :][:, : m.c1 * cs * m.c0]
                 tile = tile.reshape(mx, m.m1, m.pe_filters, chains, m.c1, cs, m.c0, m.r_t, m.r_s, m.r0, m.layer.s)
-                tile = tile.transpose(7, 1, 0, 3, 5, 8, 4, 10, 9, 6, 2)  # rt, mj, mi, k, ci, r_s; c1, s, r0, c0, m0
+                tile = tile.transpose(7, 1, 0, 3, 5, 8, *within)  # rt, mj, mi, k, ci, r_s, and within a PE
                 # ports share the chains of a column, or else the channel groups of its one chain
                 rows = (ports, chains // ports, cs) if chains > 1 else (chains, ports, cs // ports)
                 words = np.zeros((m.r_t, m.m1, mx, *rows, m.r_s, flits * lanes), np.int64)

@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 from rowmesh.sw.mapping.cluster import ClusterMapping
+from rowmesh.sw.mapping.loops import tiles_that_share
 from rowmesh.sw.program.nest import Loop
 from rowmesh.sw.program.subscriptions import edge_flags_of
 
-__all__ = ["edge_masks", "loaded_loops", "loops_that_share", "tile_loops"]
+__all__ = ["edge_masks", "loaded_loops", "tile_loops"]
 
 
 def edge_masks(mapping: ClusterMapping, rows: tuple[str, ...]) -> dict[str, tuple[str, ...] | None]:
@@ -22,12 +23,7 @@ def tile_loops(m: ClusterMapping, strides: dict[str, dict[str, int]]) -> list[Lo
     return [Loop(name, bound, strides.get(name, {})) for name, bound in m.tiles.items()]
 
 
-def loops_that_share(m: ClusterMapping) -> tuple[str, ...]:
-    """Return the loops over the tiles that share the weights or parameters which stay."""
-    return ("n", "pt", "qt") if m.stay_over_images else ("pt", "qt")
-
-
 def loaded_loops(m: ClusterMapping, strides: dict[str, dict[str, int]], stays: bool) -> list[Loop]:
     """Return the loops over tiles of what is loaded for each of them, or once if it stays."""
-    once = loops_that_share(m) if stays else ()
+    once = tiles_that_share(m) if stays else ()
     return [replace(loop, bound=1) if loop.name in once else loop for loop in tile_loops(m, strides)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from types import FunctionType
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from rowmesh.sw.jit.records import Choice, builder, conjunction, record
 from rowmesh.sw.mapping import cluster as mapping
 from rowmesh.sw.mapping import rules
 from rowmesh.sw.mapping.cluster import ClusterMapping
-from rowmesh.sw.mapping.orders import Stationary
+from rowmesh.sw.mapping.orders import Order
 from rowmesh.sw.model import closed_form as estimate
 from rowmesh.sw.model import counts
 from rowmesh.sw.model import utilization as activity
@@ -33,17 +33,33 @@ from rowmesh.sw.model.performance import ACCESSES
 from rowmesh.sw.workload.layer import KINDS, Layer
 from rowmesh.sw.workload.tensors import TensorLayout
 
-__all__ = ["FACTORS", "FLAGS", "STATIONARY", "Costs", "evaluate", "factors_of", "row_of"]
+__all__ = ["FACTORS", "FLAGS", "PROPERTIES", "Costs", "evaluate", "factors_of", "order_number", "order_table", "row_of"]
 
 Ints = npt.NDArray[np.int64]
 
-STATIONARY: tuple[Stationary, ...] = get_args(Stationary)
-"""Orders of loops within a PE, by their numbers in arrays of factors."""
+_ORDERS: list[Order] = []
+PROPERTIES = ("slides", "held", "blocks", "sets")
+"""What rules, forms and mapspaces ask of an order."""
+
+
+def order_number(order: Order) -> int:
+    """Return the number of an order of loops within a PE in arrays of factors; each gets one when it first comes."""
+    if order not in _ORDERS:
+        _ORDERS.append(order)
+    return _ORDERS.index(order)
+
+
+def order_table() -> Ints:
+    """Return slides, held, blocks and sets of each order so far, (orders, 4), 0 or 1."""
+    return np.array([[getattr(order, name) for name in PROPERTIES] for order in _ORDERS], np.int64).reshape(
+        -1, len(PROPERTIES)
+    )
+
 
 FACTORS = tuple(
     field.name for field in fields(ClusterMapping) if field.name not in ("config", "layer", "dataflow", "within")
 )
-"""Columns of an array of factors: the parameters of a mapping; ``FLAGS`` are 0 or 1, ``stationary`` a place."""
+"""Columns of an array of factors: the parameters of a mapping; ``FLAGS`` are 0 or 1, ``order``, the last, a number."""
 
 FLAGS = ("resident", "m_outer")
 
@@ -78,21 +94,19 @@ class Costs:
 
 def row_of(m: ClusterMapping) -> list[int]:
     """Return the row of factors of a mapping."""
-    factors = m.to_json()
-    factors["stationary"] = STATIONARY.index(m.stationary)
-    return [int(factors[name]) for name in FACTORS]  # type: ignore[call-overload]
+    return [order_number(m.order) if name == "order" else int(getattr(m, name)) for name in FACTORS]
 
 
 def factors_of(row: Ints) -> dict[str, Any]:
     """Return the factors in a row, as the parameters of :class:`rowmesh.sw.mapping.cluster.ClusterMapping`."""
     factors: dict[str, Any] = dict(zip(FACTORS, map(int, row), strict=True))
     flags = {name: bool(factors[name]) for name in FLAGS}
-    return factors | flags | {"stationary": STATIONARY[factors["stationary"]]}
+    return factors | flags | {"order": _ORDERS[factors["order"]]}
 
 
 _MODULES = (activity, compiled, counts, estimate, mapping, rules)
 _SOURCES = [Path(str(module.__file__)) for module in _MODULES]
-_SOURCES += [Path(inspect.getfile(origin)) for origin in (ArchConfig, Layer, TensorLayout)] + [Path(__file__)]
+_SOURCES += [Path(inspect.getfile(origin)) for origin in (ArchConfig, Layer, Order, TensorLayout)] + [Path(__file__)]
 _COMPILED = kernel(digest_of(_SOURCES), error_model="numpy")
 
 for _module in _MODULES:
@@ -115,14 +129,15 @@ _LAYER = record(
     | {"stride": _PAIR, "dilation": _PAIR, "padding": _FOUR, "kind": Choice(KINDS), "output": Choice(_OUTPUTS)},
 )
 _LAYOUT = record(TensorLayout, {"planar": types.boolean, "words_per_beat": _INT})
+_ORDER = record(Order, dict.fromkeys(PROPERTIES, types.boolean))
 _MAPPING = record(
     ClusterMapping,
-    {"config": _CONFIG, "layer": _LAYER, "iact_layout": _LAYOUT, "ofmap_layout": _LAYOUT}
-    | dict.fromkeys(FACTORS, _INT)
-    | dict.fromkeys(FLAGS, types.boolean)
-    | {"stationary": Choice(STATIONARY)},
+    {"config": _CONFIG, "layer": _LAYER, "iact_layout": _LAYOUT, "ofmap_layout": _LAYOUT, "order": _ORDER}
+    | dict.fromkeys(FACTORS[:-1], _INT)
+    | dict.fromkeys(FLAGS, types.boolean),
 )
-_build_config, _build_layer, _build_layout, _build_mapping = map(builder, (_CONFIG, _LAYER, _LAYOUT, _MAPPING))
+_build_config, _build_layer, _build_layout = map(builder, (_CONFIG, _LAYER, _LAYOUT))
+_build_order, _build_mapping = map(builder, (_ORDER, _MAPPING))
 
 _first_broken = conjunction([rule.holds for rule in rules.RULES])
 
@@ -136,16 +151,17 @@ def _values(kind: compiled.Record, origin: object) -> tuple[Any, ...]:
     return tuple(tuple(map(int, value)) if isinstance(value, tuple) else int(value) for value in values)
 
 
-_COLUMNS, _LEGAL = len(FACTORS), len(rules.RULES)
+_COLUMNS, _LEGAL, _OF_ORDER = len(FACTORS) - 1, len(rules.RULES), len(PROPERTIES)
 
 
 @_COMPILED  # type: ignore[untyped-decorator]
-def _evaluated(given: Any, factors: Ints, broken: Ints, steps: Ints, cycles: Ints, words: Ints) -> None:
+def _evaluated(given: Any, orders: Ints, factors: Ints, broken: Ints, steps: Ints, cycles: Ints, words: Ints) -> None:
     config, layer, iacts, ofmap = given
     layouts = (_build_layout(iacts), _build_layout(ofmap))
     shared = (_build_config(config), _build_layer(layer), *layouts)
     for row in range(len(factors)):
-        m = _build_mapping(shared + to_fixed_tuple(factors[row], _COLUMNS))
+        order = _build_order(to_fixed_tuple(orders[factors[row, _COLUMNS]], _OF_ORDER))
+        m = _build_mapping((*shared, order, *to_fixed_tuple(factors[row], _COLUMNS)))
         broken[row] = _first_broken(m)
         if broken[row] == _LEGAL:
             steps[row] = activity.steps(m)
@@ -163,7 +179,7 @@ def evaluate(config: ArchConfig, layer: Layer, factors: Ints) -> Costs:
     config : ArchConfig
     layer : Layer
     factors : ndarray of int64, (mappings, FACTORS)
-        All at least 1, but for ``FLAGS`` and ``stationary``.
+        All at least 1, but for ``FLAGS`` and ``order``.
     """
     count = len(factors)
     any_mapping = ClusterMapping.bare(config, layer)
@@ -175,5 +191,5 @@ def evaluate(config: ArchConfig, layer: Layer, factors: Ints) -> Costs:
     )
     broken, steps, cycles = (np.zeros(count, np.int64) for _ in range(3))
     words = np.zeros((count, len(ACCESSES)), np.int64)
-    _evaluated(given, np.ascontiguousarray(factors, np.int64), broken, steps, cycles, words)
+    _evaluated(given, order_table(), np.ascontiguousarray(factors, np.int64), broken, steps, cycles, words)
     return Costs(broken, steps, cycles, words)

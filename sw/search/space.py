@@ -15,7 +15,8 @@ from rowmesh.hw.config import ArchConfig
 from rowmesh.sw.jit.kernels import digest_of, kernel
 from rowmesh.sw.mapping.cluster import ceil_div
 from rowmesh.sw.mapping.dataflow import Dataflow
-from rowmesh.sw.search.evaluate import FACTORS, FLAGS, STATIONARY, Ints
+from rowmesh.sw.mapping.orders import Order
+from rowmesh.sw.search.evaluate import FACTORS, FLAGS, PROPERTIES, Ints, order_number, order_table
 from rowmesh.sw.workload.layer import Layer
 from rowmesh.sw.workload.tensors import TensorLayout
 
@@ -51,7 +52,7 @@ def _even(size: int, limit: int) -> list[int]:
     return sorted({1, most, ceil_div(size, ceil_div(size, most)), *_divisors(size, limit)[-2:]}, reverse=True)
 
 
-_NONE = dict.fromkeys(FACTORS, 1) | dict.fromkeys(FLAGS, 0) | {"stationary": 0}
+_NONE = dict.fromkeys(FACTORS, 1) | dict.fromkeys((*FLAGS, "order"), 0)
 
 
 def _places(names: str) -> tuple[int, ...]:
@@ -61,7 +62,8 @@ def _places(names: str) -> tuple[int, ...]:
 
 _R_S, _C_S, _P_Y, _M_Y, _G_Y, _P_X, _M_X, _Q_X = _places("r_s c_s p_y m_y g_y p_x m_x q_x")
 _R0, _C0, _P0, _Q0, _M0, _G0, _N0 = _places("r0 c0 p0 q0 m0 g0 n0")
-_C1, _M1, _Q1, _RESIDENT, _OUTER, _STATIONARY = _places("c1 m1 q1 resident m_outer stationary")
+_SLIDES, _HELD, _SETS = map(PROPERTIES.index, ("slides", "held", "sets"))
+_C1, _M1, _Q1, _RESIDENT, _OUTER, _ORDER = _places("c1 m1 q1 resident m_outer order")
 
 _NARROW = 64
 """Bytes of a channel block in the narrowest tile: a line of a cache, or what a DRAM gives at once."""
@@ -69,15 +71,14 @@ _NARROW = 64
 _ROW_TILES = 8
 """Row tiles of even size, at most, that are worth a look."""
 
-_IACT, _PSUM = map(STATIONARY.index, ("iact", "psum"))
-
 
 def _product(
     bases: Ints,
     filters: Ints,
     images: Ints,
     steps_allowed: Any,
-    orders: Any,
+    tile_orders: Any,
+    orders: Ints,
     sizes: Any,
     limits: Any,
     whole: bool,
@@ -94,8 +95,10 @@ def _product(
         Images of a tile that are allowed, ascending: divisors of the batch.
     steps_allowed : ndarray of bool
         By the number of row steps, from 0.
-    orders : (bool, bool)
+    tile_orders : (bool, bool)
         Whether filter tiles may be innermost, and whether they may be outermost.
+    orders : ndarray of int64, (orders, properties)
+        See :func:`rowmesh.sw.search.evaluate.order_table`.
     sizes : (int, int, int, int, int)
         Filters and channels of a group, P, R and S of the layer.
     limits : (int, int, int)
@@ -105,9 +108,12 @@ def _product(
     (m, c, p, r, s), (weight_spad, psum_spad, bank) = sizes, limits
     count = 0
     for base in bases:
-        q, stationary = base[_Q0] // base[_Q_X], base[_STATIONARY]
-        together = q if stationary in (_IACT, _PSUM) else base[_Q1]  # psums at once, of a filter
-        most = min(psum_spad // together, weight_spad // (s * base[_R0] * base[_C0] * base[_C1]))
+        q = base[_Q0] // base[_Q_X]
+        of_order = orders[base[_ORDER]]
+        slides, held, sets = of_order[_SLIDES] > 0, of_order[_HELD] > 0, of_order[_SETS] > 0
+        together = base[_Q1] if slides else q  # psums at once, of a filter
+        taps = s * base[_R0] * base[_C0] * base[_C1]
+        most = min(psum_spad // together, weight_spad // taps)
         one_pass = base[_C_S] * base[_C0] * base[_C1] >= c and base[_R_S] * base[_R0] >= r
         if m % base[_M_Y]:
             continue
@@ -118,31 +124,35 @@ def _product(
             depth = bank // (q * m0 * base[_M_Y] * base[_G_Y] * base[_G0] * base[_P_Y])
             groups = column // m0
             times = 1
-            if stationary == _IACT and not whole:
+            if sets and not whole:
                 for number in range(1, min(groups, depth) + 1):
                     times = number if groups % number == 0 else times
-            for m1 in range(1, (min(groups, depth) if stationary == _IACT else min(1, depth)) + 1):
+            for m1 in range(1, (min(groups, depth) if sets else min(1, depth)) + 1):
                 if groups % m1 or (not whole and m1 != 1 and m1 != times):
                     continue
                 if base[_M_X] > 1 and base[_M_X] * m0 * base[_M_Y] * m1 > m:
                     continue
-                fitting = psum_spad // (q * m0 * base[_G0]) if stationary == _PSUM else depth
+                fitting = psum_spad // (q * m0 * base[_G0]) if held else depth
                 row_steps = -(-p // (base[_P_X] * base[_P_Y]))
                 longest = min(row_steps, depth, fitting)
-                if stationary == _IACT or base[_P_Y] > 1:
+                if base[_P_Y] > 1:
                     longest = 1
+                if sets:  # of several row steps or images, the weights of all sets stay
+                    longest = min(longest, depth // m1) if m0 * m1 * taps <= weight_spad else 1
                 for p0 in range(1, longest + 1):
                     tiles = -(-row_steps // p0)
                     worth = p0 == 1 or p0 == longest or (tiles <= _ROW_TILES and p0 == -(-row_steps // tiles))
                     if not steps_allowed[p0] or not (whole or worth):
                         continue
-                    most_images = min(fitting, depth) // p0 if stationary != _IACT else 1
+                    most_images = min(fitting, depth // m1) // p0
+                    if sets and m0 * m1 * taps > weight_spad:
+                        most_images = 1
                     for n0 in images:
                         if n0 > most_images:
                             break
                         again = m > m0 * m1 * base[_M_Y] * base[_M_X]  # iacts are used for another filter tile
                         for resident, outer in ((0, 0), (1, 0), (0, 1)):
-                            if not orders[outer] or (resident + outer and not again):
+                            if not tile_orders[outer] or (resident + outer and not again):
                                 continue
                             if outer and (m1 > 1 or not one_pass):
                                 continue  # weights could not stay
@@ -188,21 +198,21 @@ class Space:
     def bases(self) -> Iterator[list[int]]:
         """Yield rows of factors whose filters and row steps are 1."""
         flow = self.flow
-        for stationary, rows in itertools.product(flow.stationary, self._rows()):
+        for order, rows in itertools.product(flow.orders, self._rows()):
             for c0 in _divisors(self.c, self.config.iact_spad):
                 if not flow.allows("pe", "C", c0, self.c):
                     continue
                 if rows["g_y"] * rows["g0"] > 1 and c0 != self.c:
                     continue
                 chains = rows["p_y"] * rows["m_y"] * rows["g_y"]
-                block = stationary == "block"
+                block = order.blocks
                 if block and rows["g_y"] * rows["g0"] > 1:
                     continue
                 words = c0 * rows["r0"] * rows["g0"]
                 widths = self._blocks() if block else [1]
-                columns = [of for q1 in widths for of in self._columns(stationary, words, rows, q1)]
+                columns = [of for q1 in widths for of in self._columns(order, words, rows, q1)]
                 for c_s in self._chain(self.config.rows // (chains * rows["r_s"]), c0, rows["g_y"] * rows["g0"]):
-                    base = {**_NONE, **rows, "stationary": STATIONARY.index(stationary), "c0": c0, "c_s": c_s}
+                    base = {**_NONE, **rows, "order": order_number(order), "c0": c0, "c_s": c_s}
                     base["ports"] = 1 if block else self._ports(rows, c0, c_s)
                     for c1 in self._groups(c0 * c_s, rows["r0"]) if block else [1]:
                         for of_columns in columns:
@@ -234,9 +244,13 @@ class Space:
         p0 = np.array([False, *(allows("pe", "P", steps, x.p) for steps in range(1, x.p + 1))])
         limits = (a.weight_spad, a.psum_spad, a.psum_bank_words)
         n0 = np.array([d for d in _divisors(x.n, x.n) if allows("pe", "N", d, x.n)], np.int64)
-        orders = (False in self.flow.m_outer, True in self.flow.m_outer)
+        tile_orders = (False in self.flow.m_outer, True in self.flow.m_outer)
         sizes = (self.m, self.c, x.p, x.r, x.s)
-        return int(_expand(bases, m0, n0, p0, orders, sizes, limits, self.whole, rows))
+        return int(
+            _expand(
+                np.asarray(bases, np.int64), m0, n0, p0, tile_orders, order_table(), sizes, limits, self.whole, rows
+            )
+        )
 
     def _spread(self, size: int, places: int) -> list[int]:
         """How many of a dimension lie along an axis."""
@@ -310,17 +324,17 @@ class Space:
         worth = {min(most, self.config.psum_spad // filters) for filters in range(1, 17)} - {0}
         return sorted(range(1, most + 1) if self.whole else worth, reverse=True)
 
-    def _columns(self, stationary: str, words: int, rows: Factors, block: int = 1) -> Iterator[Factors]:
+    def _columns(self, order: Order, words: int, rows: Factors, block: int = 1) -> Iterator[Factors]:
         """What is across the columns, and the output columns of a PE.
 
         ``words`` are those of one iact column, ``block`` the output columns of a block.
         """
         a, x, allowed = self.config, self.layer, self.flow.columns
         longest = x.q
-        if stationary in ("psum", "iact"):
+        if not order.slides:
             room = (a.iact_spad // words - self.window) // self.stride + 1
             longest = min(x.q, room, a.psum_spad)
-        parts = _divisors(x.q, longest) if "Q" in allowed and not self.planar and stationary != "block" else []
+        parts = _divisors(x.q, longest) if "Q" in allowed and not self.planar and not order.blocks else []
         for q in parts:
             whole = x.q // q
             worth = {min(whole, a.cols), *(d for d in _divisors(whole, a.cols) if 4 * d >= a.cols)}
@@ -328,9 +342,9 @@ class Space:
                 if q_x > 1 and self.flow.allows("pe", "Q", q, x.q) and self.flow.allows("columns", "Q", q_x, x.q):
                     yield from self._across({"p_x": 1, "q_x": q_x, "q0": q * q_x}, q_x)
         tiles = _tiles(x.q, a.psum_bank_words)
-        if stationary in ("psum", "iact"):
+        if not order.slides:
             tiles = sorted({*tiles, *_divisors(x.q, longest), longest})
-        if self.narrow and stationary == "weight":
+        if self.narrow and order.slides and not order.blocks:
             tiles = sorted({*tiles, *(q for q in _divisors(x.q, 8) if q * a.beat_bytes >= _NARROW)}, reverse=True)
         if block > 1 and not self.whole:  # whole blocks, or the plane's width
             whole_blocks = {min(ceil_div(q, block) * block, longest) for q in tiles if q >= block}

@@ -67,7 +67,7 @@ def random_rows(rng, config, layer, count):
     rows = np.concatenate(rows)
     legal = rows[evaluate(config, layer, rows).legal]
     rows = np.concatenate([some[rng.choices(range(len(some)), k=count)] for some in (rows, legal) if len(some)])
-    numbers = [at for at, name in enumerate(FACTORS) if name not in (*FLAGS, "stationary")]
+    numbers = [at for at, name in enumerate(FACTORS) if name not in (*FLAGS, "order")]
     for row in rows[::3]:
         row[rng.choice(numbers)] = rng.choice([1, 2, 3, 4, 5, 8, 16])
     return rows

@@ -12,6 +12,7 @@ from rowmesh.sw.inputs.arch import load_arch
 from rowmesh.sw.mapping.cluster import ClusterMapping
 from rowmesh.sw.mapping.latencies import MEMORY_LATENCY
 from rowmesh.sw.mapping.layer import LayerMapping
+from rowmesh.sw.mapping.orders import BLOCK
 from rowmesh.sw.model.predict import config_cycles, predict_parts
 from rowmesh.sw.model.timing.memory import fetch, memory_state
 from rowmesh.sw.model.timing.processor import Begin, execute, fetch_first, processor_state, request, starts_at
@@ -107,7 +108,7 @@ def test_parameters_are_loaded_behind_the_weights_of_a_layer_in_parts():
     config = load_arch("squeezelerator")
     layer = Layer(name="short", M=64, C=64, H=1, W=100, R=1, S=1, output="requant")
     factors = {"r_s": 1, "c_s": 16, "c0": 2, "c1": 2, "p_x": 1, "m_x": 16, "p0": 1, "q0": 40, "q1": 40, "m0": 4}
-    own = ClusterMapping(config, layer, dataflow="ws", stationary="block", resident=False, **factors)
+    own = ClusterMapping(config, layer, dataflow="ws", order=BLOCK, resident=False, **factors)
     assert own.part == 2
     mapping = LayerMapping.alone(own)
     program = Program.decode(assemble((mapping, programs(mapping, memory_map(mapping)))).words)

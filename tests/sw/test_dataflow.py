@@ -4,6 +4,7 @@ import pytest
 
 from rowmesh.sw.inputs.errors import InputError
 from rowmesh.sw.mapping.dataflow import load_dataflow
+from rowmesh.sw.mapping.orders import BLOCK
 
 REST = """
     - {target: rows, type: spatial, dimensions: [C, R]}
@@ -20,7 +21,7 @@ def load(tmp_path, tiles):
 
 def test_orders(tmp_path):
     flow = load(tmp_path, "")
-    assert (flow.stationary, flow.m_outer) == (("block",), (False,))
+    assert (flow.orders, flow.m_outer) == ((BLOCK,), (False,))
     assert load(tmp_path, "\n    - {target: DRAM, type: temporal, permutation: GMNPQ}").m_outer == (True,)
     assert load_dataflow("rs-b").m_outer == (False, True)
 
@@ -41,3 +42,21 @@ def test_orders(tmp_path):
 def test_bad_orders(tmp_path, tiles, message):
     with pytest.raises(InputError, match=r"^[^\n]*own\.yaml:\d+: dataflow\.constraints[^\n]*" + message):
         load(tmp_path, f"\n    - {{target: DRAM, {tiles}}}")
+
+
+@pytest.mark.parametrize(
+    ("permutation", "message"),
+    [
+        ("QSRM", "must end with Q, S, R and C in any order, and M, not 'QSRM'"),
+        ("QQSRCM", "must have nothing, M or QC outside of its last five loops"),
+        ("QCSRQCM", r"blocks of columns \(QC\) need Q outside of S, R and C"),
+        ("MQSRC", r"sets of filters \(M\) need Q inside of S, R or C"),
+        ("3", "must be a string of dimensions"),
+    ],
+)
+def test_bad_orders_of_a_pe(tmp_path, permutation, message):
+    path = tmp_path / "own.yaml"
+    rest = REST.replace("QCQSRCM", permutation)
+    path.write_text(f"dataflow:\n  description: own\n  constraints:\n{rest}")
+    with pytest.raises(InputError, match=rf"^[^\n]*own\.yaml:\d+: [^\n]*permutation\[0\]: {message}[^\n]* \(nearest"):
+        load_dataflow(path)

@@ -16,6 +16,7 @@ from rowmesh.sw.inputs.errors import InputError
 from rowmesh.sw.mapping import dataflow
 from rowmesh.sw.mapping.cluster import ClusterMapping, IllegalMappingError
 from rowmesh.sw.mapping.layer import Splits, sub_layer
+from rowmesh.sw.mapping.orders import WEIGHT
 from rowmesh.sw.program.assemble import beyond_limits, memory_map
 from rowmesh.sw.program.loads import load_weight
 from rowmesh.sw.program.memory_map import MemoryMap
@@ -126,7 +127,7 @@ def test_the_segments_of_many_weights_can_be_counted():
     bare = ClusterMapping.bare(TINY, layer, **{"r0": 1, "q_x": 1, "p_y": 1, "m_y": 1, "g_y": 1, "g0": 1}, **factors)
     for name, value in {"m1": 1, "n0": 1, "c1": 1, "q1": 1, "m_outer": False, "ports": 1}.items():
         object.__setattr__(bare, name, value)
-    object.__setattr__(bare, "stationary", "weight")
+    object.__setattr__(bare, "order", WEIGHT)
     object.__setattr__(bare, "within", None)
     segment = load_weight(bare, MemoryMap(0, 0, 0, 0, 0, 0), 0).loops[-1]
     assert 1 < segment.bound <= 1 << BOUND_WIDTH

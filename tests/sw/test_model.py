@@ -10,6 +10,7 @@ from rowmesh.sw.inputs.yaml import shipped_names
 from rowmesh.sw.mapping.cluster import ClusterMapping
 from rowmesh.sw.mapping.dataflow import load_dataflow
 from rowmesh.sw.mapping.layer import LayerMapping
+from rowmesh.sw.mapping.orders import IACT
 from rowmesh.sw.model import predict as model
 from rowmesh.sw.model.closed_form import estimate
 from rowmesh.sw.model.performance import PARTS
@@ -123,7 +124,7 @@ def test_a_part_is_not_taken_where_waits_grow():
         "m1": 64,
         "resident": False,
     }
-    own = ClusterMapping(config=load_arch("eyeriss"), layer=layer, dataflow="is", stationary="iact", **factors)
+    own = ClusterMapping(config=load_arch("eyeriss"), layer=layer, dataflow="is", order=IACT, **factors)
     mapping = LayerMapping.alone(own)
     whole = sum(model.predict_parts(mapping, replace(model.FINE, largest=10**9)).values())
     assert abs(sum(model.predict_parts(mapping).values()) - whole) <= whole // 200

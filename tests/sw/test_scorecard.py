@@ -143,6 +143,7 @@ def test_the_goal_puts_the_limits_before_energy():
         assert cost(*beyond) > 100 * cost(*most)
 
 
+@pytest.mark.slow
 def test_the_search_meets_what_can_be_met(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(scorecard, "CHIP", {"CONV3": scorecard.CHIP["CONV3"]})
     monkeypatch.setenv("COLUMNS", "150")

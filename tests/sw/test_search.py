@@ -88,14 +88,14 @@ def all_mappings(config, layer, flow):
                 tiles = [
                     (resident, outer) for resident in (False, again) for outer in flow.m_outer if again or not outer
                 ]
-                for (p0, q0, n0), stationary, (resident, m_outer) in itertools.product(
-                    upto(row_steps, layer.q, layer.n), flow.stationary, sorted({*tiles})
+                for (p0, q0, n0), order, (resident, m_outer) in itertools.product(
+                    upto(row_steps, layer.q, layer.n), flow.orders, sorted({*tiles})
                 ):
                     if not q0 % q_x and allowed("pe", None, C=c0, R=r0, M=m0, Q=q0 // q_x, P=p0, N=n0):
                         factors = dict(r_s=r_s, r0=r0, c_s=c_s, c0=c0, p_x=p_x, q_x=q_x, m_x=m_x, p_y=p_y, m_y=m_y)
                         factors |= dict(g_y=g_y, p0=p0, q0=q0, m0=m0, g0=g0, m1=m1, n0=n0)
-                        factors |= dict(stationary=stationary, resident=resident, m_outer=m_outer)
-                        blocks = upto(channels, q0) if stationary == "block" else [(1, 1)]
+                        factors |= dict(order=order, resident=resident, m_outer=m_outer)
+                        blocks = upto(channels, q0) if order.blocks else [(1, 1)]
                         for c1, q1 in blocks:
                             try:
                                 yield ClusterMapping(

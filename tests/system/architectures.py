@@ -16,7 +16,9 @@ MEDIUM = {
     "nest_levels": 11,
 }
 SHAPES = [
-    ArchConfig(name="a45", rows=4, cols=5, data_width=16, **MEDIUM | {"psum_spad": 64, "read_bursts": 32}),
+    ArchConfig(
+        name="a45", rows=4, cols=5, data_width=16, drain_lanes=1, **MEDIUM | {"psum_spad": 64, "read_bursts": 32}
+    ),
     ArchConfig(name="b74", rows=7, cols=4, data_width=8, acc_width=24, **MEDIUM),
     ArchConfig(
         name="c83", rows=8, cols=3, data_width=16, link_segment=2, iact_ports=2, weight_ports=2, drain_lanes=2, **MEDIUM
@@ -32,8 +34,8 @@ MORE_SHAPES = [
 
 
 def of_lanes(lanes: int) -> ArchConfig:
-    """Four columns, of which so many are drained together."""
-    return ArchConfig(name=f"lanes{lanes}", rows=4, cols=4, data_width=16, drain_lanes=lanes, **MEDIUM)
+    """The first of these arrays with so many columns that are drained together."""
+    return SHAPES[0].replace(cols=4 if lanes > 1 else SHAPES[0].cols, drain_lanes=lanes)
 
 
 def ported() -> ArchConfig:

@@ -12,9 +12,11 @@ from rowmesh.sw import run as flow
 from rowmesh.sw.inputs.yaml import shipped_names
 from rowmesh.sw.mapping.cluster import ClusterMapping
 from rowmesh.sw.mapping.dataflow import load_dataflow
+from rowmesh.sw.mapping.file import read_mappings, write_mappings
 from rowmesh.sw.mapping.layer import LayerMapping
+from rowmesh.sw.mapping.orders import BLOCK, PSUM, WEIGHT
 from rowmesh.sw.model.counts import access_counts
-from rowmesh.sw.program.assemble import beyond_limits
+from rowmesh.sw.program.assemble import beyond_limits, cannot_run
 from rowmesh.sw.search.mapper import UnmappableError
 from rowmesh.sw.search.pool import candidates
 from rowmesh.sw.workload.layer import KINDS, Layer
@@ -93,10 +95,10 @@ def test_images_share_weights():
     for layer, name in itertools.product(layers, ("rs", "rs-g", "ws", "os-b")):
         for _, mapping in candidates(config, layer, (load_dataflow(name),)):
             m = mapping.cluster
-            kind = layer.name, m.stationary, m.resident, m.r_t > 1, m.weights_stay, m.n_t > 1
+            kind = layer.name, m.order, m.resident, m.r_t > 1, m.weights_stay, m.n_t > 1
             if m.n0 > 1 and kind not in chosen and not beyond_limits(mapping):
                 chosen[kind] = mapping
-    assert {kind[1:4] for kind in chosen} >= set(itertools.product(("weight", "psum"), (False, True), (False, True)))
+    assert {kind[1:4] for kind in chosen} >= set(itertools.product((WEIGHT, PSUM), (False, True), (False, True)))
     assert {kind[4:] for kind in chosen} == set(itertools.product((False, True), (False, True)))
     check(list(chosen.values()))
 
@@ -146,7 +148,7 @@ def test_layers_begin_with_a_part_of_their_weights():
         Layer(name="conv", N=n, M=20, C=16, H=h, W=w, R=1, S=1, output=output)
         for n, h, w, output in ((1, 1, 29, "requant"), (2, 3, 13, "raw"), (1, 2, 16, "requant"))
     ]
-    factors = {"r_s": 1, "c_s": 4, "p_x": 1, "m_x": 5, "p0": 1, "m0": 4, "resident": False, "stationary": "block"}
+    factors = {"r_s": 1, "c_s": 4, "p_x": 1, "m_x": 5, "p0": 1, "m0": 4, "resident": False, "order": BLOCK}
     mappings = [
         ClusterMapping(config=config, layer=layer, dataflow="ws", c0=4 // c1, c1=c1, q0=q, q1=q, **factors)
         for layer in layers
@@ -176,10 +178,41 @@ def test_a_first_layer_shares_the_memory_with_the_fetch_of_its_program():
     layers = [
         Layer(name="add", kind="add", C=32, H=1, W=w, output=output) for w, output in ((8, "requant"), (40, "raw"))
     ]
-    of_clusters = [
-        ClusterMapping(config, layer, "os-c", resident=False, stationary="psum", **factors) for layer in layers
-    ]
+    of_clusters = [ClusterMapping(config, layer, "os-c", resident=False, order=PSUM, **factors) for layer in layers]
     check([LayerMapping.alone(mapping) for mapping in of_clusters])
+
+
+OWN = """
+dataflow:
+  description: channels outermost, columns between the filter's columns and rows
+  constraints:
+    - {target: rows, type: spatial, dimensions: [C, M]}
+    - {target: columns, type: spatial, dimensions: [P, M]}
+    - {target: pe, type: temporal, permutation: [CSQRM, MRQCS, QRCSM, QCQCRSM]}
+"""
+
+
+def test_an_order_is_a_line_of_a_file(tmp_path):
+    """Orders that no shipped dataflow has; psums, iacts, weights or blocks stay, which follows from the loops."""
+    path, config = tmp_path / "own.yaml", SHAPES[0]
+    path.write_text(OWN)
+    flow_of = load_dataflow(path)
+    layer = Layer.model_validate(
+        {"name": "own", "M": 8, "C": 16, "H": 9, "W": 8, "R": 3, "S": 2, "stride": [2, 1], "padding": 1}
+    )
+    chosen = {}
+    for _, mapping in candidates(config, layer, (flow_of,)):
+        m = mapping.cluster
+        inside = min(m.layer.s * m.r0, m.c0, m.q_pe, m.m0) > 1 and (m.order.slides or m.r0 > 1)
+        if inside and m.order not in chosen and not beyond_limits(mapping):
+            chosen[m.order] = mapping
+    assert set(chosen) == set(flow_of.orders)
+    check(list(chosen.values()))
+    text = write_mappings([(layer, mapping) for mapping in chosen.values()])
+    for mapping in chosen.values():
+        path.write_text(write_mappings([(layer, mapping)]))
+        assert read_mappings(path, config, [layer], cannot_run) == [mapping]
+        assert f"{mapping.cluster.order.inner}GM" in text
 
 
 def test_the_mapper_shares_weights_among_images():
@@ -229,7 +262,7 @@ def test_columns_fill_beats_together(lanes):
     thin = [mapping for mapping in merged if mapping.cluster.m_x_rest < mapping.cluster.m_x]
     assert bool(thin) == (lanes == 1)
     some = merged[:: max(1, len(merged) // 24)] + thin[:: max(1, len(thin) // 8)]
-    assert {mapping.cluster.stationary for mapping in some} == {"weight", "block", "psum"}
+    assert {mapping.cluster.order for mapping in some} == {WEIGHT, BLOCK, PSUM}
     check(some)
 
 

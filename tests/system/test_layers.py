@@ -39,7 +39,7 @@ def test_demo_layers_pass_on_tiny(layer):
     assert result.outputs.checked == layer.outputs
 
 
-@pytest.mark.parametrize("arch", ["tiny", "primes"])
+@pytest.mark.parametrize("arch", ["tiny", pytest.param("primes", marks=pytest.mark.slow)])
 def test_channels_that_are_no_whole_beats(arch):
     """Groups of a PE and of several chains fill beats together, but not the last one.
 
@@ -53,7 +53,7 @@ def test_channels_that_are_no_whole_beats(arch):
         for _, mapping in candidates(config, layer, load_dataflows(ANY)):
             m = mapping.cluster
             beats = "whole" if m.g0 == 1 or m.g_y % max(1, m.out_lanes // m.g0) == 0 else "ragged"
-            kind = layer.name, layer.output, m.planar, m.ofmap_layout.planar, m.stationary, beats
+            kind = layer.name, layer.output, m.planar, m.ofmap_layout.planar, m.order, beats
             mappings.setdefault(kind, mapping)
     kinds = set(mappings)
     assert any(kind[-1] == "ragged" for kind in kinds) == (arch == "primes")
