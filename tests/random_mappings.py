@@ -117,6 +117,8 @@ def _of_cluster(m: ClusterMapping) -> dict[str, bool]:
         **{f"several tiles {name}": count > 1 for name, count in m.tiles.items()},
         "several tiles ct": m.ct > 1,
         "several passes of filter rows": m.r_t > 1,
+        "slices in passes": m.r_d * m.s_d > 1 and m.r_t * m.s_t > 1,
+        "slices that stay": m.r_d * m.s_d > 1 and m.resident,
         "thin last filter tile": m.mt > 1 and m.m_x_rest < m.m_x,
         "filter tile beyond the filters": m.mt == 1 and m.m_x_rest < m.m_x,
         "ragged channels": m.ct > 1 and m.c_rest < m.pass_channels,
@@ -264,6 +266,10 @@ def _proposals(config: ArchConfig, x: Layer, flow: Dataflow, rng: np.random.Gene
     f["q1"] = np.where(blocks, np.where(chance(0.5), f["q0"], rng.integers(1, f["q0"] + 1)), 1)
     f["p0"] = draw("p0", upto(x.p), x.p, 0.5)
     f["n0"] = draw("n0", _divisors(x.n), x.n, 0.5)
+    # filter rows and columns in parts; rows only in time
+    f["s_t"] = np.where(chance(0.3), rng.choice(_divisors(x.s), _ROWS), 1)
+    f["s_d"] = np.where(chance(0.3), rng.choice(_divisors(x.s), _ROWS), 1)
+    f["r_d"] = np.where(chance(0.3) & (f["r_s"] * f["r0"] == 1), rng.choice(_divisors(x.r), _ROWS), 1)
     f["ports"] = np.where(chance(0.5), a.ports, 1)
     f["resident"] = chance(0.3).astype(np.int64)
     f["m_outer"] = rng.choice([int(outer) for outer in flow.m_outer], _ROWS)

@@ -3,7 +3,8 @@
 The loops of a mapping, outermost first::
 
     n, g, pt, qt, mt         tiles of the output (DRAM level)
-      ct, rt                 passes over a tile: channel tiles, filter rows in time
+      ct, rd, sd             channel tiles, slices of filter rows and columns: whose iacts are loaded at a time
+        rt, st               passes over what is loaded: filter rows and columns in time
         nj, pj               images and output rows of the tile, one after another
           mi, pi, qi (columns)   filter groups, output rows and output columns across the array
           k (rows)           independent psum chains of a column: output rows, filters or groups
@@ -75,6 +76,10 @@ class ClusterMapping:
         Filter groups of a PE, one after another, for the same iacts (orders that begin with M).
     n0 : int
         Images of a tile, one after another, for the same weights.
+    s_t : int
+        Filter columns in time: passes, each with an equal part of a filter row.
+    r_d, s_d : int
+        Slices of filter rows and columns, whose iacts are loaded one after another: the global buffer holds one.
     c1, q1 : int
         Channel groups of a PE, one after another, and output columns of a block, whose psums stay meanwhile (orders
         that begin with QC; both 1 in all others).
@@ -118,6 +123,9 @@ class ClusterMapping:
     n0: int = 1
     c1: int = 1
     q1: int = 1
+    s_t: int = 1
+    r_d: int = 1
+    s_d: int = 1
     m_outer: bool = False
     ports: int = 1
     order: Order = WEIGHT
@@ -193,7 +201,17 @@ class ClusterMapping:
         return self.iact_layout.planar
 
     @cached_property
+    def s0(self) -> int:
+        """Filter columns of a PE."""
+        return self.layer.s // (self.s_d * self.s_t)
+
+    @cached_property
     def window(self) -> int:
+        """Columns from the first to the last tap of a PE in a filter row: (s0 - 1) D + 1."""
+        return (self.s0 - 1) * self.layer.dilation[1] + 1
+
+    @cached_property
+    def width(self) -> int:
         """Columns from the first to the last tap of a filter row: (S - 1) D + 1."""
         return (self.layer.s - 1) * self.layer.dilation[1] + 1
 
@@ -211,8 +229,18 @@ class ClusterMapping:
 
     @cached_property
     def r_t(self) -> int:
-        """Filter rows in time."""
-        return self.layer.r // (self.r_s * self.r0)
+        """Filter rows in time, of a slice."""
+        return self.layer.r // (self.r_d * self.r_s * self.r0)
+
+    @cached_property
+    def slices(self) -> int:
+        """Parts of a tile's iacts that are loaded one after another."""
+        return self.ct * self.r_d * self.s_d
+
+    @cached_property
+    def passes(self) -> int:
+        """Passes over a tile."""
+        return self.slices * self.r_t * self.s_t
 
     @cached_property
     def g_t(self) -> int:
@@ -440,13 +468,16 @@ class ClusterMapping:
 
     @cached_property
     def tile_rows(self) -> int:
-        """Iact rows of a tile, halo included."""
-        return (min(self.p0, self.row_steps) * self.p_n - 1) * self.layer.stride[0] + self.height
+        """Iact rows of a slice of a tile, halo included."""
+        taps = self.layer.r // self.r_d
+        rows = min(self.p0, self.row_steps) * self.p_n
+        return (rows - 1) * self.layer.stride[0] + (taps - 1) * self.layer.dilation[0] + 1
 
     @cached_property
     def tile_columns(self) -> int:
-        """Iact columns of a tile, halo included."""
-        return (min(self.q0, self.layer.q) - 1) * self.layer.stride[1] + self.window
+        """Iact columns of a slice of a tile, halo included."""
+        taps = self.layer.s // self.s_d
+        return (min(self.q0, self.layer.q) - 1) * self.layer.stride[1] + (taps - 1) * self.layer.dilation[1] + 1
 
     @cached_property
     def x_offset(self) -> int:
@@ -460,13 +491,13 @@ class ClusterMapping:
 
     @cached_property
     def slice_flits(self) -> int:
-        """Flits of one channel tile of an image in the global buffer, slots of padding included."""
+        """Flits of a slice of an image in the global buffer, slots of padding included."""
         return self.blocks * self.tile_rows * self.tile_beats
 
     @cached_property
     def images_kept(self) -> int:
         """Images whose slices are in the global buffer together, because each of them is read more than once."""
-        return self.n0 if self.resident or self.r_t > 1 else 1
+        return self.n0 if self.resident or self.r_t * self.s_t > 1 else 1
 
     @cached_property
     def diagonal(self) -> bool:
@@ -545,7 +576,7 @@ class ClusterMapping:
     @cached_property
     def taps(self) -> int:
         """Multiply-accumulates of a PE for each of its psums in a pass."""
-        return self.layer.s * self.r0 * self.c1 * self.c0
+        return self.s0 * self.r0 * self.c1 * self.c0
 
     @cached_property
     def weights(self) -> int:
@@ -563,7 +594,7 @@ class ClusterMapping:
 
         A pass needs all of them, and no PE that has some is absent from the last tiles.
         """
-        whole = (self.m_outer or self.mt == 1) and self.ct * self.r_t * self.m1 == 1
+        whole = (self.m_outer or self.mt == 1) and self.passes * self.m1 == 1
         return whole and (self.pt == 1 or self.p_rest == self.p_n) and (self.qt == 1 or self.q_x_rest == self.q_x)
 
     @cached_property
@@ -637,4 +668,5 @@ def chunk_beats(m: ClusterMapping) -> int:
 def weight_beats(m: ClusterMapping) -> int:
     """Beats of the packed weights of one tile of groups (every PE's weights padded to whole flits)."""
     flits = ceil_div(m.weights, m.lanes)
-    return m.g_y * (m.m // m.m0) * (m.c // (m.c0 * m.c1)) * (m.layer.r // m.r0) * flits
+    taps = m.layer.r // m.r0 * (m.layer.s // m.s0)  # passes of filter rows, along a chain or in time, and columns
+    return m.g_y * (m.m // m.m0) * (m.c // (m.c0 * m.c1)) * taps * flits

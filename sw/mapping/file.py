@@ -9,7 +9,7 @@ directive a level, outermost first::
         dataflow: rs
         nest:
         - {target: DRAM, type: temporal, permutation: NGPQM, factors: {N: 1, G: 1, P: 1, Q: 1, M: 14}}
-        - {target: GLB, type: temporal, permutation: CRNP, factors: {C: 32, R: 1, N: 1, P: 13}, keep: [psum]}
+        - {target: GLB, type: temporal, permutation: CRSNP, factors: {C: 32, R: 1, S: 1, N: 1, P: 13}, keep: [psum]}
         - {target: columns, type: spatial, permutation: MPQ, factors: {M: 14, P: 1, Q: 1}}
         - {target: rows, type: spatial, permutation: GPMCR, factors: {G: 1, P: 1, M: 1, C: 4, R: 3}}
         - {target: pe, type: temporal, permutation: MQC, factors: {M: 1, Q: 1, C: 1}}
@@ -50,12 +50,14 @@ _CLUSTERS = ("mesh_y", "mesh_x")
 _TARGETS = ("DRAM", *_CLUSTERS, "GLB", "columns", "rows", "pe", "spad")
 _SPATIAL = (*_CLUSTERS, "columns", "rows")
 _PORTED = "rows"  # what ports can share
+_SLICED = {"R": "r_d", "S": "s_d"}
+"""Slices of filter rows and columns, whose iacts the global buffer takes one after another."""
 _KEEPS: Dict[str, tuple[str, ...]] = {"GLB": ("iact", "psum"), "spad": ("weight", "psum", "iact")}
 _PERMUTATIONS = {
     "DRAM": permutation_of(False),
     "mesh_y": "MPGC",
     "mesh_x": "MPG",
-    "GLB": "CRNP",
+    "GLB": "CRSNP",
     "columns": "MPQ",
     "rows": "GPMCR",
     "pe": "MQC",
@@ -66,6 +68,7 @@ _SPADS = {"weight": WEIGHT, "psum": PSUM, "iact": IACT}
 
 # Factors that are a mapping's own; all others are what remains of the layer.
 _OWN = {
+    ("GLB", "S"): "s_t",
     ("GLB", "N"): "n0",
     ("GLB", "P"): "p0",
     ("columns", "M"): "m_x",
@@ -103,7 +106,7 @@ def _remaining(m: ClusterMapping) -> dict[tuple[str, str], int]:
         ("GLB", "C"): m.ct,
         ("GLB", "R"): m.r_t,
         ("pe", "Q"): m.q_blocks,
-        ("spad", "S"): m.layer.s,
+        ("spad", "S"): m.s0,
     }
 
 
@@ -150,8 +153,10 @@ def _nest(of: LayerMapping) -> list[Any]:
             "permutation": order,
             "factors": {dimension: factors[target, dimension] for dimension in order},
         }
-        ports = {"ports": m.ports} if target == _PORTED and m.ports > 1 else {}
-        directives.append(_flow(directive | ports | ({"keep": kept[target]} if target in kept else {})))
+        extra: dict[str, object] = {"ports": m.ports} if target == _PORTED and m.ports > 1 else {}
+        if target == "GLB" and m.r_d * m.s_d > 1:
+            extra = {"slices": {dimension: getattr(m, name) for dimension, name in _SLICED.items()}}
+        directives.append(_flow(directive | extra | ({"keep": kept[target]} if target in kept else {})))
     return directives
 
 
@@ -264,7 +269,8 @@ class _Reader:
             self._refuse(("dataflow",), "a label of 1 to 64 printable characters", dataflow, "own")
         given, places, kept, orders = self._directives(entry)
         factors: dict[str, Any] = {name: given.get(place) or 1 for place, name in _OWN.items()}
-        ones = {name for name in _INNER if (layer.s if name == "S" else given.get(("spad", name), 0)) == 1}
+        taps = layer.s // (factors["s_t"] * given.get(("slices", "S"), 1))
+        ones = {name for name in _INNER if (taps if name == "S" else given.get(("spad", name), 0)) == 1}
         order = self._order(kept["spad"][0], orders["spad"], ones, factors["c1"] > 1, places["spad"])
         blocked = order.blocks
         columns = given.get(("spad", "Q"), 0) or max(1, layer.q // factors["q_x"])
@@ -274,6 +280,7 @@ class _Reader:
             "q1": columns if blocked else 1,
             "m_outer": False,
             "ports": given.get((_PORTED, "ports"), 1),
+            **{name: given.get(("slices", dimension), 1) for dimension, name in _SLICED.items()},
             "resident": "iact" in kept["GLB"],
             "order": order,
             "dataflow": dataflow,
@@ -388,7 +395,8 @@ class _Reader:
                 raise self.document.error(
                     (*self.place, *place, "target"), f"must be given once, not twice ({target}); merge the two"
                 )
-            more = {_PORTED: ["ports"]}.get(target, ["keep"] if target in _KEEPS else [])
+            more = ["keep"] if target in _KEEPS else []
+            more += {_PORTED: ["ports"], "GLB": ["slices"]}.get(target, [])
             keys = ("target", "type", "permutation", "factors", *more)
             self.document.known_keys((*self.place, *place), directive, keys)
             kind = "spatial" if target in _SPATIAL else "temporal"
@@ -402,6 +410,10 @@ class _Reader:
                     self._refuse((*place, "ports"), f"1 or the architecture's ports ({most})", ports, most)
                 given[target, "ports"] = ports
             given |= {(target, key): value for key, value in self._factors(target, place, factors).items()}
+            if "slices" in directive:
+                of_slices = self.document.mapping((*self.place, *place, "slices"), directive["slices"])
+                for key, value in self._factors("slices", place, of_slices, "slices").items():
+                    given["slices", key] = value
             if "keep" in directive:
                 kept[target] = self._keep(target, (*place, "keep"), directive["keep"])
         if "spad" not in kept:
@@ -414,15 +426,17 @@ class _Reader:
             self._refuse(where, f"with psum unless the spad keeps psums ({kept['spad'][0]}s)", kept["GLB"], wanted)
         return given, places, kept, orders
 
-    def _factors(self, target: str, place: files.Place, factors: dict[str, Any]) -> dict[str, int]:
-        legal = _PERMUTATIONS.get(target, "QSRCGM")
+    def _factors(
+        self, target: str, place: files.Place, factors: dict[str, Any], key: str = "factors"
+    ) -> dict[str, int]:
+        legal = "".join(_SLICED) if target == "slices" else _PERMUTATIONS.get(target, "QSRCGM")
         for dimension, value in factors.items():
-            where = (*place, "factors", dimension)
+            where = (*place, key, dimension)
             if dimension not in legal:
                 raise self.document.error(
                     (*self.place, *where), f"{target} has no factor of that name, it has {', '.join(legal)}"
                 )
-            low = 1 if (target, dimension) in _OWN | _SPLITS else 0
+            low = 1 if target == "slices" or (target, dimension) in _OWN | _SPLITS else 0
             if type(value) is not int or not low <= value <= LARGEST:
                 rule = f"an integer from {low} to {LARGEST}" + ("" if low else " (0: what remains)")
                 near = min(max(low, value), LARGEST) if type(value) is int else low

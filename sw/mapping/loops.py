@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from rowmesh.sw.mapping.cluster import ClusterMapping
 
-__all__ = ["PASSES", "RELEVANT", "ROWS", "Loop", "Loops", "loops_of", "tiles_that_share"]
+__all__ = ["PASSES", "RELEVANT", "ROWS", "SLICES", "Loop", "Loops", "loops_of", "tiles_that_share"]
 
 RELEVANT = {"weight": frozenset("GMCRS"), "psum": frozenset("NGMPQ"), "iact": frozenset("NGCPQRS")}
 """Dimensions that an operand depends on."""
@@ -27,14 +27,17 @@ _TABLE: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
     "qt": ("Q", "qt", "", ()),
     "mt": ("M", "mt", "", ()),
     "ct": ("C", "ct", "", ()),
+    "rd": ("R", "r_d", "", ()),
+    "sd": ("S", "s_d", "", ()),
     "rt": ("R", "r_t", "", ()),
+    "st": ("S", "s_t", "", ()),
     "nj": ("N", "n0", "", ()),
     "pj": ("P", "p0", "p0_rest", ("pt",)),
     "mj": ("M", "m1", "", ()),
     "qb": ("Q", "q_blocks", "q_blocks_rest", ("qt",)),
     "cj": ("C", "c1", "", ()),
     "q": ("Q", "q_block", "q_block_rest", ("qt", "qb")),
-    "s": ("S", "s", "", ()),
+    "s": ("S", "s0", "", ()),
     "r": ("R", "r0", "", ()),
     "c": ("C", "c0", "", ()),
     "m": ("M", "pe_filters", "", ()),
@@ -44,7 +47,10 @@ that have to be in their last iteration there."""
 
 _FILTERS = ("g", "mt")  # tiles with filters of their own
 
-PASSES, ROWS = ("ct", "rt"), ("nj", "pj")
+SLICES = ("ct", "rd", "sd")
+"""Loops over the parts of a tile's iacts that are loaded one after another."""
+
+PASSES, ROWS = (*SLICES, "rt", "st"), ("nj", "pj")
 """Loops over the passes of a tile, and over the row steps of a pass."""
 
 
@@ -114,7 +120,7 @@ class Loops:
 
 def _loop(m: ClusterMapping, name: str, of: Collection[str]) -> Loop:
     dimension, bound, last, when = _TABLE[name]
-    size = m.layer.s if bound == "s" else int(getattr(m, bound))
+    size = int(getattr(m, bound))
     if name == "m" and m.g0 > 1:
         dimension = "G"
     return Loop(name, dimension, size, int(getattr(m, last)) if last else size, tuple(one for one in when if one in of))

@@ -34,7 +34,7 @@ def tag_indices(m: Any) -> int:
     elif m.r0 > 1:
         index = m.row_span(m.p_x)
     else:
-        index = m.p_x + (m.height - 1) // m.layer.stride[0]
+        index = m.p_x + ((m.height - 1) // m.layer.stride[0] if m.diagonal else 0)
     return max(index, m.m_x)
 
 
@@ -74,16 +74,16 @@ _CAPACITY = (
         lambda m: f"the tile's output columns ({m.q0}) must be whole parts of {m.q_x} and no more than Q ({m.layer.q})",
     ),
     Rule(
-        lambda m: m.r_s == 1 or m.r_s == m.layer.r,
-        lambda m: f"r_s must be 1 or R ({m.layer.r}), not {m.r_s}",
+        lambda m: m.r_s * m.r0 == 1 or (m.r_s + m.r0 == m.layer.r + 1 and m.r_s * m.r0 == m.layer.r),
+        lambda m: f"filter rows must all be along a chain or within a PE, or in time: r_s, r0 are {m.r_s}, {m.r0}",
     ),
     Rule(
-        lambda m: m.r0 == 1 or m.r0 == m.layer.r,
-        lambda m: f"r0 must be 1 or R ({m.layer.r}), not {m.r0}",
+        lambda m: m.layer.r % (m.r_d * m.r_s * m.r0) == 0,
+        lambda m: f"slices of filter rows ({m.r_d}, r_d) must divide those in time ({m.layer.r // (m.r_s * m.r0)})",
     ),
     Rule(
-        lambda m: m.r_s == 1 or m.r0 == 1,
-        lambda m: "filter rows are either along a chain or within a PE",
+        lambda m: m.layer.s % (m.s_d * m.s_t) == 0,
+        lambda m: f"slices and passes of filter columns (s_d, s_t: {m.s_d}, {m.s_t}) must divide S ({m.layer.s})",
     ),
     Rule(
         lambda m: m.chains * m.chain <= m.config.rows,
@@ -128,7 +128,7 @@ _CAPACITY = (
         lambda m: "the largest of a window cannot be taken along a chain of PEs",
     ),
     Rule(
-        lambda m: m.layer.kind != "maxpool" or m.held or m.ct * m.r_t == 1,
+        lambda m: m.layer.kind != "maxpool" or m.held or m.passes == 1,
         lambda m: "the largest of a window has to be taken within a PE",
     ),
 )
@@ -303,8 +303,8 @@ _FLITS = (
         lambda m: "the packed form holds one channel a flit",
     ),
     Rule(
-        lambda m: not m.planar or (m.r0 == 1 and m.q_x == 1),
-        lambda m: "the packed form excludes filter rows in a PE and columns in space",
+        lambda m: not m.planar or m.r0 * m.q_x * m.s_t * m.s_d == 1,
+        lambda m: "the packed form excludes filter rows in a PE, and columns in space or in time",
     ),
     Rule(
         lambda m: not m.planar or m.layer.stride[1] <= m.window,

@@ -44,7 +44,10 @@ def loop_nest(m: ClusterMapping) -> str:
     if not m.held:
         level("GLB, psums in their banks")
     loop("for c3" if m.c1 > 1 else "for c2", m.ct, rest(m.pass_channels, m.c_rest))
+    loop("for r2", m.r_d, "iacts of a slice")
+    loop("for s2", m.s_d, "iacts of a slice")
     loop("for r1", m.r_t)
+    loop("for s1", m.s_t)
     loop("for n", m.n0)
     loop("for p1", m.p0)
     level("spatial, columns")

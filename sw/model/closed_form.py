@@ -74,7 +74,7 @@ def _weights(m: ClusterMapping, round_trip: int) -> _Weights:
     """
     if m.weights_stay:
         return _Weights(0, 0)
-    flits = ceil_div(weight_beats(m) // m.weight_ports, m.mt * m.ct * m.r_t)
+    flits = ceil_div(weight_beats(m) // m.weight_ports, m.mt * m.passes)
     of_row = ceil_div(m.m, m.mt * m.m0 * m.m_y)  # sets of weights that pass along a row
     depth = m.config.glb_weight_flits
     return _Weights(max(flits, of_row * m.weights), ceil_div(flits * max(round_trip, depth), depth))
@@ -102,7 +102,7 @@ def _tile_cycles(m: ClusterMapping, q: int, q_tile: int, p: int, rows: int, weig
         Output rows of a row step, row steps.
     weights : _Weights
     """
-    chains, passes = m.chains, m.ct * m.r_t
+    chains, passes = m.chains, m.passes
     together = q * m.pe_filters if m.patched else m.pe_filters  # psums of a PE that are worked on at once
     steps = _pass_steps(m, q, rows)
     iact = iact_cycles(m, q_tile, p) * rows
@@ -125,7 +125,7 @@ def _tile_cycles(m: ClusterMapping, q: int, q_tile: int, p: int, rows: int, weig
     if m.held:
         psum = max(_burst(m, together, chains), chains * together * rows - busy)
     else:
-        sets, taps = rows * (m.m1 if m.patched else q), m.layer.s * m.r0 * m.c0
+        sets, taps = rows * (m.m1 if m.patched else q), m.s0 * m.r0 * m.c0
         psum = passes * sets * max(_burst(m, together, chains), (chains - taps) * together)
     return busy + max(0, psum)
 
@@ -136,7 +136,7 @@ def _slice_wait(m: ClusterMapping, round_trip: int) -> int:
     if missing <= 0 or (m.resident and m.ct > 1):
         return 0
     columns = m.patch_columns(m.q_pe) if m.patched else m.stride[1]
-    held = m.config.iact_spad // max(1, columns * m.r0 * m.pe_words) * m.layer.s * m.r0 * m.c0 * m.pe_filters
+    held = m.config.iact_spad // max(1, columns * m.r0 * m.pe_words) * m.s0 * m.r0 * m.c0 * m.pe_filters
     return max(0, missing + round_trip - held * (m.q_pe if m.patched else 1))
 
 
@@ -169,7 +169,7 @@ def _drained(m: ClusterMapping, steps: int) -> int:
 
 def _free_cycles(m: ClusterMapping, tile: int) -> int:
     """Return the cycles in which a tile leaves the banks to the drain: its first pass, and what its updates leave."""
-    passes = 1 if m.held else m.ct * m.r_t
+    passes = 1 if m.held else m.passes
     if passes == 1:
         return tile
     first = tile // passes
@@ -184,7 +184,7 @@ def _behind_last_step(m: ClusterMapping) -> int:
     # of the last row step only the first group of columns is drained meanwhile, and of its blocks only the first
     parts = max(1, groups // m.merged) * max(1, ceil_div(m.set_filters, m.out_lanes))
     ordered = (cycles - cycles // parts) // rows
-    return max(ordered, cycles - (last if m.held or m.ct * m.r_t == 1 else _drained(m, last)))
+    return max(ordered, cycles - (last if m.held or m.passes == 1 else _drained(m, last)))
 
 
 def _round_trip(m: ClusterMapping) -> int:
@@ -242,6 +242,6 @@ def estimate(m: ClusterMapping) -> int:
         weights_first = max(ceil_div(flits, m.mt), ceil_div(of_row, m.mt) - first)
     initial = int(first * slow) + weights_first
     rest = int(beats.iact + beats.weight + beats.param + (slow - 1) * beats.iact) - initial
-    slices = x.n * m.g_t * m.pt * m.qt * (1 if m.resident else m.mt * m.ct) - 1
+    slices = x.n * m.g_t * m.pt * m.qt * m.r_d * m.s_d * (1 if m.resident else m.mt * m.ct) - 1
     waits = max(0, rest - busy, slices * _slice_wait(m, _round_trip(m)), late)
     return initial - _begun_early(m, first) + busy + waits + _behind_last_step(m)

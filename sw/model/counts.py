@@ -69,9 +69,14 @@ def loaded_beats(m: ClusterMapping) -> int:
     uy, ux = x.stride
     unit = m.lanes if m.planar else 1
     height = min(x.h, (x.p - 1) * uy + m.height - x.padding[0])
-    width = ceil_div(min(x.w, (x.q - 1) * ux + m.window - x.padding[1]), unit)
-    rows = _inside(-x.padding[0], m.p0 * m.p_n * uy, m.pt, m.tile_rows, height)
-    columns = _inside((-x.padding[1] - m.x_offset) // unit, m.q0 * ux // unit, m.qt, m.tile_beats, width)
+    width = ceil_div(min(x.w, (x.q - 1) * ux + m.width - x.padding[1]), unit)
+    rows, columns = 0, 0
+    for rd in range(m.r_d):
+        top = rd * (x.r // m.r_d) * x.dilation[0] - x.padding[0]
+        rows += _inside(top, m.p0 * m.p_n * uy, m.pt, m.tile_rows, height)
+    for sd in range(m.s_d):
+        left = sd * (x.s // m.s_d) * x.dilation[1] - x.padding[1] - m.x_offset
+        columns += _inside(left // unit, m.q0 * ux // unit, m.qt, m.tile_beats, width)
     return rows * columns * m.group_blocks
 
 
@@ -102,14 +107,19 @@ def _rows_sent(m: ClusterMapping) -> tuple[int, int]:
 def _columns_sent(m: ClusterMapping) -> tuple[int, int]:
     """Columns that the iact reader sends over all tiles: all, and those inside the tensor."""
     x = m.layer
-    ux, left = x.stride[1], x.padding[1]
-    if ux <= m.window:
-        each = m.sent_columns
-        step, before = each * ux, ceil_div(x.q, each) - 1
-        full, rest = m.patch_columns(each), m.patch_columns(m.sent_columns_rest)
-        inside = _inside(-left, step, before, full, x.w) + _inside(before * step - left, 1, 1, rest, x.w)
-        return before * full + rest, inside
-    return x.q * m.window, _inside(-left, ux, x.q, m.window, x.w)
+    ux, sent, inside = x.stride[1], 0, 0
+    for part in range(x.s // m.s0):
+        first = part * m.s0 * x.dilation[1] - x.padding[1]
+        if ux <= m.window:
+            each = m.sent_columns
+            step, before = each * ux, ceil_div(x.q, each) - 1
+            full, rest = m.patch_columns(each), m.patch_columns(m.sent_columns_rest)
+            inside += _inside(first, step, before, full, x.w) + _inside(first + before * step, 1, 1, rest, x.w)
+            sent += before * full + rest
+        else:
+            inside += _inside(first, ux, x.q, m.window, x.w)
+            sent += x.q * m.window
+    return sent, inside
 
 
 def read_beats(m: ClusterMapping) -> Beats:
@@ -137,7 +147,7 @@ def words(m: ClusterMapping) -> tuple[int, ...]:
     tiles = x.n * m.g_t
     outputs = x.outputs
     macs = outputs * m.c * x.r * x.s
-    passes = 1 if m.held else m.ct * m.r_t  # times that a psum is sent to its bank
+    passes = 1 if m.held else m.passes  # times that a psum is sent to its bank
     emitted = outputs * m.chain if m.held else macs // m.taps
     filters, channels = m.m * m.g_n, m.c * m.g_n  # of a tile of groups
     row_steps_of_pe = x.p if m.p0 == 1 else m.row_steps * m.p_x
@@ -145,7 +155,7 @@ def words(m: ClusterMapping) -> tuple[int, ...]:
     rows_of_tiles = x.p if m.p0 == 1 else m.pt * m.p_x
     parts = x.q // m.q_pe if m.q_x > 1 else m.qt  # of the output columns, each in a PE of its own or in a tile
     copies = rows_of_tiles // m.pt * (parts // m.qt) if m.weights_stay else rows_of_tiles * parts * m.n_t
-    columns_of_pe = parts * m.patch_columns(m.q_pe) if m.q_x > 1 else columns
+    columns_of_pe = parts * m.patch_columns(m.q_pe) * (x.s // m.s0) if m.q_x > 1 else columns
     return (
         beats.iact * m.lanes,  # dram
         beats.weight * m.lanes,

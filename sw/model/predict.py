@@ -133,7 +133,7 @@ def _passes(m: ClusterMapping) -> npt.NDArray[np.int64]:
     """Return the steps of each pass: an array over the outer loops."""
     rows, columns = np.full(m.pt, min(m.p0, m.row_steps)), np.full(m.qt, m.q_pe)
     rows[-1], columns[-1] = m.p0_rest, m.q_pe_rest
-    inner = m.n0 * m.r_t * m.m1 * m.taps * m.pe_filters
+    inner = m.n0 * (m.passes // m.ct) * m.m1 * m.taps * m.pe_filters
     plane, loops = inner * rows[:, None] * columns, list(_outer(m))
     shape = [m.pt if name == "pt" else m.qt if name == "qt" else 1 for name in loops]
     return np.ascontiguousarray(np.broadcast_to(plane.reshape(shape), tuple(_outer(m).values())), np.int64)
@@ -182,7 +182,7 @@ def _chosen(m: ClusterMapping, effort: Effort) -> _Counts:
     fewest = {name: effort.between + 2 * ends for name, ends in _ends(m, effort).items()}
     # a smaller layer has at least a window's rows and columns, however many of the layer's are padding
     (uy, ux), x = m.layer.stride, m.layer
-    for name, inside, tile in (("pt", x.h - m.height, m.p0 * m.p_n * uy), ("qt", x.w - m.window, m.q0 * ux)):
+    for name, inside, tile in (("pt", x.h - m.height, m.p0 * m.p_n * uy), ("qt", x.w - m.width, m.q0 * ux)):
         fewest[name] = max(fewest[name], counts[name] - inside // tile)
     # a tile lasts no less than its drain
     pass_steps = max(1, size // math.prod(counts.values()))

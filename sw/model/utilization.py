@@ -15,7 +15,7 @@ __all__ = ["edges", "link_cycles", "pe_macs", "pe_steps", "steps", "used_pes"]
 def steps(m: ClusterMapping) -> int:
     """Return the steps of the layer: cycles of a PE that works in all of them."""
     columns = (m.qt - 1) * m.q_pe + m.q_pe_rest
-    outside = m.layer.n * m.g_t * m.mt * m.ct * m.r_t * m.m1
+    outside = m.layer.n * m.g_t * m.mt * m.passes * m.m1
     return outside * m.row_steps * columns * m.taps * m.pe_filters
 
 
@@ -50,7 +50,7 @@ def pe_macs(m: LayerMapping) -> npt.NDArray[np.int64]:
 def _cluster_macs(m: ClusterMapping) -> npt.NDArray[np.int64]:
     """Return the multiply-accumulates of each PE of a cluster, (rows, cols)."""
     macs = np.zeros((m.config.rows, m.config.cols), np.int64)
-    always = m.layer.n * m.g_t * m.r_t * m.m1 * m.taps * m.pe_filters
+    always = m.layer.n * m.g_t * (m.passes // m.ct) * m.m1 * m.taps * m.pe_filters
     for row, used in enumerate(m.rows):
         if used is None:
             continue
@@ -106,11 +106,11 @@ def link_cycles(of: LayerMapping) -> dict[str, int]:
         for p, count in ((m.p_n, m.row_steps - 1), (m.p_rest, 1)):
             if q_count and count:
                 passes = (m.ct - 1) * iact_cycles(m, q_tile, p) + iact_cycles(m, q_tile, p, m.blocks_rest)
-                iact += tiles * m.r_t * q_count * count * passes
+                iact += tiles * (m.passes // m.ct) * q_count * count * passes
         for rows, count in ((min(m.p0, m.row_steps), m.pt - 1), (m.p0_rest, 1)):
             if q_count and count:
                 drain += tiles * q_count * count * drain_cycles(m, q_pe, rows)
-    of_row = m.ct * m.r_t * (m.m // (m.m0 * m.m_y)) * m.weights  # weights that pass along the busiest row
+    of_row = m.passes * (m.m // (m.m0 * m.m_y)) * m.weights  # weights that pass along the busiest row
     banked = of.splits.clusters // of.splits.c_y  # clusters whose psums go to their banks
     return {
         "dram read": sum(counts[f"dram.{what}.read"] for what in ("iact", "weight", "param")) // of.config.flit_words,

@@ -6,7 +6,7 @@ from rowmesh.hw.nest import BOUND_WIDTH
 from rowmesh.sw.mapping.cluster import ClusterMapping, ceil_div, weight_beats
 from rowmesh.sw.program.memory_map import MemoryMap
 from rowmesh.sw.program.nest import Loop, Nest
-from rowmesh.sw.program.tiles import loaded_loops, tile_loops
+from rowmesh.sw.program.tiles import iact_moves, loaded_loops, tile_loops
 
 __all__ = ["load_iact", "load_param", "load_weight"]
 
@@ -21,20 +21,20 @@ def load_iact(m: ClusterMapping, memory: MemoryMap, port: int) -> Nest:
     beat = m.config.beat_bytes
     unit = lanes if m.planar else 1  # columns of a beat
     base_x = (-x.padding[1] - m.x_offset) // unit
-    tile_blocks = m.pass_channels if m.planar else m.pass_channels // lanes
-    rows = m.p0 * m.p_n * uy
-    columns = m.q0 * ux // unit
+    moves = iact_moves(m, unit)
+    distance = {"y": layout.stride_row, "x": beat, "block": layout.stride_block}
     strides = {
-        "n": {"address": m.n0 * layout.stride_n},
-        "g": {"address": m.group_blocks * layout.stride_block},
-        "pt": {"address": rows * layout.stride_row, "y": rows},
-        "qt": {"address": columns * beat, "x": columns},
+        name: {"address": sum(distance[along] * by for along, by in move.items()), **move}
+        for name, move in moves.items()
     }
+    strides |= {"n": {"address": m.n0 * layout.stride_n}, "g": {"address": m.group_blocks * layout.stride_block}}
     length, groups = (m.part, m.c1) if m.part else (m.tile_beats, 1)
     blocks = m.blocks // groups
     loops = [loop for loop in tile_loops(m, strides) if not (m.resident and loop.name == "mt")]
     loops += [
-        Loop("ct", m.ct, {"address": tile_blocks * layout.stride_block, "block": tile_blocks}),
+        Loop("ct", m.ct, strides["ct"]),
+        Loop("rd", m.r_d, strides["rd"]),
+        Loop("sd", m.s_d, strides["sd"]),
         Loop("nj", m.n0, {"address": layout.stride_n}),
         Loop("cj", groups, {"address": blocks * layout.stride_block, "block": blocks}),
         Loop("part", m.tile_beats // length, {"address": length * beat, "x": length}),
@@ -42,7 +42,7 @@ def load_iact(m: ClusterMapping, memory: MemoryMap, port: int) -> Nest:
         Loop("y", m.tile_rows, {"address": layout.stride_row, "y": 1}),
     ]
     start = memory.iact + port * m.blocks * layout.stride_block
-    used_columns = min(x.w, (x.q - 1) * ux + m.window - x.padding[1])
+    used_columns = min(x.w, (x.q - 1) * ux + m.width - x.padding[1])
     return Nest(
         loops,
         {

@@ -17,7 +17,7 @@ def pack_weights(m: ClusterMapping, weights: npt.NDArray[np.int64]) -> bytes:
     lanes = m.lanes
     flits = ceil_div(m.weights, lanes)
     chains, ports = m.m_y * m.g_y, m.weight_ports
-    axes = {"cj": 4, "s": 10, "r": 9, "c": 6, "m": 2}  # of a tile's channel groups, columns, rows, channels, filters
+    axes = {"cj": 4, "s": 13, "r": 10, "c": 6, "m": 2}  # of a tile's channel groups, columns, rows, channels, filters
     orders = [axes[name] for name in m.order.loops if name in axes]
     within = orders if m.order.blocks else [axes["cj"], *orders]
     pieces: list[list[bytes]] = [[] for _ in range(ports)]
@@ -34,11 +34,13 @@ def pack_weights(m: ClusterMapping, weights: npt.NDArray[np.int64]) -> bytes:
             for ct in range(m.ct):
                 cs = m.c_s if ct < m.ct - 1 else m.c_s_rest
                 tile = filters[:, ct * m.pass_channels :][:, : m.c1 * cs * m.c0]
-                tile = tile.reshape(mx, m.m1, m.pe_filters, chains, m.c1, cs, m.c0, m.r_t, m.r_s, m.r0, m.layer.s)
-                tile = tile.transpose(7, 1, 0, 3, 5, 8, *within)  # rt, mj, mi, k, ci, r_s, and within a PE
+                taps = (m.r_d, m.r_t, m.r_s, m.r0, m.s_d, m.s_t, m.s0)
+                tile = tile.reshape(mx, m.m1, m.pe_filters, chains, m.c1, cs, m.c0, *taps)
+                # rd, sd, rt, st, mj, mi, k, ci, r_s, and within a PE
+                tile = tile.transpose(7, 11, 8, 12, 1, 0, 3, 5, 9, *within)
                 # ports share the chains of a column, or else the channel groups of its one chain
                 rows = (ports, chains // ports, cs) if chains > 1 else (chains, ports, cs // ports)
-                words = np.zeros((m.r_t, m.m1, mx, *rows, m.r_s, flits * lanes), np.int64)
+                words = np.zeros((m.passes // m.ct, m.m1, mx, *rows, m.r_s, flits * lanes), np.int64)
                 words[..., : m.weights] = tile.reshape(*words.shape[:-1], m.weights)
                 words = np.moveaxis(words.reshape(*words.shape[:-1], flits, lanes), -2, 2)
                 words = np.moveaxis(words, 4 if chains > 1 else 5, 0).astype(f"<i{m.config.data_width // 8}")

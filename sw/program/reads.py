@@ -1,8 +1,9 @@
 """Nests of the readers: from the global buffer to the array."""
 
 from rowmesh.sw.mapping.cluster import ClusterMapping, ceil_div
+from rowmesh.sw.mapping.loops import SLICES
 from rowmesh.sw.program.nest import Loop, Nest
-from rowmesh.sw.program.tiles import edge_masks, loaded_loops, tile_loops
+from rowmesh.sw.program.tiles import edge_masks, iact_moves, loaded_loops, tile_loops
 
 __all__ = ["read_iact", "read_weight"]
 
@@ -10,16 +11,17 @@ __all__ = ["read_iact", "read_weight"]
 def read_iact(m: ClusterMapping, port: int) -> Nest:
     """Return the nest of a port's reader of iacts: each flit is sent once a pass, with the tag that its PEs take."""
     x = m.layer
-    (uy, ux), beats, lanes = x.stride, m.tile_beats, m.lanes
-    loops = tile_loops(m, {"pt": {"y": m.p0 * m.p_n * uy}, "qt": {"x": m.q0 * ux}})
-    tile_blocks = m.pass_channels if m.planar else m.pass_channels // lanes
-    kept = m.slice_flits * m.images_kept
-    loops.append(Loop("ct", m.ct, {"address": kept if m.resident else 0, "block": tile_blocks}))
-    dy = x.dilation[0]
-    loops.append(Loop("rt", m.r_t, {"y": dy, "address": dy * beats}))
+    ux, beats, lanes, moves = x.stride[1], m.tile_beats, m.lanes, iact_moves(m)
+    loops = tile_loops(m, moves)
+    kept = m.slice_flits * m.images_kept if m.resident else 0
+    for name, bound, slices in (("ct", m.ct, m.r_d * m.s_d), ("rd", m.r_d, m.s_d), ("sd", m.s_d, 1)):
+        loops.append(Loop(name, bound, {"address": kept * slices, **moves[name]}))
+    # within a slice, rows and columns are as far apart in the buffer
+    within = {name: {"address": move.get("y", 0) * beats + move.get("x", 0), **move} for name, move in moves.items()}
+    loops.append(Loop("rt", m.r_t, within["rt"]))
+    loops.append(Loop("st", m.s_t, within["st"]))
     loops.append(Loop("nj", m.n0, {"address": m.slice_flits if m.images_kept > 1 else 0}))
-    step = m.p_n * uy
-    loops.append(Loop("pj", m.p0, {"y": step, "address": step * beats}, m.p0_rest, ("pt",)))
+    loops.append(Loop("pj", m.p0, within["pj"], m.p0_rest, ("pt",)))
     columns, columns_rest = m.patch_columns(m.sent_columns), m.patch_columns(m.sent_columns_rest)
     last_columns = ("qt", "qb") if m.blocked else ("qt",)
     if m.blocked:
@@ -28,7 +30,7 @@ def read_iact(m: ClusterMapping, port: int) -> Nest:
         loops.append(Loop("qb", m.q_blocks, by_block, m.q_blocks_rest, ("qt",)))
         by_group = {"address": m.blocks_at_once * m.tile_rows * beats, "block": m.blocks_at_once}
         loops.append(Loop("cj", m.c1, by_group))
-    inner = ["rt", "pj", *(("qb", "cj") if m.blocked else ())]
+    inner = ["rt", "st", "pj", *(("qb", "cj") if m.blocked else ())]
     values = {
         "release": m.slice_flits,
         "low": 0,
@@ -75,7 +77,7 @@ def read_iact(m: ClusterMapping, port: int) -> Nest:
     inner += [loop.name for loop in rows]
     conditions |= {
         "release_mask": ("mt", *inner) if m.resident else tuple(inner),
-        "sync_mask": (*(("mt", "ct") if m.resident else ()), *(("nj",) if m.images_kept > 1 else ()), *inner),
+        "sync_mask": (*(("mt", *SLICES) if m.resident else ()), *(("nj",) if m.images_kept > 1 else ()), *inner),
         **edge_masks(m, ("pt", "pj")),
     }
     return Nest(loops, {"x": base_x, "y": -x.padding[0], "block": port * m.blocks}, conditions, values)
@@ -130,7 +132,10 @@ def read_weight(m: ClusterMapping) -> Nest:
     loops = loaded_loops(m, {}, m.weights_stay)
     loops += [
         Loop("ct", m.ct),
+        Loop("rd", m.r_d),
+        Loop("sd", m.s_d),
         Loop("rt", m.r_t),
+        Loop("st", m.s_t),
         Loop("mj", m.m1),
         Loop("flit", flits),
         Loop("mi", m.m_x, {"index": 1}, m.m_x_rest, ("mt",)),

@@ -7,7 +7,7 @@ from rowmesh.sw.mapping.loops import tiles_that_share
 from rowmesh.sw.program.nest import Loop
 from rowmesh.sw.program.subscriptions import edge_flags_of
 
-__all__ = ["edge_masks", "loaded_loops", "tile_loops"]
+__all__ = ["edge_masks", "iact_moves", "loaded_loops", "tile_loops"]
 
 
 def edge_masks(mapping: ClusterMapping, rows: tuple[str, ...]) -> dict[str, tuple[str, ...] | None]:
@@ -21,6 +21,24 @@ def edge_masks(mapping: ClusterMapping, rows: tuple[str, ...]) -> dict[str, tupl
 def tile_loops(m: ClusterMapping, strides: dict[str, dict[str, int]]) -> list[Loop]:
     """Return the loops over tiles, outermost first; strides by loop and output."""
     return [Loop(name, bound, strides.get(name, {})) for name, bound in m.tiles.items()]
+
+
+def iact_moves(m: ClusterMapping, columns: int = 1) -> dict[str, dict[str, int]]:
+    """Return how far each loop outside of a PE moves in the iacts: rows ``y``, units of so many columns ``x``, blocks.
+
+    What is along the array, and across it, is no loop here.
+    """
+    x, (uy, ux), (dy, dx) = m.layer, m.layer.stride, m.layer.dilation
+    return {
+        "pt": {"y": m.p0 * m.p_n * uy},
+        "qt": {"x": m.q0 * ux // columns},
+        "ct": {"block": m.pass_channels if m.planar else m.pass_channels // m.lanes},
+        "rd": {"y": x.r // m.r_d * dy},
+        "sd": {"x": x.s // m.s_d * dx // columns},
+        "rt": {"y": dy},
+        "st": {"x": m.s0 * dx},
+        "pj": {"y": m.p_n * uy},
+    }
 
 
 def loaded_loops(m: ClusterMapping, strides: dict[str, dict[str, int]], stays: bool) -> list[Loop]:

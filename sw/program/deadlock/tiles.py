@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from collections.abc import Mapping as Dict
 
 from rowmesh.hw.descriptor import Engine
+from rowmesh.sw.mapping.loops import PASSES
+from rowmesh.sw.mapping.loops import ROWS as ROW_STEPS  # which a tile's weights serve
 from rowmesh.sw.program.nest import Loop, Nest
 
 __all__ = [
@@ -22,8 +24,6 @@ __all__ = [
 ]
 
 TILES = ("n", "g", "pt", "qt", "mt")
-PASSES = ("ct", "rt")
-ROW_STEPS = ("nj", "pj")  # which a tile's weights serve
 _SHARED = (*TILES, *PASSES, *ROW_STEPS)
 
 
