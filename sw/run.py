@@ -281,7 +281,6 @@ def make_job(
 def run_mapping(
     mapping: LayerMapping,
     *,
-    origin: Layer | None = None,
     seed: int = 0,
     memory: str = "fast",
     progress: Progress = lambda stage, fraction: None,
@@ -290,9 +289,7 @@ def run_mapping(
 
     Parameters
     ----------
-    mapping : ClusterMapping
-    origin : Layer, optional
-        The layer as the workload has it, where the mapping is of its plane as a row.
+    mapping : LayerMapping
     seed : int
         Of weights and random inputs.
     memory : {"fast", "axi-random"}
@@ -304,13 +301,12 @@ def run_mapping(
     RunError
         If the hardware reports an error or does not finish.
     """
-    return run_sequence([mapping], origins=[origin or mapping.layer], seed=seed, memory=memory, progress=progress)
+    return run_sequence([mapping], seed=seed, memory=memory, progress=progress)
 
 
 def run_sequence(
     mappings: Sequence[LayerMapping],
     *,
-    origins: Sequence[Layer] = (),
     seed: int = 0,
     memory: str = "fast",
     progress: Progress = lambda stage, fraction: None,
@@ -324,8 +320,6 @@ def run_sequence(
     ----------
     mappings : sequence of ClusterMapping
         All of one architecture.
-    origins : sequence of Layer, optional
-        The layers as the workload has them, where mappings are of their planes as rows.
     seed, memory, progress
         See :func:`run_mapping`.
 
@@ -344,7 +338,7 @@ def run_sequence(
         progress=lambda cycles: progress("simulate", min(0.99, cycles / case.predicted.cycles)),
         build_progress=lambda *_: progress("build", None),
     )
-    return _compared(case, result, origins)
+    return _compared(case, result)
 
 
 def run_mappings(mappings: Sequence[LayerMapping], *, seed: int = 0, memory: str = "fast") -> list[LayerResult]:
@@ -378,11 +372,17 @@ class _Case:
     job: SimJob
 
 
+def _data(mapping: LayerMapping, seed: int) -> LayerData:
+    """Make the tensors of the workload's layer, as the array takes them."""
+    data = make_data(mapping.config, mapping.origin, seed)
+    return mapping.lowered.data(data) if mapping.lowered else data
+
+
 def _prepared(mappings: Sequence[LayerMapping], seed: int, memory: str) -> _Case:
     predicted = predict(mappings[0]) if len(mappings) == 1 else predict_sequence(mappings)
     if mappings[0].config.pe_counters:
         predicted = replace(predicted, pe_macs=np.sum([pe_macs(m) for m in mappings], axis=0).tolist())
-    data = [make_data(mapping.config, mapping.layer, seed) for mapping in mappings]
+    data = [_data(mapping, seed) for mapping in mappings]
     most = 4 * predicted.cycles + 2_000_000
     job = make_job(list(zip(mappings, data, strict=True)), seed=seed, memory=memory, max_cycles=most)
     return _Case(mappings, memory, predicted, data, job)
@@ -392,11 +392,11 @@ def _joined(names: Sequence[str]) -> str:
     return " + ".join(dict.fromkeys(names))
 
 
-def _compared(case: _Case, result: SimResult, origins: Sequence[Layer] = ()) -> LayerResult:
+def _compared(case: _Case, result: SimResult) -> LayerResult:
     """Compare what a run left behind with what was expected; see :func:`run_mapping`."""
     mappings, config = case.mappings, case.mappings[0].config
     layers = [mapping.layer for mapping in mappings]
-    origins = origins or layers
+    origins = [mapping.origin for mapping in mappings]
     name = _joined([layer.name for layer in layers])
     status = result.registers
     if result.timed_out or status["ERROR"]:
@@ -417,13 +417,12 @@ def _compared(case: _Case, result: SimResult, origins: Sequence[Layer] = ()) -> 
     described = [
         {
             **mapping.to_json(),
-            **({"plane": "row"} if origin != mapping.layer else {}),
             "loop_nest": mapping.loop_nest(),
         }
-        for mapping, origin in zip(mappings, origins, strict=True)
+        for mapping in mappings
     ]
     shapes = [origin.model_dump(by_alias=True) for origin in origins]
-    macs = sum(layer.macs for layer in layers)
+    done = sum(layer.macs for layer in layers)
     return LayerResult(
         layer=name,
         dataflow=_joined([mapping.dataflow for mapping in mappings]),
@@ -435,8 +434,8 @@ def _compared(case: _Case, result: SimResult, origins: Sequence[Layer] = ()) -> 
             mismatches=sum(wrong),
             where=", ".join(layer.name for layer, words in zip(layers, wrong, strict=True) if words),
         ),
-        macs=macs,
-        zero_macs=macs - sum(nonzero_macs(layer, data) for layer, data in zip(layers, case.data, strict=True)),
+        macs=sum(origin.macs for origin in origins),
+        zero_macs=done - sum(nonzero_macs(layer, data) for layer, data in zip(layers, case.data, strict=True)),
         gated_macs=counters["pe_gated"],
         pes=config.pes,
         cycles_per_second=result.cycles_per_second,
@@ -467,4 +466,4 @@ def run_layer(
     """
     progress("map", None)
     mapping = search(config, layer, flows, objective).mapping
-    return run_mapping(mapping, origin=layer, seed=seed, memory=memory, progress=progress)
+    return run_mapping(mapping, seed=seed, memory=memory, progress=progress)

@@ -290,7 +290,6 @@ def run(
                 stages = progress.layer(names, number, len(programs))
                 result = flow.run_sequence(
                     [mappings[index] for index in places],
-                    origins=chosen_layers,
                     seed=seed,
                     memory=memory.value,
                     progress=stages,

@@ -636,7 +636,7 @@ class ClusterMapping:
     def iact_slots(self) -> int:
         """Words of a PE's iact spad that the static order of flits needs."""
         ux, step = self.stride[1], self.lanes if self.planar else 1
-        if self.patched:
+        if self.patched or self.q_x > 1:  # all PEs step together, and those of the last columns get theirs last
             return self.patch_columns(self.q_pe) * self.r0 * self.pe_words
         if not self.planar:
             return self.window * self.r0 * self.pe_words

@@ -38,14 +38,14 @@ from rowmesh.sw.mapping.cluster import ClusterMapping, IllegalMappingError, ceil
 from rowmesh.sw.mapping.layer import LayerMapping, Splits, check_places, sub_layer
 from rowmesh.sw.mapping.orders import IACT, PSUM, WEIGHT, Order, permutation_of
 from rowmesh.sw.workload.layer import LARGEST, Layer
-from rowmesh.sw.workload.lowering import flattened
+from rowmesh.sw.workload.lowering import STEPS, Lowered, lower
 
 __all__ = ["read_mappings", "write_mappings"]
 
 _TOP = "mapping"
 _TITLE = "mapping"
 _MADE_BY = "rowmesh map ... --out FILE"
-_LAYER_KEYS = ("layer", "dataflow", "plane", "nest")
+_LAYER_KEYS = ("layer", "dataflow", "lowered", "plane", "nest")
 _CLUSTERS = ("mesh_y", "mesh_x")
 _TARGETS = ("DRAM", *_CLUSTERS, "GLB", "columns", "rows", "pe", "spad")
 _SPATIAL = (*_CLUSTERS, "columns", "rows")
@@ -166,7 +166,7 @@ def write_mappings(mappings: Sequence[tuple[Layer, LayerMapping]], comment: str 
     Parameters
     ----------
     mappings : sequence of (Layer, LayerMapping)
-        Layers as the workload has them; the mapping may be of the same layer with its plane as a row.
+        Layers as the workload has them; mappings may be of what they are lowered to.
     comment : str
         Its first line.
     """
@@ -174,7 +174,7 @@ def write_mappings(mappings: Sequence[tuple[Layer, LayerMapping]], comment: str 
         {
             "layer": layer.name,
             "dataflow": mapping.dataflow,
-            **({"plane": "row"} if mapping.layer != layer else {}),
+            **({"lowered": _flow(list(mapping.lowered.steps))} if mapping.lowered else {}),
             "nest": _nest(mapping),
         }
         for layer, mapping in mappings
@@ -263,7 +263,8 @@ class _Reader:
         self.document, self.place, self.config, self.layer, self.refuse = document, place, config, layer, refuse
 
     def mapping(self, entry: dict[str, Any]) -> LayerMapping:
-        layer = self._shape(entry)
+        lowered = self._lowered(entry)
+        layer = lowered.layer if lowered else self.layer
         dataflow = entry.get("dataflow", "own")
         if not isinstance(dataflow, str) or not dataflow.isprintable() or not 0 < len(dataflow) <= 64:
             self._refuse(("dataflow",), "a label of 1 to 64 printable characters", dataflow, "own")
@@ -297,7 +298,7 @@ class _Reader:
             raise self.document.error(self.place, f"mapping of {layer.name} breaks {rules}: {reasons}")
         found = ClusterMapping(config=self.config.cluster, layer=part, **factors)
         with self._legal(layer):
-            whole = LayerMapping(self.config, layer, splits, found)
+            whole = LayerMapping(self.config, layer, splits, found, lowered)
         if reason := self.refuse(whole):
             raise self.document.error(self.place, f"mapping of {layer.name} cannot run: {reason}")
         for (target, dimension), value in _remaining(found).items():
@@ -361,17 +362,23 @@ class _Reader:
         except IllegalMappingError as error:
             raise self.document.error(self.place, f"mapping of {layer.name} breaks a rule: (1) {error}") from None
 
-    def _shape(self, entry: dict[str, Any]) -> Layer:
-        plane = entry.get("plane")
-        if plane is None:
-            return self.layer
-        if plane != "row":
-            self._refuse(("plane",), "row or left out", plane, "row")
-        rows = flattened(self.config, self.layer)
-        if not rows:
-            rule = "must be left out: only a 1 x 1 layer of stride 1 without padding, in blocked form, can be a row"
-            raise self.document.error((*self.place, "plane"), rule)
-        return rows[0]
+    def _lowered(self, entry: dict[str, Any]) -> Lowered | None:
+        """Return what the layer is lowered to, or None if the mapping is of it as it is."""
+        key, steps = "lowered", entry.get("lowered")
+        if "plane" in entry:  # of earlier versions
+            key, steps = "plane", entry["plane"] if steps is None else [steps, entry["plane"]]
+        if steps is None:
+            return None
+        listed = steps if isinstance(steps, list) else [steps]
+        for step in listed:
+            if step not in STEPS:
+                near = files.suggest(step, STEPS) or "row"
+                self._refuse((key,), f"of {', '.join(STEPS)}, or left out", step, near)
+        lowered = lower(self.config, self.layer, listed)
+        if lowered is None:
+            rule = f"must be left out: the layer cannot be lowered by {' and '.join(listed)} on {self.config.name}"
+            raise self.document.error((*self.place, key), rule)
+        return lowered
 
     def _directives(
         self, entry: dict[str, Any]

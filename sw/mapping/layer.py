@@ -30,6 +30,7 @@ from rowmesh.hw.router import LINKS, Side
 from rowmesh.sw.mapping.cluster import ClusterMapping, IllegalMappingError, ceil_div
 from rowmesh.sw.mapping.text import loop_nest
 from rowmesh.sw.workload.layer import Layer
+from rowmesh.sw.workload.lowering import Lowered
 from rowmesh.sw.workload.tensors import TensorLayout
 
 __all__ = [
@@ -396,6 +397,8 @@ class LayerMapping:
         Over the clusters.
     cluster : ClusterMapping
         Of the first cluster's part of the layer; the others have the same factors.
+    lowered : Lowered, optional
+        How the layer came from the workload's; None, the default, if it is that.
 
     Raises
     ------
@@ -407,6 +410,7 @@ class LayerMapping:
     layer: Layer
     splits: Splits
     cluster: ClusterMapping
+    lowered: Lowered | None = None
 
     def __post_init__(self) -> None:
         if self.cluster.within != self.layer:  # a cluster's tensors are those of the whole layer
@@ -444,6 +448,11 @@ class LayerMapping:
         return LayerMapping(self.config, layer, self.splits, replace(self.cluster, layer=part, within=layer))
 
     @property
+    def origin(self) -> Layer:
+        """The layer as the workload has it."""
+        return self.lowered.origin if self.lowered else self.layer
+
+    @property
     def dataflow(self) -> str:
         """Name of the constraint set."""
         return self.cluster.dataflow
@@ -459,12 +468,16 @@ class LayerMapping:
         return self.cluster.ofmap_layout
 
     def to_json(self) -> dict[str, object]:
-        """Return the factors; on a mesh, those of the clusters and the delivery modes behind those of a cluster."""
+        """Return the factors; on a mesh, those of the clusters and the delivery modes behind those of a cluster.
+
+        If the layer is not the workload's, ``lowered`` has the steps from that one to this.
+        """
+        lowered: dict[str, object] = {"lowered": list(self.lowered.steps)} if self.lowered else {}
         if self.config.clusters == 1:
-            return self.cluster.to_json()
+            return {**self.cluster.to_json(), **lowered}
         clusters = {f"{CLUSTERS}{f.name}": getattr(self.splits, f.name) for f in fields(self.splits)}
         modes = {f"{operand}_mode": self.mode(operand) for operand in LINKS}
-        return {**self.cluster.to_json(), **clusters, **modes}
+        return {**self.cluster.to_json(), **clusters, **modes, **lowered}
 
     def loop_nest(self) -> str:
         """Return the mapping as a loop nest by level, for people."""

@@ -24,7 +24,7 @@ def pe_psums(m: Any) -> int:
 
 def kept_flits(m: Any) -> int:
     """Flits of iacts that have to fit the global buffer."""
-    return m.slice_flits * m.images_kept * (m.ct if m.resident else 1)
+    return m.slice_flits * m.images_kept * (m.slices if m.resident else 1)
 
 
 def tag_indices(m: Any) -> int:

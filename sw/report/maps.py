@@ -111,7 +111,6 @@ def map_json(
         "dataflow": mapping.dataflow,
         "mapping": {
             **mapping.to_json(),
-            **({"plane": "row"} if layer != mapping.layer else {}),
             "loop_nest": mapping.loop_nest(),
         },
         "predicted": predicted.to_json(),

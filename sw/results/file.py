@@ -15,16 +15,20 @@ from rowmesh.sw.inputs.errors import InputError
 from rowmesh.sw.inputs.select import select
 from rowmesh.sw.mapping.cluster import ClusterMapping, IllegalMappingError
 from rowmesh.sw.mapping.layer import CLUSTERS, LayerMapping, Splits, sub_layer
+from rowmesh.sw.mapping.orders import BLOCK, IACT, PSUM, WEIGHT, Order
 from rowmesh.sw.model.performance import Measurement, Prediction
 from rowmesh.sw.results.layer import LayerResult, Outputs
 from rowmesh.sw.results.provenance import RUN_SCHEMA
 from rowmesh.sw.workload.layer import Layer
+from rowmesh.sw.workload.lowering import lower
 
 __all__ = ["MADE_BY", "RunLayer", "check_same", "read_run", "select_results"]
 
 MADE_BY = "rowmesh run ... --json FILE"
 
 _LARGEST_FILE = 1 << 28
+_LATER = ("s_t", "r_d", "s_d")
+_STATIONARY = {"weight": WEIGHT, "block": BLOCK, "psum": PSUM, "iact": IACT}
 _Count = Annotated[int, Field(ge=0)]
 
 
@@ -143,13 +147,18 @@ class RunLayer:
         given = self.result.mapping
         if "sequence" in given:
             raise self._error("mapping", "must be of one layer: run them without --one-program")
-        layer = self.layer.as_row() if given.get("plane") == "row" else self.layer
-        factors = self._factors(ClusterMapping, "config", "layer", "dataflow", "within")
+        steps = ["row"] if given.get("plane") == "row" else given.get("lowered", [])
+        lowered = lower(config, self.layer, steps) if steps else None
+        if steps and lowered is None:
+            raise self._error("mapping.lowered", f"must be of the layer, which cannot be lowered by {steps}")
+        layer = lowered.layer if lowered else self.layer
+        factors = self._factors(ClusterMapping, "config", "layer", "dataflow", "within", "order")
+        factors["order"] = self._order()
         try:
             splits = Splits(**self._factors(Splits)) if config.clusters > 1 else Splits()
             part = sub_layer(layer, splits, 0, 0).layer
             own = ClusterMapping(config.cluster, part, dataflow=self.result.dataflow, within=layer, **factors)
-            return LayerMapping(config, layer, splits, own)
+            return LayerMapping(config, layer, splits, own, lowered)
         except IllegalMappingError as error:
             raise self._error("mapping", str(error)) from None
         except (TypeError, ArithmeticError):
@@ -159,10 +168,22 @@ class RunLayer:
         """Return the fields of a mapping, or of its splits over clusters, as the file has them."""
         prefix = CLUSTERS if of is Splits else ""
         names = {field.name: prefix + field.name for field in fields(of) if field.name not in but}
+        for later in _LATER:  # what a file of an earlier version has not is 1
+            if names.get(later) not in self.result.mapping:
+                names.pop(later, None)
         missing = [name for name in names.values() if name not in self.result.mapping]
         if missing:
             raise self._error(f"mapping.{missing[0]}", "is required")
         return {name: self.result.mapping[written] for name, written in names.items()}
+
+    def _order(self) -> Order:
+        """Return the order of loops; files of earlier versions name what stays in a PE."""
+        given = self.result.mapping
+        letters = given.get("order", _STATIONARY.get(str(given.get("stationary"))))
+        try:
+            return Order(str(letters))
+        except ValueError as error:
+            raise self._error("mapping.order", f"{error}, not {files.show_value(letters)}") from None
 
     def _given(self, name: str) -> dict[str, Any]:
         value = dict(getattr(self.result, name))

@@ -1,10 +1,12 @@
 """The mapper: looks at the mappings that the dataflows allow and keeps the one that the model predicts to be best."""
 
+import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,7 +25,7 @@ from rowmesh.sw.search.pool import Candidates, Pool, View, Way, bases_of, chunks
 from rowmesh.sw.search.space import Space
 from rowmesh.sw.workload.layer import Layer
 from rowmesh.sw.workload.limits import beyond_memory
-from rowmesh.sw.workload.lowering import flattened
+from rowmesh.sw.workload.lowering import lowerings
 
 __all__ = ["Search", "UnmappableError", "dropped_text", "find_mapping", "search"]
 
@@ -162,14 +164,26 @@ def search(
     goal = objective if isinstance(objective, Objective) else Objective(objective)
     end = math.inf if budget is None or budget.seconds is None else time.monotonic() + budget.seconds
     views: list[View] = []
-    found, exhaustive, refused = None, True, ""
-    for ways, refused in _tiers(config, layer):  # noqa: B007
-        some = _views(ways, goal)
-        exhaustive &= _look(some, flows, goal, budget, seed, end)
-        views += some
+    tiers: list[_Tier] = []
+    found, refused = None, ""
+    complete: dict[int, bool] = {}
+
+    def look(tier: _Tier, *, whole: bool) -> bool:
+        """Look at a tier's mapspaces; return whether a mapping that can run is known."""
+        nonlocal found
+        complete[id(tier)] = _look(tier, flows, goal, budget, seed, end, whole=whole)
         if pools := [pool for view in views for pool in view.pools if len(pool.keys)]:
             found = Candidates(pools)
-            if found.first is not None:
+        return found is not None and found.first is not None
+
+    for ways, in_parts, refused in _tiers(config, layer):  # noqa: B007
+        tiers.append(_Tier(_views(ways, goal), in_parts))
+        views += tiers[-1].views
+        if look(tiers[-1], whole=False):
+            break
+    if found is None or found.first is None or budget is not None:
+        for tier in tiers if found is None or found.first is None else tiers[-1:]:
+            if look(tier, whole=True):
                 break
     unmapped = f"layer {layer.name}: no mapping ({', '.join(flow.name for flow in flows)}) fits {config.name}: "
     if found is None or found.first is None:
@@ -189,7 +203,7 @@ def search(
         valid=valid,
         evaluated=valid,
         predicted=predicted,
-        exhaustive=exhaustive,
+        exhaustive=all(complete.values()),
         estimate=estimate,
         dropped=tuple(dropped),
         estimates=found.estimates(),
@@ -206,22 +220,38 @@ def find_mapping(
     return search(config, layer, flows, objective).mapping
 
 
-def _tiers(config: ArchConfig, layer: Layer) -> Iterator[tuple[list[Way], str]]:
-    """Yield ways to split a layer, those first that use about as many clusters as can be, then each of the others.
+class _Tier(NamedTuple):
+    """Mapspaces that are looked at together: of some ways to run a layer, filters as a whole or in parts."""
 
-    Beside them is why another way is none.
+    views: list[View]
+    in_parts: bool
+
+
+def _tiers(config: ArchConfig, layer: Layer) -> Iterator[tuple[list[Way], bool, str]]:
+    """Yield ways to run a layer, and whether its filters are then in parts, those first that cost least.
+
+    A layer is as it is or lowered, and split so that about as many clusters as can be have work; then come other ways,
+    one by one. Beside them is why another way is none.
     """
-    first: list[Way] = []
+    shapes = list(lowerings(config, layer))
     others: list[Way] = []
     reason = ""
-    for shape in (layer, *flattened(config, layer)):
-        ways, reason = ways_of(config, shape)
-        most = max((way.splits.clusters for way in ways), default=0)
-        for way in ways:
-            (first if way.splits.clusters >= _WORTH * most else others).append(way)
-    yield first, reason
+    for in_parts, lowered in itertools.product((False, True), shapes):
+        first: list[Way] = []
+        for shape in lowered:
+            if in_parts and shape.layer.r * shape.layer.s == 1:
+                continue
+            ways, reason = ways_of(config, shape.layer, shape if shape.steps else None)
+            most = max((way.splits.clusters for way in ways), default=0)
+            for way in ways:
+                if way.splits.clusters >= _WORTH * most:
+                    first.append(way)
+                elif not in_parts:
+                    others.append(way)
+        if first or not in_parts:
+            yield first, in_parts, reason
     for way in sorted(others, key=lambda way: -way.splits.clusters):
-        yield [way], reason
+        yield [way], False, reason
 
 
 def _views(ways: Sequence[Way], goal: Objective) -> list[View]:
@@ -233,23 +263,39 @@ def _views(ways: Sequence[Way], goal: Objective) -> list[View]:
 
 
 def _look(
-    views: Sequence[View], flows: Sequence[Dataflow], goal: Objective, budget: Budget | None, seed: int, end: float
+    tier: _Tier,
+    flows: Sequence[Dataflow],
+    goal: Objective,
+    budget: Budget | None,
+    seed: int,
+    end: float,
+    *,
+    whole: bool,
 ) -> bool:
-    """Look at the mapspaces of some ways until the budget is spent; return whether every mapping was visited."""
-    given, budget = budget is not None, budget or Budget()
+    """Look at the mapspaces of a tier until the budget is spent; return whether every mapping was visited.
+
+    They are looked at as a whole, in a random order, or else what is worth it, or all if that is quick.
+    """
+    budget = budget or Budget()
 
     def spaces(whole: bool) -> list[tuple[View, Space]]:
         narrow = not goal.slack and not whole
-        return [(view, space) for view in views for space in view.spaces(flows, whole=whole, narrow=narrow)]
+        parts = tier.in_parts
+        return [
+            (view, space)
+            for view in tier.views
+            for space in view.spaces(flows, whole=whole, narrow=narrow, in_parts=parts)
+        ]
 
+    if whole:
+        return look_at(
+            chunks([(view, space, bases_of(space)) for view, space in spaces(whole=True)], seed), budget, end
+        )
     # clusters contend for the memory, which estimates leave out, and less so with what is worth a look: even tiles
-    alone = all(pool.way.config.clusters == 1 for view in views for pool in view.pools)
+    alone = all(pool.way.config.clusters == 1 for view in tier.views for pool in view.pools)
     if alone and (small := _small(spaces(whole=True))):
         return look_at(chunks(small), budget, end)
-    worth = chunks([(view, space, bases_of(space)) for view, space in spaces(whole=False)])
-    if look_at(worth, budget, end) and (given or not any(view.valid for view in views)):
-        every = chunks([(view, space, bases_of(space)) for view, space in spaces(whole=True)], seed)
-        return look_at(every, budget, end)
+    look_at(chunks([(view, space, bases_of(space)) for view, space in spaces(whole=False)]), budget, end)
     return False
 
 
@@ -344,17 +390,23 @@ def _best(pool: Candidates, objective: Objective, dropped: list[str]) -> tuple[L
     return pool.mapping(chosen), len(found)
 
 
-_Kind = tuple[str, int, Splits, bool]
+_Kind = tuple[str, tuple[int, int], Splits, bool]
 
 
 def _kinds(pool: Candidates) -> list[_Kind]:
     """Return the kind of each mapping, for estimates favour some.
 
-    It is the dataflow, the height of the plane (a row or not), the splits over clusters, and an order in blocks or not.
+    It is the dataflow, the height of the plane and the channels (lowered or not), the splits over clusters, and an
+    order in blocks or not.
     """
     in_blocks = [FACTORS.index(name) for name in ("c1", "q1")]
     return [
-        (pool.space(place).flow.name, way.layer.h, way.splits, bool((pool.row(place)[in_blocks] > 1).any()))
+        (
+            pool.space(place).flow.name,
+            (way.layer.h, way.layer.c),
+            way.splits,
+            bool((pool.row(place)[in_blocks] > 1).any()),
+        )
         for place, way in enumerate(map(pool.way, range(pool.promising)))
     ]
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar, cast
 
 from rowmesh.sw.mapping.layer import LayerMapping
 from rowmesh.sw.workload.layer import Layer
+from rowmesh.sw.workload.lowering import lower
 
 __all__ = ["once_a_shape", "renamed"]
 
@@ -32,7 +33,9 @@ def _named(layer: Layer, name: str) -> Layer:
 
 def renamed(mapping: LayerMapping, name: str) -> LayerMapping:
     """Return a mapping as one of an equal layer of another name."""
-    return mapping.of_layer(_named(mapping.layer, name))
+    origin = _named(mapping.origin, name)
+    lowered = lower(mapping.config, origin, mapping.lowered.steps) if mapping.lowered else None
+    return replace(mapping.of_layer(lowered.layer if lowered else origin), lowered=lowered)
 
 
 def once_a_shape(search: _Search) -> _Search:
@@ -48,7 +51,7 @@ def once_a_shape(search: _Search) -> _Search:
     @functools.wraps(search)
     def once(config: Any, layer: Layer, *others: Any, **named: Any) -> Any:
         result = found(config, _Shape(layer), *others, **named)
-        if result.mapping.layer.name == layer.name:
+        if result.mapping.origin.name == layer.name:
             return result
         return replace(result, mapping=renamed(result.mapping, layer.name))
 

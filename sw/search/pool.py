@@ -23,9 +23,9 @@ from rowmesh.sw.model.performance import ACCESSES
 from rowmesh.sw.program.assemble import beyond_limits
 from rowmesh.sw.search.evaluate import FACTORS, Ints, evaluate, factors_of
 from rowmesh.sw.search.objective import Budget, Floats, Objective
-from rowmesh.sw.search.space import Space
+from rowmesh.sw.search.space import WHOLE, Space, parts_of_filter
 from rowmesh.sw.workload.layer import Layer
-from rowmesh.sw.workload.lowering import flattened
+from rowmesh.sw.workload.lowering import Lowered, lower
 
 __all__ = ["Candidates", "Pool", "View", "Way", "bases_of", "candidates", "chunks", "look_at", "ways_of"]
 
@@ -53,13 +53,16 @@ class Way:
     ----------
     config : ArchConfig
     layer : Layer
-        The whole layer, as it is or its plane as a row.
+        The whole layer, as the array runs it.
     splits : Splits
+    lowered : Lowered, optional
+        How it came from the workload's.
     """
 
     config: ArchConfig
     layer: Layer
     splits: Splits
+    lowered: Lowered | None = None
 
     @cached_property
     def parts(self) -> tuple[Layer, ...]:
@@ -89,10 +92,10 @@ class Way:
         """
         config, flow, factors = self.config.cluster, space.flow.name, factors_of(row)
         own = ClusterMapping(config=config, layer=self.parts[0], dataflow=flow, within=self.layer, **factors)
-        return LayerMapping(self.config, self.layer, self.splits, own)
+        return LayerMapping(self.config, self.layer, self.splits, own, self.lowered)
 
 
-def ways_of(config: ArchConfig, layer: Layer) -> tuple[list[Way], str]:
+def ways_of(config: ArchConfig, layer: Layer, lowered: Lowered | None = None) -> tuple[list[Way], str]:
     """Return every way to split a layer over an architecture, and why another one is none."""
     ways, reason = [], "no dimension can be split over its clusters"
     for splits in splits_of(config.mesh_rows, config.mesh_cols, layer):
@@ -101,7 +104,7 @@ def ways_of(config: ArchConfig, layer: Layer) -> tuple[list[Way], str]:
         except IllegalMappingError as error:
             reason = str(error)
             continue
-        ways.append(Way(config, layer, splits))
+        ways.append(Way(config, layer, splits, lowered))
     return ways, reason
 
 
@@ -160,10 +163,19 @@ class View:
         """The parts of the layer that clusters work on."""
         return self.pools[0].way.parts
 
-    def spaces(self, flows: Sequence[Dataflow], *, whole: bool, narrow: bool = False) -> list[Space]:
-        """Return the mapspaces of the first cluster's part; for the parameters see :class:`Space`."""
-        config = self.pools[0].way.config.cluster
-        return [Space(config, self.parts[0], flow, whole=whole, narrow=narrow) for flow in flows]
+    def spaces(
+        self, flows: Sequence[Dataflow], *, whole: bool, narrow: bool = False, in_parts: bool = False
+    ) -> list[Space]:
+        """Return the mapspaces of the first cluster's part; for the parameters see :class:`Space`.
+
+        If ``in_parts``, they are those of filters in parts (:func:`rowmesh.sw.search.space.parts_of_filter`).
+        """
+        config, layer = self.pools[0].way.config.cluster, self.parts[0]
+        parts = parts_of_filter(config, layer) if in_parts else [WHOLE]
+        return [
+            Space(config, layer, flow, whole=whole, narrow=narrow, parts=some)
+            for some, flow in itertools.product(parts, flows)
+        ]
 
     def look(self, space: Space, rows: Ints) -> None:
         """Evaluate mappings and keep the best."""
@@ -329,8 +341,9 @@ def candidates(
     splits : Splits, optional
         Over the clusters. By default one works alone, on the layer as it is and, where it can be one, as a row.
     """
-    shapes = [layer] if splits else [layer, *flattened(config, layer)]
-    ways = [Way(config, shape, splits or Splits()) for shape in shapes]
+    ways = [Way(config, layer, splits or Splits())]
+    if splits is None and (row := lower(config, layer, ("row",))):
+        ways.append(Way(config, row.layer, Splits(), row))
     spaces = [Space(config.cluster, way.parts[0], flow) for flow, way in itertools.product(flows, ways)]
     rows = [space.expand(bases_of(space)) for space in spaces]
     found = [evaluate(config.cluster, space.layer, part) for space, part in zip(spaces, rows, strict=True)]

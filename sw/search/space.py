@@ -7,7 +7,7 @@ and whether iacts stay in the global buffer, are multiplied out by a compiled lo
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from rowmesh.sw.search.evaluate import FACTORS, FLAGS, PROPERTIES, Ints, order_n
 from rowmesh.sw.workload.layer import Layer
 from rowmesh.sw.workload.tensors import TensorLayout
 
-__all__ = ["Space"]
+__all__ = ["WHOLE", "Parts", "Space", "parts_of_filter"]
 
 Factors = dict[str, Any]
 
@@ -168,6 +168,32 @@ def _product(
 _expand = kernel(digest_of([Path(__file__)]))(_product)
 
 
+class Parts(NamedTuple):
+    """Parts of a filter that are in a PE and in the global buffer one after another; see :class:`ClusterMapping`."""
+
+    s_t: int
+    r_d: int
+    s_d: int
+
+
+WHOLE = Parts(1, 1, 1)
+"""A filter that is in the buffer as a whole, and a row of it in a PE."""
+
+
+def parts_of_filter(config: ArchConfig, layer: Layer) -> list[Parts]:
+    """Return the parts of a filter that are worth a look where it does not fit a PE or the buffer as a whole.
+
+    Rows of a filter are in a PE as wide as they fit beside one flit's channels, or column by column; slices are the
+    filter's rows, or these parts of them.
+    """
+    fits = (config.iact_spad // config.flit_words - 1) // layer.dilation[1] + 1
+    widest = next(parts for parts in range(1, layer.s + 1) if layer.s % parts == 0 and layer.s // parts <= max(1, fits))
+    found = []
+    for in_time in sorted({1, widest, layer.s}):
+        found += [Parts(in_time, 1, 1), Parts(in_time, layer.r, 1), Parts(1, layer.r, in_time)]
+    return [parts for parts in dict.fromkeys(found) if parts != WHOLE]
+
+
 class Space:
     """The mapspace of a layer on an architecture under one dataflow.
 
@@ -184,15 +210,25 @@ class Space:
     narrow : bool
         Of these also narrow tiles, down to 64 bytes of a channel block, where a tile costs nothing: the first one is
         there soon, and the last one is soon stored.
+    parts : Parts
+        Of the layer's filter.
     """
 
     def __init__(
-        self, config: ArchConfig, layer: Layer, flow: Dataflow, *, whole: bool = False, narrow: bool = False
+        self,
+        config: ArchConfig,
+        layer: Layer,
+        flow: Dataflow,
+        *,
+        whole: bool = False,
+        narrow: bool = False,
+        parts: Parts = WHOLE,
     ) -> None:
+        self.parts, self.s0 = parts, layer.s // (parts.s_t * parts.s_d)
         self.config, self.layer, self.flow, self.whole, self.narrow = config, layer, flow, whole, narrow
         self.m, self.c = layer.m // layer.groups, layer.c // layer.groups
         self.planar = TensorLayout(layer.n, layer.c, layer.h, layer.w, config.data_width, config.beat_bytes).planar
-        self.window = (layer.s - 1) * layer.dilation[1] + 1
+        self.window = (self.s0 - 1) * layer.dilation[1] + 1
         self.stride = layer.stride[1] if self.planar else min(layer.stride[1], self.window)
 
     def bases(self) -> Iterator[list[int]]:
@@ -212,7 +248,7 @@ class Space:
                 widths = self._blocks() if block else [1]
                 columns = [of for q1 in widths for of in self._columns(order, words, rows, q1)]
                 for c_s in self._chain(self.config.rows // (chains * rows["r_s"]), c0, rows["g_y"] * rows["g0"]):
-                    base = {**_NONE, **rows, "order": order_number(order), "c0": c0, "c_s": c_s}
+                    base = {**_NONE, **rows, **self.parts._asdict(), "order": order_number(order), "c0": c0, "c_s": c_s}
                     base["ports"] = 1 if block else self._ports(rows, c0, c_s)
                     for c1 in self._groups(c0 * c_s, rows["r0"]) if block else [1]:
                         for of_columns in columns:
@@ -245,7 +281,7 @@ class Space:
         limits = (a.weight_spad, a.psum_spad, a.psum_bank_words)
         n0 = np.array([d for d in _divisors(x.n, x.n) if allows("pe", "N", d, x.n)], np.int64)
         tile_orders = (False in self.flow.m_outer, True in self.flow.m_outer)
-        sizes = (self.m, self.c, x.p, x.r, x.s)
+        sizes = (self.m, self.c, x.p, x.r, self.s0)
         return int(
             _expand(
                 np.asarray(bases, np.int64), m0, n0, p0, tile_orders, order_table(), sizes, limits, self.whole, rows
@@ -260,6 +296,8 @@ class Space:
         """What is along the rows beside channels: filter rows of a chain (or in the PE), or chains of their own."""
         a, x, allowed = self.config, self.layer, self.flow.rows
         for r_s, r0 in sorted({(1, 1), (x.r, 1), (1, x.r)}, reverse=True):
+            if r_s * r0 > 1 and self.parts.r_d > 1:
+                continue
             if r_s > 1 and ("R" not in allowed or r_s > a.rows):
                 continue
             if not self.flow.allows("rows", "R", r_s, x.r) or not self.flow.allows("pe", "R", r0, x.r):
@@ -315,7 +353,7 @@ class Space:
         """Channel groups of a PE, one after another, that divide the rest of the channels and whose weights fit."""
         if self.c % channels:
             return []
-        room = self.config.weight_spad // (self.layer.s * r0)
+        room = self.config.weight_spad // (self.s0 * r0)
         return [c1 for c1 in _divisors(self.c // channels, room) if c1 > 1]
 
     def _blocks(self) -> list[int]:

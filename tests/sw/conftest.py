@@ -36,7 +36,6 @@ def _result_of(config, layer, mapping=None):
         dataflow=mapping.dataflow,
         mapping={
             **mapping.to_json(),
-            **({"plane": "row"} if mapping.layer != layer else {}),
             "loop_nest": mapping.loop_nest(),
         },
         predicted=predicted,

@@ -94,8 +94,8 @@ class FakeFlow(types.ModuleType):
         )
         return types.SimpleNamespace(mapping=mapping, predicted=Prediction(**numbers()), search=search)
 
-    def run_sequence(self, mappings, *, origins, seed, memory, progress):
-        assert len(mappings) == len(origins)
+    def run_sequence(self, mappings, *, seed, memory, progress):
+        origins = [mapping.origin for mapping in mappings]
         layer = origins[0]
         self.calls.append(("run", layer.name, layer.n, seed, memory))
         if self.crash:

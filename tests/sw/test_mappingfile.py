@@ -82,7 +82,7 @@ def test_a_plane_as_a_row_is_kept(tmp_path):
     flat = [m for _, m in candidates(SMALL, layer, FLOWS) if m.layer.h == 1]
     path = tmp_path / "m.yaml"
     path.write_text(write_mappings([(layer, flat[0])]))
-    assert "plane: row" in path.read_text()
+    assert "lowered: [row]" in path.read_text()
     assert read_mappings(path, SMALL, [layer], cannot_run) == flat[:1]
 
 
@@ -146,7 +146,7 @@ def test_what_remains_may_be_left_out(edited):
         ("layer: small", "layer: smell", "must have a mapping of layer small, did you mean it by smell?"),
         ("dataflow: rs", "dataflow: [1]", "dataflow: must be a label"),
         ("dataflow: rs", "plane: row", "plane: must be left out"),
-        ("dataflow: rs", "plane: column", "plane: must be row or left out"),
+        ("dataflow: rs", "lowered: [column]", "lowered: must be of row, turned, beats, dense, or left out"),
     ],
 )
 def test_bad_files(edited, old, new, message):

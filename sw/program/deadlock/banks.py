@@ -39,7 +39,12 @@ def check_bank(
                 f"{freed}: they must be equal"
             )
         stays = [name for name in TILES if name not in corner]
-        most, read_up_to = _most_held(config, load, read, corner, stays)
+        most, read_up_to, offset = _most_held(config, load, read, corner, stays)
+        if offset >= depth:
+            raise DeadlockError(
+                f"{read_engine.name}: it reads at a distance of {offset} beats in tile {dict(corner)}, and its bank "
+                f"has {depth}"
+            )
         if read_up_to > filled:
             raise DeadlockError(
                 f"{read_engine.name}: it reads up to beat {read_up_to} of tile {dict(corner)}, and {filled} are loaded"
@@ -52,10 +57,11 @@ def check_bank(
 
 def _most_held(
     config: ArchConfig, load: Nest, read: Nest, corner: Dict[str, int], stays: Collection[str]
-) -> tuple[int, int]:
+) -> tuple[int, int, int]:
     """Return how many beats a bank has to hold, with the rest of the burst that the last of them comes in.
 
-    Likewise how many of a tile's are needed up to the last one that is read.
+    Likewise how many of a tile's are needed up to the last one that is read, and the largest distance of a beat from
+    where the reader is.
     """
     release, sync = read.conditions["release_mask"], read.conditions["sync_mask"]
     if release is None or sync is None:
@@ -63,7 +69,8 @@ def _most_held(
     burst = min(config.burst_beats, load.values["length"])
     if not release and not sync:  # each flit frees itself
         need = max(peak(read, "address", corner) + 1, read.values["release"])
-        return need - 1 + burst, count(read, (), (), corner) * read.values["release"] + need - read.values["release"]
+        read_up_to = count(read, (), (), corner) * read.values["release"] + need - read.values["release"]
+        return need - 1 + burst, read_up_to, need - 1
     # a suffix of loops in which nothing is freed but at its end
     inner = len(read.loops)
     while inner and {read.loops[inner - 1].name} <= set(release) & set(sync):
@@ -91,11 +98,12 @@ def _most_held(
         known = {name for name in asked if kind & names[name]}
         loops = [_decided(loop, known, names) for loop in inside.loops]
         reach[(steps.last & mask) == kind] = peak(Nest(loops), "address")
-    wanted = np.maximum(origin + steps.output("address") + reach + 1, before + frees)
+    offset = steps.output("address") + reach
+    wanted = np.maximum(origin + offset + 1, before + frees)
     ends = wanted - 1 + burst
     if load.conditions["length_mask"] is None:  # segments are alike: a burst goes on to the end of one at most
         ends = np.minimum(ends, -(-wanted // load.values["length"]) * load.values["length"])
-    return int((ends - before).max()), int(wanted.max())
+    return int((ends - before).max()), int(wanted.max()), int(offset.max())
 
 
 def _decided(loop: Loop, ended: Collection[str], outside: Collection[str]) -> Loop:
