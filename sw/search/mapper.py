@@ -234,9 +234,12 @@ def _tiers(config: ArchConfig, layer: Layer) -> Iterator[tuple[list[Way], bool, 
     one by one. Beside them is why another way is none.
     """
     shapes = list(lowerings(config, layer))
-    others: list[Way] = []
+    plain = [some for some in shapes if all(shape.layer.groups >= layer.groups for shape in some)]
+    dense = [some for some in shapes if some not in plain]  # many times the work: filters in parts come first
+    others: list[tuple[Way, bool]] = []
     reason = ""
-    for in_parts, lowered in itertools.product((False, True), shapes):
+    turns = [*itertools.product((False, True), plain), *itertools.product((False, True), dense)]
+    for in_parts, lowered in turns:
         first: list[Way] = []
         for shape in lowered:
             if in_parts and shape.layer.r * shape.layer.s == 1:
@@ -246,12 +249,12 @@ def _tiers(config: ArchConfig, layer: Layer) -> Iterator[tuple[list[Way], bool, 
             for way in ways:
                 if way.splits.clusters >= _WORTH * most:
                     first.append(way)
-                elif not in_parts:
-                    others.append(way)
+                else:
+                    others.append((way, in_parts))
         if first or not in_parts:
             yield first, in_parts, reason
-    for way in sorted(others, key=lambda way: -way.splits.clusters):
-        yield [way], False, reason
+    for way, in_parts in sorted(others, key=lambda other: -other[0].splits.clusters):
+        yield [way], in_parts, reason
 
 
 def _views(ways: Sequence[Way], goal: Objective) -> list[View]:

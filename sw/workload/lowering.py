@@ -10,6 +10,7 @@ A lowering is a list of steps, each from a layer to another one with the same ou
 A later kind of layer that is a convolution underneath is a step more. Design and numbers: docs/lowering.md.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -67,7 +68,7 @@ class Lowered:
 
     def data(self, data: LayerData) -> LayerData:
         """Return the tensors of the layer that the array runs for those of the workload's."""
-        for step, before, after in zip(self.steps, self.shapes, (*self.shapes[1:], self.layer), strict=True):
+        for step, (before, after) in zip(self.steps, itertools.pairwise((*self.shapes, self.layer)), strict=True):
             data = STEPS[step].data(before, after, data)
         return data
 

@@ -82,7 +82,7 @@ class FakeFlow(types.ModuleType):
             raise self.UnmappableError(f"{layer.name}: no mapping: \nthe filter rows do not fit")
         nest = "for m in 4  # DRAM\n  for [c] in 3  # spad\n"
         mapping = types.SimpleNamespace(
-            loop_nest=lambda: nest, to_json=lambda: {"m0": 4}, dataflow=flows[0].name, layer=layer
+            loop_nest=lambda: nest, to_json=lambda: {"m0": 4}, dataflow=flows[0].name, layer=layer, origin=layer
         )
         counts = dict.fromkeys(("visited", "valid", "evaluated", "predicted"), 7)
         search = types.SimpleNamespace(

@@ -12,6 +12,7 @@ from rowmesh.hw.descriptor import Engine
 from rowmesh.sw.inputs.arch import load_arch
 from rowmesh.sw.mapping.cluster import ClusterMapping, IllegalMappingError, weight_beats
 from rowmesh.sw.mapping.dataflow import ANY, load_dataflows
+from rowmesh.sw.mapping.orders import WEIGHT
 from rowmesh.sw.model.counts import access_counts, dram_beats
 from rowmesh.sw.model.performance import PARTS
 from rowmesh.sw.model.predict import STEPS_AHEAD, predict
@@ -115,7 +116,7 @@ def test_every_word_of_the_weights_is_packed_once():
 
 
 def test_an_illegal_mapping_names_the_rule():
-    factors = find_mapping(SMALL, LAYER).to_json()
+    factors = find_mapping(SMALL, LAYER).cluster.to_json() | {"order": WEIGHT}
     with pytest.raises(IllegalMappingError, match="columns exceed the array's 5"):
         ClusterMapping(config=SMALL, layer=LAYER, **{**factors, "p_x": 3, "m_x": 2})
     with pytest.raises(IllegalMappingError, match="must divide"):
@@ -123,6 +124,16 @@ def test_an_illegal_mapping_names_the_rule():
 
 
 def test_a_layer_that_cannot_run_is_refused_with_a_reason():
+    pool = Layer(name="pool", kind="maxpool", C=8, H=6, W=6, R=3, S=3)
+    with pytest.raises(UnmappableError, match=r"layer pool: .*maxpool needs PEs that can \(pe\.max_pooling: true\)"):
+        find_mapping(SMALL.replace(max_pooling=False), pool)
+
+
+def test_a_filter_wider_than_a_spad_is_in_parts():
+    """And so is a window over a plane that does not fit the global buffer."""
     wide = Layer(name="wide", M=4, C=4, H=3, W=40, R=3, S=39)
-    with pytest.raises(UnmappableError, match=r"layer wide: .*iacts exceed the spad"):
-        find_mapping(SMALL, wide)
+    assert find_mapping(SMALL, wide).cluster.s0 < 39
+    plane = Layer(name="plane", kind="avgpool", C=16, H=190, W=190)
+    m = find_mapping(SMALL, plane, load_dataflows("any")).cluster
+    assert m.r_d > 1
+    assert m.slice_flits * m.images_kept <= SMALL.glb_iact_flits < 190 * 190
