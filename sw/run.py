@@ -32,7 +32,8 @@ from rowmesh.sw.program.assemble import compile_layers, memory_map, packed_weigh
 from rowmesh.sw.program.memory_map import MemoryMap
 from rowmesh.sw.program.packing import pack_params
 from rowmesh.sw.results.layer import LayerResult, Outputs
-from rowmesh.sw.search.mapper import Search, UnmappableError, search
+from rowmesh.sw.search.kept import kept_search
+from rowmesh.sw.search.mapper import Search, UnmappableError
 from rowmesh.sw.search.objective import Budget, Objective
 from rowmesh.sw.workload.data import LayerData, make_data, nonzero_macs
 from rowmesh.sw.workload.layer import Layer
@@ -133,14 +134,14 @@ def map_layer(
     budget: Budget | None = None,
     seed: int = 0,
 ) -> MappedLayer:
-    """Find a mapping and predict it; see :func:`rowmesh.sw.search.mapper.search`.
+    """Find a mapping and predict it; see :func:`rowmesh.sw.search.kept.kept_search`.
 
     Raises
     ------
     UnmappableError
         If the layer cannot run on this architecture; with the reason.
     """
-    found = search(config, layer, flows, objective, budget, seed)
+    found = kept_search(config, layer, flows, objective, budget, seed)
     return MappedLayer(found.mapping, predict(found.mapping), found)
 
 
@@ -455,7 +456,7 @@ def run_layer(
     memory: str = "fast",
     progress: Progress = lambda stage, fraction: None,
 ) -> LayerResult:
-    """Map a layer and run it; see :func:`rowmesh.sw.search.mapper.search` and :func:`run_mapping`.
+    """Map a layer and run it; see :func:`rowmesh.sw.search.kept.kept_search` and :func:`run_mapping`.
 
     Raises
     ------
@@ -465,5 +466,5 @@ def run_layer(
         If the hardware reports an error or does not finish.
     """
     progress("map", None)
-    mapping = search(config, layer, flows, objective).mapping
+    mapping = kept_search(config, layer, flows, objective).mapping
     return run_mapping(mapping, seed=seed, memory=memory, progress=progress)

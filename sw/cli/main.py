@@ -11,9 +11,9 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -29,6 +29,7 @@ from rowmesh.sw.cli.options import (
     DataflowName,
     EnergyName,
     JsonFile,
+    KeepGoing,
     LayerNames,
     MappingFile,
     Memory,
@@ -149,7 +150,7 @@ def map_(
     workload: WorkloadName,
     layer: LayerNames = None,
     batch: Batch = None,
-    dataflow: DataflowName = "rs",
+    dataflow: DataflowName = dataflows.ANY,
     objective: Objectives = "cycles",
     budget: Budgets = None,
     seed: Annotated[int, typer.Option(metavar="S", min=0, help="Seed of a search with a budget.")] = 0,
@@ -160,6 +161,7 @@ def map_(
         typer.Option("--out", "-o", metavar="FILE", help="Write the mappings to this YAML file.", show_default=False),
     ] = None,
     json_file: JsonFile = None,
+    keep_going: KeepGoing = False,
 ) -> int:
     """Find a mapping; print its loop nest and its prediction.
 
@@ -171,7 +173,8 @@ def map_(
     from rowmesh.sw.search.objective import Budget, Objective
 
     config = spec.load_arch(arch)
-    layers = select_layers(workload, layer, batch)
+    refused: list[str] | None = [] if keep_going else None
+    layers = select_layers(workload, layer, batch, refused)
     _only_without_file(ctx, mapping)
     flows, table = dataflows.load_dataflows(dataflow), load_energy(energy)
     goal, limit = Objective(objective, table), Budget.parse(budget) if budget is not None else None
@@ -183,13 +186,14 @@ def map_(
 
     with new_text(out) as write, new_text(json_file) as write_json:
         if mapping:
-            found = [
-                flow.predict_mapping(one) for one in mappingfile.read_mappings(mapping, config, layers, cannot_run)
-            ]
+            layers, read = _mapped(
+                layers, lambda one: mappingfile.read_mappings(mapping, config, [one], cannot_run)[0], refused
+            )
+            found = [flow.predict_mapping(one) for one in read]
             search: dict[str, Any] = {"mapping": str(mapping)}
         else:
             with StageBars() as progress:
-                found = _map_all(progress, config, layers, flows, goal, limit, seed)
+                layers, found = _map_all(progress, config, layers, refused, flows, goal, limit, seed)
             search = {"dataflow": dataflow, "objective": objective, "energy": energy, "budget": budget, "seed": seed}
         pairs = list(zip(layers, found, strict=True))
         screen = report.console()
@@ -207,7 +211,7 @@ def map_(
     _warn_of_wraps(config, layers)
     if assumed := spec.assumed_buffers(arch):
         report.console(sys.stderr).print(assumed, style="yellow", soft_wrap=True)
-    return 0
+    return _show_refused(refused)
 
 
 @app.command()
@@ -225,7 +229,7 @@ def run(
         typer.Option(help="fast: fixed latency, cycles are compared; axi-random: random stalls, they are not."),
     ] = Memory.FAST,
     json_file: JsonFile = None,
-    dataflow: DataflowName = "rs",
+    dataflow: DataflowName = dataflows.ANY,
     objective: Objectives = "cycles",
     budget: Budgets = None,
     energy: EnergyName = DEFAULT,
@@ -244,6 +248,7 @@ def run(
             help="Give each PE a counter of its multiply-accumulates; `report` draws the array from them.",
         ),
     ] = False,
+    keep_going: KeepGoing = False,
 ) -> int:
     """Map, simulate the Verilog, compare outputs, cycles and words.
 
@@ -259,7 +264,8 @@ def run(
             config = config.replace(pe_counters=True)
         except ConfigError as error:
             raise InputError(f"--pe-counters: {'; '.join(text for _, text in error.complaints)}") from None
-    layers = select_layers(workload, layer, batch)
+    refused: list[str] | None = [] if keep_going else None
+    layers = select_layers(workload, layer, batch, refused)
     _only_without_file(ctx, mapping, "energy")
     flows = dataflows.load_dataflows(dataflow)
     goal, limit = Objective(objective, load_energy(energy)), Budget.parse(budget) if budget is not None else None
@@ -272,18 +278,21 @@ def run(
 
     mappings: list[LayerMapping] = []
     if mapping:
-        mappings += mappingfile.read_mappings(mapping, config, layers, cannot_run)
+        layers, mappings = _mapped(
+            layers, lambda one: mappingfile.read_mappings(mapping, config, [one], cannot_run)[0], refused
+        )
     search = {"dataflow": dataflow, "objective": objective, "energy": energy}
     if mapping:
         search = {"mapping": str(mapping)}
     results = []
-    programs = [list(range(len(layers)))] if one_program else [[index] for index in range(len(layers))]
     with new_text(json_file) as write:
         with StageBars() as progress:
             # all are mapped first: what cannot run is refused before anything long begins
             if not mapping:
-                mappings += [one.mapping for one in _map_all(progress, config, layers, flows, goal, limit, seed)]
+                layers, found = _map_all(progress, config, layers, refused, flows, goal, limit, seed)
+                mappings = [one.mapping for one in found]
             progress.start()
+            programs = [list(range(len(layers)))] if one_program else [[index] for index in range(len(layers))]
             for number, places in enumerate(programs):
                 chosen_layers = [layers[index] for index in places]
                 names = " + ".join(chosen.name for chosen in chosen_layers)
@@ -314,7 +323,7 @@ def run(
     cycles = sum(result.rtl.cycles for result in results)
     if cycles:
         screen.print(f"simulated {report.short(cycles)} cycles at {report.short(round(speed / cycles))} cycles/s")
-    return 1 if failures else 0
+    return 1 if failures else _show_refused(refused)
 
 
 @app.command("list")
@@ -333,17 +342,54 @@ def list_() -> int:
 resultcommands.register(app)
 
 
+_Mapped = TypeVar("_Mapped")
+
+
+def _mapped(
+    layers: Sequence[workloads.Layer], map_one: Callable[[workloads.Layer], _Mapped], refused: list[str] | None
+) -> tuple[list[workloads.Layer], list[_Mapped]]:
+    """Map layers; return those that can be, and what they are mapped to.
+
+    Why others cannot is added to ``refused`` if that is a list, and raised if it is None or no layer is left.
+    """
+    found = []
+    for layer in layers:
+        try:
+            found.append((layer, map_one(layer)))
+        except InputError as error:
+            if refused is None:
+                raise
+            refused.append(str(error))
+    if not found:
+        raise InputError("; ".join(refused or ["no layer is left"]))
+    return [layer for layer, _ in found], [one for _, one in found]
+
+
 def _map_all(
-    progress: StageBars, config: ArchConfig, layers: Sequence[workloads.Layer], *search: Any
-) -> "list[MappedLayer]":
-    """Search a mapping for each layer; ``search`` is what :func:`rowmesh.sw.run.map_layer` takes behind a layer."""
+    progress: StageBars,
+    config: ArchConfig,
+    layers: Sequence[workloads.Layer],
+    refused: list[str] | None,
+    *search: Any,
+) -> "tuple[list[workloads.Layer], list[MappedLayer]]":
+    """Search a mapping for each layer; see :func:`_mapped`.
+
+    ``search`` is what :func:`rowmesh.sw.run.map_layer` takes behind a layer.
+    """
     from rowmesh.sw import run as flow
 
-    found = []
-    for index, chosen in enumerate(layers):
-        progress.layer(chosen.name, index, len(layers))("map", None)
-        found.append(flow.map_layer(config, chosen, *search))
-    return found
+    def one(layer: workloads.Layer) -> "MappedLayer":
+        progress.layer(layer.name, layers.index(layer), len(layers))("map", None)
+        return flow.map_layer(config, layer, *search)
+
+    return _mapped(layers, one, refused)
+
+
+def _show_refused(refused: list[str] | None) -> int:
+    """Say which layers were refused; return the exit code."""
+    for reason in refused or ():
+        print(f"rowmesh: refused: {one_line(reason)}", file=sys.stderr)
+    return 2 if refused else 0
 
 
 def _only_without_file(ctx: typer.Context, mapping: Path | None, *others: str) -> None:

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from rowmesh.sw.inputs import yaml as files
-from rowmesh.sw.inputs.select import select
 from rowmesh.sw.workload import layer as workloads
 
 __all__ = [
@@ -18,6 +17,7 @@ __all__ = [
     "DataflowName",
     "EnergyName",
     "JsonFile",
+    "KeepGoing",
     "LayerNames",
     "MappingFile",
     "Memory",
@@ -102,6 +102,14 @@ JsonFile = Annotated[
     Path | None,
     typer.Option("--json", metavar="FILE", help="Write the results to this file.", show_default=False),
 ]
+KeepGoing = Annotated[
+    bool,
+    typer.Option(
+        "--keep-going",
+        "-k",
+        help="Go on with the other layers if one is refused; the exit code is 2 then, and a line says why.",
+    ),
+]
 MappingFile = Annotated[
     Path | None,
     typer.Option(
@@ -113,7 +121,9 @@ MappingFile = Annotated[
 ]
 
 
-def select_layers(name_or_path: str, patterns: Sequence[str] | None, batch: int | None) -> list[workloads.Layer]:
+def select_layers(
+    name_or_path: str, patterns: Sequence[str] | None, batch: int | None, refused: list[str] | None = None
+) -> list[workloads.Layer]:
     """Return the layers that are asked for, in the workload's order.
 
     Parameters
@@ -124,11 +134,13 @@ def select_layers(name_or_path: str, patterns: Sequence[str] | None, batch: int 
         Names, which may hold wildcards; all layers by default.
     batch : int, optional
         Images, instead of the workload's N.
+    refused : list of str, optional
+        If given, layers that are wrong are left out, and the list takes why.
 
     Raises
     ------
     InputError
-        If a pattern matches no layer, or the workload is wrong.
+        If a pattern matches no layer, or a layer that is asked for is wrong.
     """
-    chosen = select(workloads.load_workload(name_or_path).layers, patterns, name_or_path)
+    chosen = workloads.load_layers(name_or_path, patterns, refused)
     return [layer.with_batch(batch) for layer in chosen] if batch is not None else chosen

@@ -135,7 +135,7 @@ def eyexam(
     workload: WorkloadName,
     layer: LayerNames = None,
     batch: Batch = None,
-    dataflow: DataflowName = "rs",
+    dataflow: DataflowName = dataflows.ANY,
     energy: EnergyName = DEFAULT,
     run: Annotated[
         Path | None,

@@ -14,8 +14,8 @@ derived ``layer.p`` and ``layer.q``.
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
-from typing import Annotated, Any, Literal, NoReturn, Self, get_args
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -23,8 +23,19 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from rowmesh.hw.config import COORDINATE_WIDTH
 from rowmesh.sw.inputs import yaml as files
 from rowmesh.sw.inputs.errors import InputError, one_line
+from rowmesh.sw.inputs.select import select
 
-__all__ = ["KINDS", "LARGEST", "LARGEST_PLANE", "Layer", "Workload", "describe_workload", "load_workload", "shrunk"]
+__all__ = [
+    "KINDS",
+    "LARGEST",
+    "LARGEST_PLANE",
+    "Layer",
+    "Workload",
+    "describe_workload",
+    "load_layers",
+    "load_workload",
+    "shrunk",
+]
 
 LARGEST = 65536
 """Largest size, stride, dilation and padding."""
@@ -497,7 +508,53 @@ def load_workload(name_or_path: str | os.PathLike[str]) -> Workload:
     try:
         return Workload.model_validate({"name": stem, **data})
     except ValidationError as error:
-        raise _located(document, error) from None
+        raise _located(document, error.errors(include_url=False)) from None
+
+
+def load_layers(
+    name_or_path: str | os.PathLike[str], patterns: Sequence[str] | None = None, refused: list[str] | None = None
+) -> list[Layer]:
+    """Load the layers of a workload that are asked for, in its order; what is wrong with others does not matter.
+
+    Parameters
+    ----------
+    name_or_path : str or path
+    patterns : sequence of str, optional
+        Names, which may hold wildcards; all layers by default.
+    refused : list of str, optional
+        If given, layers that are wrong are left out, and the list takes why.
+
+    Raises
+    ------
+    InputError
+        If a pattern matches no layer, or for anything wrong with the layers that are asked for.
+    """
+    stem, document = files.read("workloads", name_or_path)
+    data = {"name": stem, **document.section(_TOP)}
+    try:
+        return select(Workload.model_validate(data).layers, patterns, str(name_or_path))
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+    places = [int(one["loc"][1]) for one in details if one["loc"][:1] == ("layers",)]
+    if len(places) < len(details):  # something is wrong with the workload itself
+        raise _located(document, details)
+    named = [_Entry(str(entry.get("name")) if isinstance(entry, dict) else "", entry) for entry in data["layers"]]
+    chosen = select(named, patterns, str(name_or_path))
+    wrong = {place for place in places if any(named[place] is entry for entry in chosen)}
+    if wrong and refused is None:
+        raise _located(document, [one for one, place in zip(details, places, strict=True) if place in wrong])
+    for at in sorted(wrong):
+        of_layer = [one for one, place in zip(details, places, strict=True) if place == at]
+        assert refused is not None
+        refused.append(str(_located(document, of_layer)))
+    return [Layer.model_validate(entry.given) for entry in chosen if all(named[at] is not entry for at in wrong)]
+
+
+class _Entry(NamedTuple):
+    """A layer as a file has it."""
+
+    name: str
+    given: Any
 
 
 def describe_workload(name_or_path: str | os.PathLike[str]) -> str:
@@ -511,9 +568,9 @@ def describe_workload(name_or_path: str | os.PathLike[str]) -> str:
     return load_workload(name_or_path).description
 
 
-def _located(document: files.Document, error: ValidationError) -> InputError:
+def _located(document: files.Document, errors: Sequence[ErrorDetails]) -> InputError:
     """Return all complaints, in the order of the file, with their lines."""
-    complaints = [complaint for details in error.errors(include_url=False) for complaint in _complaints(details)]
+    complaints = [complaint for details in errors for complaint in _complaints(details)]
     # a misspelt key is why another is missing, so what is missing comes last
     complaints.sort(key=lambda complaint: (complaint[1] == _MISSING, document.line(complaint[0])))
     return document.errors(complaints)

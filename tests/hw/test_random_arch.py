@@ -1,5 +1,7 @@
 """Every architecture that the configuration accepts can be generated."""
 
+import json
+
 import pytest
 from amaranth.hdl import Fragment
 from random_inputs import random_arch
@@ -20,5 +22,7 @@ def test_random_architectures_elaborate():
 @pytest.mark.parametrize("seed", range(200))
 def test_random_architectures_are_generated(tmp_path, seed):
     config = random_arch(seed, small=True)
-    verilog, *_ = flow.generate(config, tmp_path)
-    assert f"module {TOP_NAME}(" in verilog.read_text(encoding="utf-8")
+    verilog, description, _ = flow.generate(config, tmp_path)
+    top = json.loads(description.read_text(encoding="utf-8"))["top"]
+    assert top.endswith(TOP_NAME)
+    assert f"module {top}(" in verilog.read_text(encoding="utf-8")

@@ -2,6 +2,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -246,7 +247,7 @@ def test_json_has_the_promised_names(flow, tmp_path, capsys):
     first = layers[0]
     assert {"layer", "dataflow", "mapping", "macs", "pes", "utilization", "cycles_per_second"} <= set(first)
     assert (first["schema"], first["version"]) == ("rowmesh-run-1", provenance.program_version())
-    assert first["search"] == {"dataflow": "rs", "objective": "cycles", "energy": "eyeriss_65nm"}
+    assert first["search"] == {"dataflow": "any", "objective": "cycles", "energy": "eyeriss_65nm"}
     for side in ("predicted", "rtl"):
         assert list(first[side]) == ["cycles", "parts", "accesses"]
         assert list(first[side]["parts"]) == ["config", "fill", "compute", "noc", "dma", "psum", "drain"]
@@ -275,7 +276,7 @@ def test_json_that_cannot_be_written_is_refused_before_the_run(flow, bad, tmp_pa
 
 
 def test_map_prints_nest_and_prediction(flow, capsys):
-    assert cli.main(["map", "eyeriss", "alexnet", "--layer", "CONV3"]) == 0
+    assert cli.main(["map", "eyeriss", "alexnet", "--layer", "CONV3", "--dataflow", "rs"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("CONV3: conv N=1 M=384 C=256")
     assert lines[1:4] == [
@@ -571,3 +572,37 @@ def test_counters_are_exactly_the_named_ones(field, missing):
 )
 def test_short_counts(count, text):
     assert report.short(count) == text
+
+
+WRONG = """workload:
+  name: wrong
+  layers:
+    - {name: A, M: 4, C: 4, H: 4, W: 4, R: 1, S: 1}
+    - {name: B, M: 4, C: 4, H: 4, W: 4, R: 9, S: 1}
+    - {name: ODD, M: 4, C: 4, H: 4, W: 4, R: 1, S: 1}
+"""
+
+
+def test_a_layer_that_was_not_asked_for_is_not_checked(flow, bad, tmp_path):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(WRONG)
+    assert cli.main(["run", "eyeriss", str(path), "--layer", "A"]) == 0
+    assert re.search(r"wrong\.yaml:5: workload\.layers\[1\]\.\S+: must be", bad("run", "eyeriss", path, "--layer", "B"))
+    assert re.search(r"wrong\.yaml:5: workload\.layers\[1\]", bad("map", "eyeriss", path))
+
+
+@pytest.mark.parametrize("command", ["map", "run"])
+def test_keep_going(flow, capsys, bad, tmp_path, command):
+    """Layers that can run do; those that are wrong, or have no mapping, are a line each, and the exit code is 2."""
+    flow.unmappable = "ODD"
+    path = tmp_path / "wrong.yaml"
+    path.write_text(WRONG)
+    assert cli.main([command, "eyeriss", str(path), "--keep-going"]) == 2
+    out, err = capsys.readouterr()
+    refused = [line for line in err.splitlines() if line.startswith("rowmesh: refused: ")]
+    assert len(refused) == 2
+    assert "layers[1]" in refused[0]
+    assert "the filter rows do not fit" in refused[1]
+    assert "A " in out
+    assert "ODD" not in out
+    assert "the filter rows do not fit" in bad(command, "eyeriss", path, "--layer", "ODD", "-k")
