@@ -583,10 +583,11 @@ WRONG = """workload:
 """
 
 
-def test_a_layer_that_was_not_asked_for_is_not_checked(flow, bad, tmp_path):
+def test_a_layer_that_was_not_asked_for_is_not_checked(flow, capsys, bad, tmp_path):
     path = tmp_path / "wrong.yaml"
     path.write_text(WRONG)
     assert cli.main(["run", "eyeriss", str(path), "--layer", "A"]) == 0
+    capsys.readouterr()
     assert re.search(r"wrong\.yaml:5: workload\.layers\[1\]\.\S+: must be", bad("run", "eyeriss", path, "--layer", "B"))
     assert re.search(r"wrong\.yaml:5: workload\.layers\[1\]", bad("map", "eyeriss", path))
 
