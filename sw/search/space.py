@@ -137,15 +137,17 @@ def _product(
                 longest = min(row_steps, depth, fitting)
                 if base[_P_Y] > 1:
                     longest = 1
-                if sets:  # of several row steps or images, the weights of all sets stay
-                    longest = min(longest, depth // m1) if m0 * m1 * taps <= weight_spad else 1
+                # of several row steps or images the weights of all sets stay: the estimate of these is too low
+                kept = whole and m0 * m1 * taps <= weight_spad
+                if sets:
+                    longest = min(longest, depth // m1) if kept else 1
                 for p0 in range(1, longest + 1):
                     tiles = -(-row_steps // p0)
                     worth = p0 == 1 or p0 == longest or (tiles <= _ROW_TILES and p0 == -(-row_steps // tiles))
                     if not steps_allowed[p0] or not (whole or worth):
                         continue
                     most_images = min(fitting, depth // m1) // p0
-                    if sets and m0 * m1 * taps > weight_spad:
+                    if sets and not kept:
                         most_images = 1
                     for n0 in images:
                         if n0 > most_images:
