@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from rowmesh.sw.mapping.cluster import ClusterMapping
 
-__all__ = ["PASSES", "RELEVANT", "ROWS", "SLICES", "Loop", "Loops", "loops_of", "tiles_that_share"]
+__all__ = ["OF_SLICE", "PASSES", "RELEVANT", "ROWS", "SLICES", "Loop", "Loops", "loops_of", "tiles_that_share"]
 
 RELEVANT = {"weight": frozenset("GMCRS"), "psum": frozenset("NGMPQ"), "iact": frozenset("NGCPQRS")}
 """Dimensions that an operand depends on."""
@@ -50,7 +50,10 @@ _FILTERS = ("g", "mt")  # tiles with filters of their own
 SLICES = ("ct", "rd", "sd")
 """Loops over the parts of a tile's iacts that are loaded one after another."""
 
-PASSES, ROWS = (*SLICES, "rt", "st"), ("nj", "pj")
+OF_SLICE = ("rt", "st")
+"""Loops over the passes of a slice."""
+
+PASSES, ROWS = (*SLICES, *OF_SLICE), ("nj", "pj")
 """Loops over the passes of a tile, and over the row steps of a pass."""
 
 

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from rowmesh.hw.nest import BOUND_WIDTH
 from rowmesh.sw.mapping.cluster import ClusterMapping, ceil_div, weight_beats
+from rowmesh.sw.mapping.loops import SLICES
 from rowmesh.sw.program.memory_map import MemoryMap
 from rowmesh.sw.program.nest import Loop, Nest
-from rowmesh.sw.program.tiles import iact_moves, loaded_loops, tile_loops
+from rowmesh.sw.program.tiles import iact_moves, loaded_loops, loops_over, tile_loops
 
 __all__ = ["load_iact", "load_param", "load_weight"]
 
@@ -32,9 +33,7 @@ def load_iact(m: ClusterMapping, memory: MemoryMap, port: int) -> Nest:
     blocks = m.blocks // groups
     loops = [loop for loop in tile_loops(m, strides) if not (m.resident and loop.name == "mt")]
     loops += [
-        Loop("ct", m.ct, strides["ct"]),
-        Loop("rd", m.r_d, strides["rd"]),
-        Loop("sd", m.s_d, strides["sd"]),
+        *loops_over(m, SLICES, strides),
         Loop("nj", m.n0, {"address": layout.stride_n}),
         Loop("cj", groups, {"address": blocks * layout.stride_block, "block": blocks}),
         Loop("part", m.tile_beats // length, {"address": length * beat, "x": length}),

@@ -1,9 +1,9 @@
 """Nests of the readers: from the global buffer to the array."""
 
 from rowmesh.sw.mapping.cluster import ClusterMapping, ceil_div
-from rowmesh.sw.mapping.loops import SLICES
+from rowmesh.sw.mapping.loops import OF_SLICE, PASSES, SLICES
 from rowmesh.sw.program.nest import Loop, Nest
-from rowmesh.sw.program.tiles import edge_masks, iact_moves, loaded_loops, tile_loops
+from rowmesh.sw.program.tiles import edge_masks, iact_moves, loaded_loops, loops_over, tile_loops
 
 __all__ = ["read_iact", "read_weight"]
 
@@ -13,13 +13,15 @@ def read_iact(m: ClusterMapping, port: int) -> Nest:
     x = m.layer
     ux, beats, lanes, moves = x.stride[1], m.tile_beats, m.lanes, iact_moves(m)
     loops = tile_loops(m, moves)
-    kept = m.slice_flits * m.images_kept if m.resident else 0
-    for name, bound, slices in (("ct", m.ct, m.r_d * m.s_d), ("rd", m.r_d, m.s_d), ("sd", m.s_d, 1)):
-        loops.append(Loop(name, bound, {"address": kept * slices, **moves[name]}))
+    if m.resident:  # slices lie one behind another
+        distance = m.slice_flits * m.images_kept
+        for loop in reversed(loops_over(m, SLICES, {})):
+            moves[loop.name]["address"] = distance
+            distance *= loop.bound
+    loops += loops_over(m, SLICES, moves)
     # within a slice, rows and columns are as far apart in the buffer
     within = {name: {"address": move.get("y", 0) * beats + move.get("x", 0), **move} for name, move in moves.items()}
-    loops.append(Loop("rt", m.r_t, within["rt"]))
-    loops.append(Loop("st", m.s_t, within["st"]))
+    loops += loops_over(m, OF_SLICE, within)
     loops.append(Loop("nj", m.n0, {"address": m.slice_flits if m.images_kept > 1 else 0}))
     loops.append(Loop("pj", m.p0, within["pj"], m.p0_rest, ("pt",)))
     columns, columns_rest = m.patch_columns(m.sent_columns), m.patch_columns(m.sent_columns_rest)
@@ -30,7 +32,7 @@ def read_iact(m: ClusterMapping, port: int) -> Nest:
         loops.append(Loop("qb", m.q_blocks, by_block, m.q_blocks_rest, ("qt",)))
         by_group = {"address": m.blocks_at_once * m.tile_rows * beats, "block": m.blocks_at_once}
         loops.append(Loop("cj", m.c1, by_group))
-    inner = ["rt", "st", "pj", *(("qb", "cj") if m.blocked else ())]
+    inner = [*OF_SLICE, "pj", *(("qb", "cj") if m.blocked else ())]
     values = {
         "release": m.slice_flits,
         "low": 0,
@@ -131,11 +133,7 @@ def read_weight(m: ClusterMapping) -> Nest:
     flits = ceil_div(m.weights, m.lanes)
     loops = loaded_loops(m, {}, m.weights_stay)
     loops += [
-        Loop("ct", m.ct),
-        Loop("rd", m.r_d),
-        Loop("sd", m.s_d),
-        Loop("rt", m.r_t),
-        Loop("st", m.s_t),
+        *loops_over(m, PASSES, {}),
         Loop("mj", m.m1),
         Loop("flit", flits),
         Loop("mi", m.m_x, {"index": 1}, m.m_x_rest, ("mt",)),

@@ -1,13 +1,15 @@
 """What the nests of all engines have in common: the loops over tiles, and the flags of tiles at an edge."""
 
+from collections.abc import Collection
+from collections.abc import Mapping as Dict
 from dataclasses import replace
 
 from rowmesh.sw.mapping.cluster import ClusterMapping
-from rowmesh.sw.mapping.loops import tiles_that_share
+from rowmesh.sw.mapping.loops import loops_of, tiles_that_share
 from rowmesh.sw.program.nest import Loop
 from rowmesh.sw.program.subscriptions import edge_flags_of
 
-__all__ = ["edge_masks", "iact_moves", "loaded_loops", "tile_loops"]
+__all__ = ["edge_masks", "iact_moves", "loaded_loops", "loops_over", "tile_loops"]
 
 
 def edge_masks(mapping: ClusterMapping, rows: tuple[str, ...]) -> dict[str, tuple[str, ...] | None]:
@@ -39,6 +41,15 @@ def iact_moves(m: ClusterMapping, columns: int = 1) -> dict[str, dict[str, int]]
         "st": {"x": m.s0 * dx},
         "pj": {"y": m.p_n * uy},
     }
+
+
+def loops_over(m: ClusterMapping, names: Collection[str], strides: Dict[str, dict[str, int]]) -> list[Loop]:
+    """Return the mapping's loops of some names, in its order; strides by loop and output."""
+    return [
+        Loop(loop.name, loop.bound, strides.get(loop.name, {}), *((loop.last, loop.when) if loop.when else ()))
+        for loop in loops_of(m).loops
+        if loop.name in names
+    ]
 
 
 def loaded_loops(m: ClusterMapping, strides: dict[str, dict[str, int]], stays: bool) -> list[Loop]:

@@ -335,3 +335,16 @@ def test_the_check_takes_a_small_part_of_a_prediction():
             patch.setattr(module, "expand", counted)
         check_deadlock_freedom(config, parts)
     assert sum(looked_at) < parts.shared[Engine.STEP].steps / 200
+
+
+def test_a_reader_that_reaches_beyond_its_bank_is_refused():
+    """Behind what is loaded there may be room for it, but distances wrap."""
+    config = load_arch("tiny")
+    mapping = search(config, Layer(name="far", M=8, C=16, H=6, W=6, R=3, S=3)).mapping
+    parts = programs(mapping, memory_map(mapping))
+    nest = parts.clusters[0][Engine.READ_IACT]
+    place = next(at for at, loop in enumerate(nest.loops) if loop.bound > 1 and loop.strides.get("address"))
+    far = replace(nest.loops[place], strides={**nest.loops[place].strides, "address": config.glb_iact_flits})
+    wrong = replace(nest, loops=[*nest.loops[:place], far, *nest.loops[place + 1 :]])
+    with pytest.raises(DeadlockError, match=r"READ_IACT: it reads at a distance of .* its bank has"):
+        check_deadlock_freedom(config, with_mutant(parts, Engine.READ_IACT, 0, wrong))
