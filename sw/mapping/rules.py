@@ -200,6 +200,10 @@ _SPACE = (
         lambda m: "blocks of output columns exclude output columns across the array, several groups at once, and ports",
     ),
     Rule(
+        lambda m: not m.m_outer or (m.mt > 1 and m.n_t * m.pt * m.qt > 1),
+        lambda m: "filter tiles outermost need several filter tiles, and several tiles of images, rows or columns",
+    ),
+    Rule(
         lambda m: not m.m_outer or not m.resident,
         lambda m: "filter tiles outermost exclude iacts that stay in the global buffer",
     ),

@@ -136,6 +136,11 @@ def _same_in_memory(config: ArchConfig, lowered: Lowered) -> bool:
     )
 
 
+def _convolution(layer: Layer, **fields: Any) -> Layer:
+    """Return a layer as a convolution with other fields: rules of its kind need not hold, but a maximum stays one."""
+    return layer.model_copy(update={**fields, "kind": layer.kind if layer.kind == "maxpool" else "conv"})
+
+
 # ---------------------------------------------------------------------------------------------- planes
 
 
@@ -162,7 +167,7 @@ def _turned(config: ArchConfig, layer: Layer) -> Layer | None:
     if layer.w + left + right > 1 or layer.h == 1 or layer.kind == "add":
         return None
     turned = {"h": 1, "w": layer.h, "r": 1, "s": layer.r, "padding": (0, top, 0, bottom)}
-    return layer.model_copy(update={**turned, "stride": (1, layer.stride[0]), "dilation": (1, layer.dilation[0])})
+    return _convolution(layer, **turned, stride=(1, layer.stride[0]), dilation=(1, layer.dilation[0]))
 
 
 def _turn(before: Layer, after: Layer, data: LayerData) -> LayerData:
@@ -181,18 +186,18 @@ def _up(value: int, unit: int) -> int:
 def _beats(config: ArchConfig, layer: Layer) -> Layer | None:
     words, out_words = (layout.words_per_beat for layout in _layouts(config, layer))
     groups, c, m = layer.groups, layer.c // layer.groups, layer.m // layer.groups
-    if c == m == 1 < groups:
+    if c == m == 1:
         groups = _up(groups, words)
     else:
         c, m = _up(c, words), _up(m, out_words)
     if (groups * c, groups * m) == (layer.c, layer.m) or max(groups * c, groups * m) > LARGEST:
         return None
-    return layer.model_copy(update={"c": groups * c, "m": groups * m, "groups": groups})
+    return _convolution(layer, c=groups * c, m=groups * m, groups=groups)
 
 
 def _dense(config: ArchConfig, layer: Layer) -> Layer | None:
     del config
-    return layer.model_copy(update={"groups": 1}) if layer.groups > 1 and layer.kind == "conv" else None
+    return _convolution(layer, groups=1) if layer.groups > 1 and layer.kind == "conv" else None
 
 
 def _padded(tensor: _Array, axis: int, groups: tuple[int, int], sizes: tuple[int, int], fill: int = 0) -> _Array:

@@ -51,6 +51,7 @@ def test_lowered_tensors_make_the_lowered_ofmap():
         for lowered in [one for tier in lowerings(config, layer) for one in tier]:
             made = make_data(config, layer, 0)
             data, shape = lowered.data(made), lowered.layer
+            Layer.model_validate(shape.model_dump(by_alias=True))  # as any layer
             assert data.iacts.shape == (shape.n, shape.c, shape.h, shape.w)
             assert data.weights.shape == (shape.m, shape.c // shape.groups, shape.r, shape.s)
             assert data.expected.shape == (shape.n, shape.m, shape.p, shape.q)

@@ -189,7 +189,7 @@ def test_broken_rules_and_the_constructor_agree(factors, order, resident, m_oute
 
 def test_map_writes_and_reads(tmp_path, capsys):
     path = tmp_path / "m.yaml"
-    assert cli.main(["map", "tiny", "demo", "--out", str(path)]) == 0
+    assert cli.main(["map", "tiny", "demo", "--dataflow", "rs", "--out", str(path)]) == 0
     searched = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("  search ") for line in searched) == 3
     assert cli.main(["map", "tiny", "demo", "--mapping", str(path)]) == 0
