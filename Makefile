@@ -18,10 +18,11 @@ run: $(STAMP) ## the demo and AlexNet CONV3 on eyeriss: simulate, compare, print
 	$(BIN)/rowmesh run eyeriss demo
 	$(BIN)/rowmesh run eyeriss alexnet --layer CONV3
 
-check: $(STAMP) ## lint, formatting and types
+check: $(STAMP) ## lint, formatting, types and plain documents
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/python tests/prose.py
 
 test: check ## check, then all tests but the slow ones
 	$(BIN)/pytest -m "not slow" $(PYTEST_FLAGS)
