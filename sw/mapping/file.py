@@ -272,7 +272,8 @@ class _Reader:
         factors: dict[str, Any] = {name: given.get(place) or 1 for place, name in _OWN.items()}
         taps = layer.s // (factors["s_t"] * given.get(("slices", "S"), 1))
         ones = {name for name in _INNER if (taps if name == "S" else given.get(("spad", name), 0)) == 1}
-        order = self._order(kept["spad"][0], orders["spad"], ones, factors["c1"] > 1, places["spad"])
+        blocked = max(factors["c1"], given.get(("pe", "Q"), 0)) > 1
+        order = self._order(kept["spad"][0], orders["spad"], ones, blocked, places["spad"])
         blocked = order.blocks
         columns = given.get(("spad", "Q"), 0) or max(1, layer.q // factors["q_x"])
         blocks = given.get(("pe", "Q"), 0) or ceil_div(layer.q, columns)
@@ -313,7 +314,7 @@ class _Reader:
             self._check_order(target, place, orders[target], found, splits)
         return whole
 
-    def _order(self, keeps: str, given: Any, ones: set[str], groups: bool, place: files.Place) -> Order:
+    def _order(self, keeps: str, given: Any, ones: set[str], blocked: bool, place: files.Place) -> Order:
         """Return the order of loops within a PE, of a permutation in which loops of one iteration may be anywhere.
 
         Parameters
@@ -324,14 +325,14 @@ class _Reader:
             The permutation, if any.
         ones : set of str
             Dimensions of one iteration.
-        groups : bool
-            There are several channel groups, one after another.
+        blocked : bool
+            There are several channel groups or blocks of output columns, one after another.
         place : tuple
             Of the directive.
         """
         usual = _SPADS[keeps]
-        listed = [name for name in (given if isinstance(given, str | list) else []) if name in _INNER]
-        outer = "QC" if groups and keeps == "weight" else usual.outer
+        listed = [name for name in (given if isinstance(given, str | list) else []) if name in list(_INNER)]
+        outer = "QC" if blocked and keeps == "weight" else usual.outer
         for left_out in (set(), ones):
             inner = [name for name in listed if name not in left_out]
             for before, name in zip(f" {usual.inner}", usual.inner, strict=False):
@@ -364,14 +365,13 @@ class _Reader:
 
     def _lowered(self, entry: dict[str, Any]) -> Lowered | None:
         """Return what the layer is lowered to, or None if the mapping is of it as it is."""
-        key, steps = "lowered", entry.get("lowered")
-        if "plane" in entry:  # of earlier versions
-            key, steps = "plane", entry["plane"] if steps is None else [steps, entry["plane"]]
-        if steps is None:
-            return None
+        key = "lowered" if "lowered" in entry else "plane"  # of earlier versions
+        steps = entry.get(key, [])
         listed = steps if isinstance(steps, list) else [steps]
+        if not listed:
+            return None
         for step in listed:
-            if step not in STEPS:
+            if not isinstance(step, str) or step not in STEPS:
                 near = files.suggest(step, STEPS) or "row"
                 self._refuse((key,), f"of {', '.join(STEPS)}, or left out", step, near)
         lowered = lower(self.config, self.layer, listed)

@@ -5,6 +5,7 @@ are in multiply-accumulates (MACs) a cycle; with one a cycle and PE they are num
 docs/eyexam.md says how each is found here.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rowmesh.hw.config import ArchConfig
@@ -108,9 +109,9 @@ class Exam:
     measured: bool = False
 
 
-def _fewest_steps(config: ArchConfig, layer: Layer, flows: tuple[Dataflow, ...], most: int) -> int:
+def _fewest_steps(config: ArchConfig, shapes: Sequence[Layer], flows: tuple[Dataflow, ...], most: int) -> int:
     """Return the fewest steps of all mappings, or ``most`` if none has fewer."""
-    for shape in (layer, *flattened(config, layer)):
+    for shape in shapes:
         for way in ways_of(config, shape)[0]:
             if ceil_div(way.parts[0].macs, config.cluster.pes) < most:
                 most = min(most, next((found for found, _ in candidates(config, shape, flows, way.splits)), most))
@@ -143,8 +144,10 @@ def examine(
         If nothing fits.
     """
     mapping = run.mapping if run else find_mapping(config, layer, flows, objective)
-    splits = [best_split(config, layer, flows, step) for step in (2, 3, 4)]
-    fewest = _fewest_steps(config, layer, flows, pe_steps(mapping))
+    # bounds are of the layer as it is, as a row, and as the mapping has it
+    shapes = list(dict.fromkeys([layer, *flattened(config, layer), mapping.layer]))
+    splits = [best_split(config, shapes, flows, step) for step in (2, 3, 4)]
+    fewest = _fewest_steps(config, shapes, flows, pe_steps(mapping))
     counts, busy = access_counts(mapping), link_cycles(mapping)
     links = []
     for name, cycles in busy.items():

@@ -148,9 +148,11 @@ class RunLayer:
         if "sequence" in given:
             raise self._error("mapping", "must be of one layer: run them without --one-program")
         steps = ["row"] if given.get("plane") == "row" else given.get("lowered", [])
-        lowered = lower(config, self.layer, steps) if steps else None
+        known = isinstance(steps, list) and all(isinstance(step, str) for step in steps)
+        lowered = lower(config, self.layer, steps) if steps and known else None
         if steps and lowered is None:
-            raise self._error("mapping.lowered", f"must be of the layer, which cannot be lowered by {steps}")
+            rule = f"must be steps that can lower the layer, not {files.show_value(steps)}"
+            raise self._error("mapping.lowered", rule)
         layer = lowered.layer if lowered else self.layer
         factors = self._factors(ClusterMapping, "config", "layer", "dataflow", "within", "order")
         factors["order"] = self._order()

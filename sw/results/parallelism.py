@@ -16,7 +16,6 @@ from rowmesh.sw.mapping.cluster import IllegalMappingError, ceil_div
 from rowmesh.sw.mapping.dataflow import Dataflow
 from rowmesh.sw.mapping.layer import Splits, splits_of, sub_layer
 from rowmesh.sw.workload.layer import Layer
-from rowmesh.sw.workload.lowering import flattened
 from rowmesh.sw.workload.tensors import TensorLayout
 
 __all__ = ["Split", "best_split"]
@@ -193,13 +192,14 @@ def _rooms(config: ArchConfig, layer: Layer, step: int) -> Iterator[tuple[Splits
             yield splits, share, _Room(config.rows, config.cols, config.rows * config.cols)
 
 
-def best_split(config: ArchConfig, layer: Layer, flows: Sequence[Dataflow], step: int) -> Split:
+def best_split(config: ArchConfig, shapes: Sequence[Layer], flows: Sequence[Dataflow], step: int) -> Split:
     """Return the split of the fewest cycles under the constraints of a step.
 
     Parameters
     ----------
     config : ArchConfig
-    layer : Layer
+    shapes : sequence of Layer
+        The layer, and layers that the array can run in its place.
     flows : sequence of Dataflow
     step : int
         2: unlimited PEs; 3: the array's number of PEs; 4: its rows and columns.
@@ -210,7 +210,7 @@ def best_split(config: ArchConfig, layer: Layer, flows: Sequence[Dataflow], step
         If the dataflows' factors fit no array of that size.
     """
     best = None
-    for shape in (layer, *flattened(config, layer)):
+    for shape in shapes:
         planar = TensorLayout(shape.n, shape.c, shape.h, shape.w, config.data_width, config.beat_bytes).planar
         seen: set[tuple[Layer, _Room]] = set()
         for clusters, share, room in _rooms(config, shape, step):
@@ -223,5 +223,5 @@ def best_split(config: ArchConfig, layer: Layer, flows: Sequence[Dataflow], step
                     best = replace(found, clusters=clusters)
     if best is None:
         names = ", ".join(flow.name for flow in flows)
-        raise InputError(f"layer {layer.name}: the factors of {names} do not fit {config.name}")
+        raise InputError(f"layer {shapes[0].name}: the factors of {names} do not fit {config.name}")
     return best

@@ -30,7 +30,7 @@ __all__ = ["kept_search"]
 
 _KEPT = 4000
 _FOLDER, _FILE = "mappings", "mapping.json"
-_PACKAGES = ("workload", "mapping", "program", "model", "search")
+_PACKAGES = ("jit", "workload", "mapping", "program", "model", "search")
 _NOT_OF_FILE = ("config", "layer", "within", "order", "dataflow")
 
 
@@ -58,7 +58,7 @@ def _digest(
         for flow in flows
     ]
     of_layer = layer.model_dump(exclude={"name"})
-    known = [asdict(config), of_layer, constraints, goal.text, repr(goal.table), budget and budget.mappings, seed]
+    known = [asdict(config), of_layer, constraints, goal.text, repr(goal.table), budget and (budget.mappings, seed)]
     return hashlib.sha256(json.dumps([_sources(), known], sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -76,6 +76,8 @@ def _to_json(found: Search) -> dict[str, Any]:
 
 def _from_json(config: ArchConfig, layer: Layer, given: dict[str, Any]) -> Search:
     lowered = lower(config, layer, given["lowered"]) if given["lowered"] else None
+    if given["lowered"] and lowered is None:
+        raise ValueError("no steps that can lower the layer")
     shape, splits = lowered.layer if lowered else layer, Splits(**given["splits"])
     part = next(iter(parts_of(shape, splits)))
     cluster = ClusterMapping(

@@ -74,7 +74,7 @@ class Lowered:
 
 
 def lower(config: ArchConfig, layer: Layer, steps: Sequence[str]) -> Lowered | None:
-    """Return a layer after some steps, or None if one of them changes nothing or cannot be done.
+    """Return a layer after some steps, or None if one of them is none, changes nothing or cannot be done.
 
     Parameters
     ----------
@@ -85,7 +85,8 @@ def lower(config: ArchConfig, layer: Layer, steps: Sequence[str]) -> Lowered | N
     """
     shapes = [layer]
     for name in steps:
-        found = STEPS[name].layer(config, shapes[-1])
+        step = STEPS.get(name)
+        found = step.layer(config, shapes[-1]) if step else None
         if found is None:
             return None
         shapes.append(found)

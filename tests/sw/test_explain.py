@@ -88,6 +88,9 @@ def test_results_are_read_back(results, run_file):
         (lambda e: e[0]["mapping"].update(m_x=99), "columns exceed the array's 5"),
         (lambda e: e[0]["mapping"].update(m_x="x"), "must hold the factors of a mapping"),
         (lambda e: e[0]["mapping"].pop("q0"), "layer CONV: mapping.q0: is required"),
+        (lambda e: e[0]["mapping"].update(order="QSR"), "layer CONV: mapping.order: must end with Q, S, R and C"),
+        (lambda e: e[0]["mapping"].update(lowered=[["row"]]), "layer CONV: mapping.lowered: must be steps that can"),
+        (lambda e: e[0]["mapping"].update(lowered=["row"]), "layer CONV: mapping.lowered: must be steps that can"),
     ],
 )
 def test_bad_results_are_one_line(run_file, capsys, edit, message):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from rowmesh.hw.config import ArchConfig
 from rowmesh.sw.cli import main as cli
+from rowmesh.sw.inputs.arch import load_arch
 from rowmesh.sw.mapping.cluster import ceil_div
 from rowmesh.sw.mapping.dataflow import ANY, Dataflow, Factor, load_dataflows
 from rowmesh.sw.model.utilization import steps
@@ -16,6 +17,7 @@ from rowmesh.sw.results.file import read_run
 from rowmesh.sw.results.parallelism import best_split
 from rowmesh.sw.search.pool import candidates
 from rowmesh.sw.workload.layer import Layer
+from rowmesh.sw.workload.lowering import flattened
 
 FLOWS = {flow.name: flow for flow in load_dataflows(ANY)}
 SMALL = ArchConfig(rows=4, cols=5, data_width=16, glb_iact_flits=512, glb_weight_flits=64, psum_bank_words=96)
@@ -32,19 +34,19 @@ def filters(count):
 
 def test_fragmentation_as_in_the_book():
     # section 6.5.2, step 3: 7 parts on 4 PEs take two cycles
-    split = best_split(ONE_ROW, filters(7), [only(columns="M")], 3)
+    split = best_split(ONE_ROW, [filters(7)], [only(columns="M")], 3)
     assert (split.cycles, dict(split.columns)["M"]) == (2, 4)
-    assert best_split(ONE_ROW, filters(7), [only(columns="M")], 2).cycles == 1
+    assert best_split(ONE_ROW, [filters(7)], [only(columns="M")], 2).cycles == 1
     # step 4: the other axis has a single PE
-    assert best_split(ONE_ROW, filters(7), [only(rows="M")], 3).cycles == 2
-    assert best_split(ONE_ROW, filters(7), [only(rows="M")], 4).cycles == 7
+    assert best_split(ONE_ROW, [filters(7)], [only(rows="M")], 3).cycles == 2
+    assert best_split(ONE_ROW, [filters(7)], [only(rows="M")], 4).cycles == 7
 
 
 def test_factors_of_a_dataflow_bound_the_parallelism():
     whole = {("pe", "M"): Factor(0)}
-    assert best_split(ONE_ROW, filters(8), [only(columns="M", factors=whole)], 2).cycles == 8
+    assert best_split(ONE_ROW, [filters(8)], [only(columns="M", factors=whole)], 2).cycles == 8
     most = {("columns", "M"): Factor(2, most=True)}
-    assert best_split(ONE_ROW, filters(8), [only(columns="M", factors=most)], 2).cycles == 4
+    assert best_split(ONE_ROW, [filters(8)], [only(columns="M", factors=most)], 2).cycles == 4
 
 
 @settings(deadline=None, max_examples=30)
@@ -67,7 +69,7 @@ def test_the_best_split_is_the_best(data):
             if (r == 1 or y == 1)
             and (m * y * c * r * p <= SMALL.pes if step == 3 else y * c * r <= SMALL.rows and m * p <= SMALL.cols)
         )
-        assert best_split(SMALL, layer, [flow], step).cycles == fewest
+        assert best_split(SMALL, [layer], [flow], step).cycles == fewest
 
 
 @settings(deadline=None, max_examples=25)
@@ -85,9 +87,26 @@ def test_no_mapping_is_better_than_the_bound(name, kind, c, m, size, r):
     flow = FLOWS[name]
     fewest = min((steps(found.cluster) for _, found in candidates(SMALL, layer, [flow])), default=None)
     assume(fewest is not None)
-    bounds = [best_split(SMALL, layer, [flow], step).cycles for step in (2, 3, 4)]
+    shapes = [layer, *flattened(SMALL, layer)]
+    bounds = [best_split(SMALL, shapes, [flow], step).cycles for step in (2, 3, 4)]
     assert bounds == sorted(bounds)
     assert bounds[-1] <= fewest
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Layer(name="beats", kind="fc", M=11, C=37),
+        Layer(name="packed", M=8, C=3, H=13, W=11, R=1, S=1, stride=2),
+        Layer(name="tall", M=5, C=3, H=20, W=1, R=3, S=1, stride=[2, 1]),
+        Layer(name="parts", M=4, C=8, H=9, W=9, R=1, S=7, padding=[0, 3]),
+    ],
+    ids=lambda layer: layer.name,
+)
+def test_steps_get_tighter_for_a_lowered_layer(layer):
+    exam = examine(load_arch("tiny"), layer, tuple(FLOWS.values()))
+    bounds = [step.bound for step in exam.steps]
+    assert bounds == sorted(bounds, reverse=True)
 
 
 def test_steps_get_tighter(run_file):

@@ -146,6 +146,9 @@ def test_what_remains_may_be_left_out(edited):
         ("layer: small", "layer: smell", "must have a mapping of layer small, did you mean it by smell?"),
         ("dataflow: rs", "dataflow: [1]", "dataflow: must be a label"),
         ("dataflow: rs", "plane: row", "plane: must be left out"),
+        ("dataflow: rs", "lowered: [[row]]", "lowered: must be of row, turned, beats, dense, or left out"),
+        ("permutation: QSRCGM", "permutation: [1, {Q: 2}]", "nest[5].permutation: must be the order"),
+        ("permutation: QSRCGM", "permutation: [QS, R]", "nest[5].permutation: must be the order"),
         ("dataflow: rs", "lowered: [column]", "lowered: must be of row, turned, beats, dense, or left out"),
     ],
 )

@@ -63,7 +63,7 @@ def of_every_split(layer):
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
 def test_bounds_hold_for_every_split(layer):
-    bounds = [best_split(MESH, layer, FLOWS, step).cycles for step in (2, 3, 4)]
+    bounds = [best_split(MESH, [layer], FLOWS, step).cycles for step in (2, 3, 4)]
     assert bounds == sorted(bounds)
     seen = set()
     for mapping in of_every_split(layer):
